@@ -1,0 +1,217 @@
+"""Every field of a run with its meaning, unit and default; configs/*.py override these, nothing copies them."""
+
+import dataclasses
+
+import ml_collections
+from ml_collections.config_dict import placeholder
+
+from topojax.control import contracts
+
+D = ml_collections.ConfigDict
+
+
+def default_config() -> D:
+    """The documented defaults: the digits of scikit-learn, 8×8, offline, labels used."""
+    c = D()
+    # Name of the run; with no --workdir it trains into runs/<name>.
+    c.name = "digits"
+    # Seed of initialisation, data order, splits and augmentation.
+    c.seed = 0
+
+    c.data = D()
+    # digits, mnist, cifar10, or a manifold: swiss_roll_2d, circles_2d, moons_2d, swiss_roll_3d, sphere_3d, moons_3d.
+    c.data.name = "digits"
+    # Seeded subset of the training pool; unset: all of it.
+    c.data.num_examples = placeholder(int)
+    # Directory of data sets prepared by tfds; unset: tfds' own default.
+    c.data.data_dir = placeholder(str)
+    # Fraction of the (sub)set held out as test data; unset: the official test split, 0.2 where there is none.
+    c.data.test_fraction = placeholder(float)
+    # Standard deviation of the noise on manifold points, before scaling to [0, 1].
+    c.data.noise = 0.05
+    # Keep decoded tfds arrays in the user's cache, so that only the first run needs TensorFlow.
+    c.data.cache = True
+
+    c.augment = D()
+    # Random transforms of the training inputs. Rotation up to ± this, radians.
+    c.augment.rotation = 0.0
+    # Shift up to ± this many pixels along each axis.
+    c.augment.shift = 0.0
+    # Relative scale up to ± this.
+    c.augment.scale = 0.0
+    # Standard deviation of Gaussian pixel noise.
+    c.augment.noise_std = 0.0
+
+    c.model = D()
+    # Hidden width H.
+    c.model.hidden_dim = 64
+    # Latent dimension D.
+    c.model.latent_dim = 2
+    # Charts N, at least 2.
+    c.model.num_charts = 10
+    # Codes in each chart K.
+    c.model.codes_per_chart = 8
+    # Covariant attention router; off: dot products with the chart centres.
+    c.model.covariant = True
+    # Christoffel term of the router's query: sum (low rank) or full.
+    c.model.tensorization = "sum"
+    # Rank of the Christoffel term `sum`.
+    c.model.rank = 8
+    # Rotate the router's keys by the Cayley transport.
+    c.model.transport = True
+    # Initial bias of the norm gates: 1 starts near-linear, 0 is the original (a plateau of hundreds of epochs).
+    c.model.gate_bias_init = 1.0
+    # Standard deviation of the initial chart centres.
+    c.model.center_scale = 0.3
+    # Standard deviation of the initial codes.
+    c.model.code_scale = 0.05
+    # Bound the latent to the ball of radius 0.98, where the router's temperature is meant to live.
+    c.model.ball = True
+    # Scale of the value projection before the ball.
+    c.model.ball_scale = 3.0
+    # detached: reconstruction trains centres and router; parity: the original, in which it does not.
+    c.model.straight_through = "detached"
+    # Rank of the jump operators; 0 is latent_dim.
+    c.model.jump_rank = 0
+    # Initial preference of chart k for class k mod C in the supervised table.
+    c.model.class_affinity = 1.0
+    # Channels per norm in the detached readout; 0 is all.
+    c.model.readout_bundle = 0
+
+    c.train = D()
+    c.train.epochs = 100
+    # Examples per step; the last, incomplete batch of an epoch is dropped.
+    c.train.batch_size = 128
+    # Keep compiled programs in the user's cache, so that the next start is quick.
+    c.train.compilation_cache = True
+
+    c.optim = D()
+    # Rate before the governor's first decision.
+    c.optim.learning_rate = 0.01
+    # Hard upper bound of the governor's rate.
+    c.optim.learning_rate_max = 0.02
+    # Hard lower bound.
+    c.optim.learning_rate_min = 1e-6
+    # governor: controlled; constant: learning_rate throughout.
+    c.optim.rate = "governor"
+    # Cap that falls over the run, under which the rate moves: none, or cosine (from learning_rate_max to 1 % of it).
+    c.optim.schedule = "cosine"
+    # Epochs over which the cosine cap rises linearly at the start.
+    c.optim.warmup_epochs = 1
+    # Largest ‖Δθ‖/‖θ‖ of one step, on the update that Adam really makes; 0 is no cap.
+    c.optim.update_ratio = 0.05
+    # Gradient clipping by global norm (atlas and readout apart, so that no label reaches the atlas through it).
+    c.optim.grad_clip = 1.0
+    # Adam's decay rates and epsilon.
+    c.optim.b1 = 0.9
+    c.optim.b2 = 0.999
+    c.optim.eps = 1e-8
+
+    c.governor = D()
+    # Factors on the rate: while stable, on trouble, and while healthy but far below the maximum.
+    c.governor.grow = 1.05
+    c.governor.shrink = 0.5
+    c.governor.recover = 1.1
+    # Fraction of learning_rate_max below which a healthy run recovers.
+    c.governor.recovery_threshold = 0.1
+    # Epochs of health before growing; of trouble before shrinking.
+    c.governor.stable_patience = 2
+    c.governor.unstable_patience = 3
+    # Relative rise of the loss over its average that counts as a spike.
+    c.governor.spike_tolerance = 0.2
+    # Decay per epoch of the averages of loss and of I(X;K).
+    c.governor.loss_decay = 0.9
+    c.governor.grounding_decay = 0.9
+    # Epochs in which lost grounding does not cut the rate; everything else stays live.
+    c.governor.grounding_warmup = 10
+    # Epochs without a new best before the rate is cut; 0 is never.
+    c.governor.plateau_patience = 0
+    # Cuts in a row that one loss of grounding or one barrier may cause.
+    c.governor.freeze_limit = 5
+
+    c.supervised = D()
+    # Train the atlas's charts with labels. Off, labels reach only the detached readout.
+    c.supervised.enabled = True
+    # Weight of the route term, the likelihood of the label under the charts.
+    c.supervised.weight = 1.0
+    # Class temperature T of P(y|k).
+    c.supervised.temperature = 1.0
+
+    c.precision = D()
+    # Weigh reconstruction, quantisation and route by learned precisions instead of 1.
+    c.precision.enabled = False
+
+    c.losses = D()
+    # Weight of the commitment term within the quantisation loss.
+    c.losses.vq_beta = 0.25
+    # Hinged losses aim this fraction beyond their contract: a hinge has no gradient at its edge.
+    c.losses.hinge_margin = 0.1
+    # Distance at which soft centres, and centre parameters, stop repelling, latent units.
+    c.losses.separation_margin = 0.5
+    c.losses.center_margin = 0.5
+    # Margin of the supervised metric, in router overlap.
+    c.losses.metric_margin = 1.0
+    # Bound H(K) from above as well, as the coupling-window theorem has it (theory 1.3).
+    c.losses.window_two_sided = False
+    # Target standard deviation per dimension of structured residual and texture (prior_n, prior_tex).
+    c.losses.prior_std_n = 0.15
+    c.losses.prior_std_tex = 0.05
+    # Softness of the code assignment that carries code entropy's gradient, relative to the mean squared distance.
+    c.losses.code_temperature = 0.1
+    # original's disentanglement, Cov(w, ‖z_geo‖), instead of Cov(w, z_n) and Cov(w, z_tex).
+    c.losses.disentangle_parity = False
+
+    # The view x_aug that orbit and vicreg_inv compare with: as `augment`.
+    c.view = D()
+    c.view.rotation = 0.3
+    c.view.shift = 1.0
+    c.view.scale = 0.0
+    c.view.noise_std = 0.05
+
+    c.gates = D()
+    # Epochs that I(X;K) ≥ ε must have held before jump and invariances may start.
+    c.gates.hold_epochs = 5
+    # Epochs of the linear ramp to their full weight; a lost window holds it.
+    c.gates.ramp_epochs = 20
+
+    c.monitor = D()
+    # Decay per step of the counts behind code-usage entropies.
+    c.monitor.usage_decay = 0.99
+    # Over-mixing: H(K) above (1 − high) log N while I(X;K) is below low · log N.
+    c.monitor.over_mixing_high = 0.1
+    c.monitor.over_mixing_low = 0.1
+    # Stop after this many non-finite steps in a row.
+    c.monitor.max_failures = 50
+
+    c.checkpoint = D()
+    # Epochs between checkpoints; the last epoch is always saved.
+    c.checkpoint.every_epochs = 10
+    # Checkpoints kept, beside the best (least training loss).
+    c.checkpoint.keep = 3
+
+    c.log = D()
+    # Epochs between log lines and evaluations.
+    c.log.every_epochs = 5
+    # TensorBoard event files (extra `tf`).
+    c.log.tensorboard = False
+    # Progress bar on the terminal.
+    c.log.progress = True
+
+    # One block for each contract of topojax/control/contracts.py, with the fields a run may change.
+    c.contracts = D({row.name: {f: getattr(row, f) for f in CONTRACT_FIELDS} for row in contracts.TABLE})
+    return c
+
+
+CONTRACT_FIELDS = tuple(
+    field.name
+    for field in dataclasses.fields(contracts.Contract)
+    if field.name not in ("name", "signal", "relation", "unit", "wants_labels", "advice", "per_chart")
+)
+
+RESUMABLE = ("name", "train.epochs", "train.compilation_cache", "checkpoint", "log", "data.data_dir", "data.cache")
+"""Fields (or blocks) that may differ when a workdir is resumed: they change no number of the run's past."""
+
+
+def get_config() -> D:
+    """The default, for --config flags that name no file."""
+    return default_config()

@@ -1,0 +1,171 @@
+"""All contracts of a run as one controller: rows of one mechanism share vectors, so twenty weights cost a few ops."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from topojax.control.base import Controller, Info
+from topojax.control.contracts import Contract
+from topojax.control.pid import pid
+from topojax.control.primal_dual import dual_ascent
+from topojax.types import Array
+
+SATURATION_PATIENCE = 10
+"""Epochs that a weight may sit on its upper bound with a violated contract before it is reported."""
+
+
+class BankState(NamedTuple):
+    """State of a bank of n weights (a per-chart contract has one for each chart)."""
+
+    groups: tuple[Any, ...]  # one controller state per (mechanism, form), leaves of shape (n_group,)
+    target: Array  # shape=(n,), float32: targets in the signals' units
+    error: Array  # shape=(n,), float32: sum of this epoch's dimensionless errors
+    signal: Array  # shape=(n,), float32: sum of this epoch's signals
+    seen: Array  # shape=(n,), int32: finite signals of this epoch
+    frozen: Array  # shape=(n,), int32: updates skipped because the signal was not finite
+    saturated: Array  # shape=(n,), int32: epochs in a row at the maximum and violated
+
+
+class EpochInfo(NamedTuple):
+    """What an epoch says of each weight; shape=(n,)."""
+
+    error: Array  # float32: mean error, positive = violated (or off target)
+    signal: Array  # float32: mean signal
+    unsatisfiable: Array  # bool: at the maximum and violated for `SATURATION_PATIENCE` epochs
+
+
+class Bank(NamedTuple):
+    """Pure functions over the weights of all contracts.
+
+    Attributes:
+      rows: the contracts, in the order of the vectors.
+      slices: name → slice of the vectors.
+      init: () → BankState.
+      weights: (state, gates) → {name: weight}, scalar or (charts,), gradient stopped; `gates` maps a gate's name to
+        its opening in [0, 1].
+      update: (state, signals, *, dt, gates) → (state, Info of shape (n,)); every step.
+      end_epoch: state → (state, EpochInfo); once an epoch.
+    """
+
+    rows: tuple[Contract, ...]
+    slices: dict[str, slice]
+    init: Any
+    weights: Any
+    update: Any
+    end_epoch: Any
+
+
+def build(row_or_rows: Sequence[Contract], sizes: Sequence[int]) -> Controller:
+    """One vector controller for rows of one mechanism and form; `sizes` repeats a row for its charts."""
+    first = row_or_rows[0]
+
+    def column(field: str) -> np.ndarray:
+        return np.repeat([getattr(row, field) for row in row_or_rows], sizes)
+
+    bounds = {"minimum": column("minimum"), "maximum": column("maximum"), "initial": column("initial")}
+    if first.mechanism == "pid":
+        form = first.form or "incremental"
+        return pid(column("kp"), column("ki"), column("kd"), form=form, **bounds)
+    if first.mechanism == "dual":
+        form = first.form or "additive"
+        return dual_ascent(column("rate"), damping=column("damping"), form=form, **bounds)
+    return dual_ascent(np.zeros(sum(sizes)), **bounds)  # constant: a multiplier of rate 0
+
+
+def bank(rows: Sequence[Contract], units: Mapping[str, float], *, charts: int) -> Bank:
+    """Build the controller of a whole table.
+
+    Args:
+      rows: contracts of this run (`contracts.select`).
+      units: unit → value in nats or 1 (`contracts.unit_values`).
+      charts: N, the size of per-chart rows.
+
+    Raises:
+      ValueError: from the mechanisms, for gains and bounds that make no sense; the message names the contract.
+    """
+    rows = tuple(rows)
+    sizes = [charts if row.per_chart else 1 for row in rows]
+    starts = np.cumsum([0, *sizes])
+    slices = {row.name: slice(int(a), int(a) + size) for row, a, size in zip(rows, starts, sizes, strict=False)}
+
+    members: dict[tuple[str, str], list[int]] = {}
+    for index, row in enumerate(rows):
+        members.setdefault((row.mechanism, row.form), []).append(index)
+    for row in rows:
+        try:
+            build([row], [1])
+        except ValueError as error:
+            raise ValueError(f"contracts.{row.name}: {error}") from error
+    groups = [build([rows[i] for i in chosen], [sizes[i] for i in chosen]) for chosen in members.values()]
+    where = [np.concatenate([np.arange(starts[i], starts[i] + sizes[i]) for i in chosen]) for chosen in members.values()]
+    order = np.argsort(np.concatenate(where)) if where else np.zeros(0, int)
+
+    def column(value) -> np.ndarray:
+        return np.repeat(np.asarray([value(row) for row in rows]), sizes)
+
+    target = column(lambda row: row.target * units[row.unit]).astype(np.float32)
+    by_target = column(lambda row: row.mechanism != "pid" or row.unit in ("1", "nat"))
+    unit = column(lambda row: units[row.unit]).astype(np.float32)
+    sign = column(lambda row: row.sign).astype(np.float32)
+    adaptive = column(lambda row: row.adaptive and row.mechanism != "constant")
+    maximum = column(lambda row: row.maximum).astype(np.float32)
+    gate_names = [row.gate for row in rows]
+
+    def gather(parts: list[Array]) -> Array:
+        return jnp.concatenate(parts)[order] if parts else jnp.zeros(0)
+
+    def openings(gates: Mapping[str, Array]) -> Array:
+        return jnp.concatenate(
+            [jnp.full((size,), gates.get(name, 1.0), jnp.float32) for name, size in zip(gate_names, sizes, strict=True)]
+        )
+
+    def init() -> BankState:
+        n = int(starts[-1])
+        zeros, counts = jnp.zeros(n, jnp.float32), jnp.zeros(n, jnp.int32)
+        states = tuple(group.init() for group in groups)
+        # Distinct buffers: the whole state is donated to the step.
+        return BankState(states, jnp.array(target), zeros, zeros + 0, counts, counts + 0, counts + 0)
+
+    def weights(state: BankState, gates: Mapping[str, Array]) -> dict[str, Array]:
+        flat = gather([group.effective(s) for group, s in zip(groups, state.groups, strict=True)]) * openings(gates)
+        flat = jax.lax.stop_gradient(flat)
+        return {row.name: flat[slices[row.name]] if row.per_chart else flat[slices[row.name].start] for row in rows}
+
+    def update(
+        state: BankState, signals: Mapping[str, Array], *, dt: float, gates: Mapping[str, Array]
+    ) -> tuple[BankState, Info]:
+        measured = jnp.concatenate(
+            [jnp.broadcast_to(signals[row.signal].reshape(-1), (size,)) for row, size in zip(rows, sizes, strict=True)]
+        )
+        measured = jax.lax.stop_gradient(measured)
+        scale = jnp.where(by_target, jnp.abs(state.target), unit)
+        error = sign * (measured - state.target) / scale
+        active = jnp.asarray(adaptive) & (openings(gates) > 0)
+        updated = [
+            group.update(s, error[i], dt=dt, active=active[i])
+            for group, s, i in zip(groups, state.groups, where, strict=True)
+        ]
+        info = Info(*(gather(list(parts)) for parts in zip(*(info for _, info in updated), strict=True)))
+        finite = jnp.isfinite(error)
+        return state._replace(
+            groups=tuple(s for s, _ in updated),
+            error=state.error + jnp.where(finite, error, 0.0),
+            signal=state.signal + jnp.where(finite, measured, 0.0),
+            seen=state.seen + finite,
+            frozen=state.frozen + ~finite,
+        ), info
+
+    def end_epoch(state: BankState) -> tuple[BankState, EpochInfo]:
+        count = jnp.maximum(state.seen, 1)
+        error, signal = state.error / count, state.signal / count
+        weight = gather([s.weight for s in state.groups])
+        stuck = jnp.asarray(adaptive) & (weight >= maximum * (1 - 1e-6)) & (error > 0)
+        saturated = jnp.where(stuck, state.saturated + 1, 0)
+        info = EpochInfo(error, signal, saturated >= SATURATION_PATIENCE)
+        zeros, counts = jnp.zeros_like(state.error), jnp.zeros_like(state.seen)
+        return state._replace(error=zeros, signal=zeros, seen=counts, saturated=saturated), info
+
+    return Bank(rows, slices, init, weights, update, end_epoch)

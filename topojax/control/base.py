@@ -1,0 +1,183 @@
+"""What all controllers of loss weights share: pure functions, one sign rule, and when not to move.
+
+**The sign rule, for the whole package: error > 0 raises the weight.** Where a larger weight lowers the
+metric, the error is metric − target; where it raises the metric, target − metric. Errors are dimensionless
+(divided by a tolerance, a target or the log of an alphabet) and clipped to ± `error_clip`.
+
+Everything is elementwise. Gains, bounds, weights and errors are scalars () or vectors (n,), so n contracts
+are one controller with vector gains. Gains are static: NumPy values, closed over, validated when the
+controller is built.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from topojax.types import Array
+
+
+class Info(NamedTuple):
+    """What one update did, for logs; never read by a control law. Every field has the weight's shape."""
+
+    p: Array  # float32: proportional part of the increment asked for, before any limit
+    i: Array  # float32: integral part
+    d: Array  # float32: derivative part
+    at_min: Array  # bool: the new weight is on its lower bound
+    at_max: Array  # bool: the new weight is on its upper bound
+    frozen: Array  # bool: error or Δt could not be used (NaN, ±inf, Δt ≤ 0); no leaf moved
+
+
+def weight_of(state: Any) -> Array:
+    """The weight that enters the loss where nothing is added to it: `state.weight`, gradient stopped."""
+    return jax.lax.stop_gradient(state.weight)
+
+
+class Controller(NamedTuple):
+    """A rule for loss weights, in the manner of an optax transform.
+
+    Attributes:
+      init: `init() -> state`, a NamedTuple with at least `weight` (float32, shape of the gains).
+      update: `update(state, error, *, dt=1.0, active=True) -> (state, Info)`. `error` is dimensionless,
+        scalar or shaped like the weight; `dt` the time since the last update in epochs, 1/steps_per_epoch;
+        where `active` is False, or error or dt is not usable, every leaf keeps its bits.
+      effective: `effective(state) -> weight`, what multiplies the loss: the weight itself, plus the
+        augmented term of a damped dual ascent.
+
+    Example:
+      >>> control = pid(kp=0.05, ki=0.05)
+      >>> state = control.init()
+      >>> loss = task + control.effective(state) * term
+      >>> state, info = control.update(state, (metric - target) / target, dt=1 / steps_per_epoch)
+    """
+
+    init: Callable[[], Any]
+    update: Callable[..., tuple[Any, Info]]
+    effective: Callable[[Any], Array] = weight_of
+
+
+class Reading(NamedTuple):
+    """An error made safe to compute with."""
+
+    error: Array  # float32, weight's shape: clipped, 0 where it was not finite
+    dt: Array  # shape=(), float32, epochs: 1 where it was not usable
+    usable: Array  # bool, weight's shape
+
+
+def static(**values: ArrayLike) -> dict[str, Any]:
+    """Validate gains and bounds: float32 arrays of one common shape.
+
+    Args:
+      **values: name to scalar or vector, each finite and ≥ 0 unless it is `minimum`, `maximum` or `initial`.
+
+    Returns:
+      The same names to NumPy arrays, broadcast against each other.
+
+    Raises:
+      ValueError: not finite, negative, minimum > maximum, initial outside [minimum, maximum] or shapes
+        that do not broadcast; the message names the value.
+    """
+    arrays = {}
+    for name, value in values.items():
+        with np.errstate(over="ignore"):  # what overflows float32 is reported as not finite
+            array = np.asarray(value, np.float32)
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} must be finite, got {value}")
+        if name not in ("minimum", "maximum", "initial") and (array < 0).any():
+            raise ValueError(f"{name} must be >= 0, got {value}")
+        arrays[name] = array
+    try:
+        shape = np.broadcast_shapes(*(array.shape for array in arrays.values()))
+    except ValueError as error:
+        shapes = {name: array.shape for name, array in arrays.items()}
+        raise ValueError(f"gains must be scalars or share one shape, got {shapes}") from error
+    arrays = {name: np.broadcast_to(array, shape) for name, array in arrays.items()}
+    if {"minimum", "maximum", "initial"} <= set(arrays):
+        low, high, start = arrays["minimum"], arrays["maximum"], arrays["initial"]
+        if (low > high).any():
+            raise ValueError(f"minimum must be <= maximum, got {values['minimum']} > {values['maximum']}")
+        if ((start < low) | (start > high)).any():
+            raise ValueError(
+                f"initial must lie in [minimum, maximum] = [{values['minimum']}, {values['maximum']}], "
+                f"got {values['initial']}"
+            )
+    return arrays
+
+
+def require_positive(**values: ArrayLike) -> None:
+    """Raise ValueError for the first value that is not > 0 everywhere."""
+    for name, value in values.items():
+        if not (np.asarray(value) > 0).all():
+            raise ValueError(f"{name} must be > 0, got {value}")
+
+
+def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def typed(value: ArrayLike, dtype: Any = jnp.float32) -> Array:
+    """A strongly typed copy: a weak type would cost a second trace, a shared buffer cannot be donated."""
+    return jnp.array(np.asarray(value, dtype))
+
+
+def read(error: ArrayLike, dt: ArrayLike, clip: np.ndarray) -> Reading:
+    """Clip the error to ±clip and say where it can be used.
+
+    Args:
+      error: shape () or clip's; any value. Its gradient is stopped.
+      dt: shape (), epochs.
+      clip: the bound on |error|, in the weight's shape.
+
+    Raises:
+      ValueError: the error's shape is neither () nor the weight's.
+    """
+    error = jax.lax.stop_gradient(jnp.asarray(error, jnp.float32))
+    dt = jnp.asarray(dt, jnp.float32)
+    if error.shape not in ((), clip.shape):
+        raise ValueError(f"error has shape {error.shape}, the weight {clip.shape}")
+    error = jnp.broadcast_to(error, clip.shape)
+    timed = jnp.isfinite(dt) & (dt > 0)
+    finite = jnp.isfinite(error)
+    return Reading(
+        error=jnp.clip(jnp.where(finite, error, 0.0), -clip, clip),
+        dt=jnp.where(timed, dt, 1.0),
+        usable=finite & timed,
+    )
+
+
+def where_active(active: Array, new: Any, old: Any) -> Any:
+    """`new` where active, `old` bit for bit elsewhere; elementwise, every leaf in the weight's shape."""
+    return jax.tree.map(lambda n, o: jnp.where(active, n, o), new, old)
+
+
+def finish(
+    old: Any, new: Any, parts: tuple[Array, Array, Array], reading: Reading, active: ArrayLike, bounds: tuple
+) -> tuple[Any, Info]:
+    """Accept the new state where the controller is active, its error usable and the result finite.
+
+    Args:
+      old: the state before, every leaf in the weight's shape.
+      new: the state proposed, of the same type.
+      parts: p, i, d of the increment.
+      reading: of this update's error.
+      active: bool, shape () or the weight's.
+      bounds: minimum and maximum, in the weight's shape.
+    """
+    finite = jax.tree.reduce(lambda ok, leaf: ok & jnp.isfinite(leaf), new, reading.usable)
+    moves = finite & jnp.asarray(active, bool)
+    state = where_active(moves, new, old)
+    p, i, d = (jnp.where(moves, part, 0.0) for part in parts)
+    minimum, maximum = bounds
+    return state, Info(p, i, d, state.weight <= minimum, state.weight >= maximum, ~finite)
+
+
+def limited(weight: Array, proposal: Array, max_step: np.ndarray | None) -> Array:
+    """The proposal, at most `max_step` away from the present weight (None: no limit)."""
+    if max_step is None:
+        return proposal
+    return jnp.clip(proposal, weight - max_step, weight + max_step)

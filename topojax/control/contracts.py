@@ -1,0 +1,163 @@
+"""The contracts: which measured signal each loss weight must keep where, as one table of data.
+
+A contract says: drive the weight of loss `name` by `mechanism` until `signal` `relation` `target`. One sign rule
+holds everywhere: a positive error raises the weight,
+
+    e = s (m − target) / scale,      s = +1 where the weight lowers the metric m, −1 where it raises it.
+
+Errors are dimensionless: set-points are divided by their unit (the log of the alphabet), constraints by their target.
+Source: report §3, theory 1.14. Deviation from the original: targets are absolute, not ratios to a warm-up average.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+MECHANISMS = ("pid", "dual", "constant")
+RELATIONS = ("<=", ">=", "=")
+GATES = ("none", "window")
+UNITS = ("1", "nat", "log_charts", "log_codes", "log_classes")
+
+
+@dataclasses.dataclass(frozen=True)
+class Contract:
+    """One row: the loss weight `name` and the measurable promise that sets it.
+
+    Attributes:
+      name: loss term whose weight this is (`losses.py`).
+      mechanism: `pid` (set-points), `dual` (constraints) or `constant`.
+      signal: key of the signal that is held (`signals.py`).
+      relation: `<=`, `>=` or `=` between signal and target. It sets the sign: the weight raises the signal for
+        `>=` and lowers it otherwise.
+      target: in `unit`s.
+      unit: `1`, `nat`, or the log of an alphabet: `log_charts`, `log_codes`, `log_classes` (nats each).
+      advice: what to change in the model when the contract stays violated at the largest weight (theory 1.13).
+      enabled: the term is computed and enters the loss; off, nothing of it is computed or moved.
+      adaptive: the weight follows its mechanism; off, it stays at `initial`.
+      initial, minimum, maximum: the weight's start and bounds.
+      gate: `none`, or `window`: weight 0 until the coupling window has held, then a ramp.
+      kp, ki, kd: PID gains per unit error (ki per epoch, kd in epochs).
+      form: PID form `incremental`, `report` or `position`; dual form `additive` or `multiplicative`; empty is the
+        mechanism's default.
+      rate: dual step per epoch at unit error.
+      damping: augmented-Lagrangian term of `dual`: extra weight per unit error.
+      wants_labels: the row is left out when labels are not used.
+      per_chart: one weight, error and controller for each chart.
+    """
+
+    name: str
+    mechanism: str
+    signal: str
+    relation: str
+    target: float
+    unit: str = "1"
+    advice: str = ""
+    enabled: bool = True
+    adaptive: bool = True
+    initial: float = 0.1
+    minimum: float = 0.0
+    maximum: float = 10.0
+    gate: str = "none"
+    kp: float = 0.05
+    ki: float = 0.05
+    kd: float = 0.0
+    form: str = ""
+    rate: float = 0.05
+    damping: float = 0.0
+    wants_labels: bool = False
+    per_chart: bool = False
+
+    @property
+    def sign(self) -> float:
+        """+1 where the weight lowers the signal, −1 where it raises it."""
+        return -1.0 if self.relation == ">=" else 1.0
+
+
+WIDER = "use a wider model (hidden_dim) or look at the router's temperature"
+
+TABLE: tuple[Contract, ...] = (
+    # Routing: sharp charts, all of them used, the decoder in step with the encoder, charts that say something of x.
+    Contract("entropy", "pid", "H_K_given_X", "<=", 0.2, "log_charts", WIDER, initial=0.01),
+    Contract("diversity", "pid", "H_K", ">=", 0.95, "log_charts", "use fewer charts", initial=0.3),
+    Contract("consistency", "dual", "consistency", "<=", 0.05, "nat", WIDER),
+    Contract("window", "dual", "I_XK", ">=", 0.5, "log_charts", WIDER, initial=0.5),
+    # Geometry of the latent: charts apart, no collapse, weights isotropic.
+    Contract("separation", "dual", "separation", "<=", 0.1, "1", "use fewer charts or a smaller margin"),
+    Contract("chart_center_sep", "dual", "chart_center_sep", "<=", 0.1, "1", "use a smaller margin", initial=0.05),
+    Contract("variance", "dual", "energy", ">=", 0.4, "1", "use a larger latent_dim"),
+    Contract("orthogonality", "dual", "orthogonality", "<=", 0.5, "1", "use a larger latent_dim", enabled=False),
+    # Codes and residuals: every code used, offsets centred, residual small, texture independent of the chart.
+    Contract(
+        "per_chart_code_entropy",
+        "pid",
+        "H_code_in_chart",
+        ">=",
+        0.9,
+        "log_codes",
+        "use fewer codes per chart, or revive dead codes",
+        initial=0.01,
+        per_chart=True,
+    ),
+    Contract(
+        "code_entropy", "pid", "H_code", ">=", 0.9, "log_codes", "use fewer codes per chart", enabled=False, initial=0.01
+    ),
+    Contract("codebook_center", "dual", "codebook_center", "<=", 0.05, "1", "use fewer codes per chart", initial=0.05),
+    Contract("residual_scale", "dual", "residual_scale", "<=", 0.2, "1", "use more codes per chart", initial=0.01),
+    Contract("disentangle", "dual", "disentangle", "<=", 0.02, "1", "use more codes per chart", initial=0.01),
+    Contract("prior_n", "dual", "prior_n", "<=", 0.5, "1", "targets of residual and prior disagree", enabled=False),
+    Contract("prior_tex", "dual", "prior_tex", "<=", 0.5, "1", "targets of residual and prior disagree", enabled=False),
+    # Invariances and gluing: only once charts are grounded.
+    Contract("orbit", "pid", "orbit", "<=", 0.05, "nat", "use weaker augmentation", enabled=False, gate="window"),
+    Contract("vicreg_inv", "pid", "vicreg_inv", "<=", 0.05, "1", "use weaker augmentation", enabled=False, gate="window"),
+    Contract("jump", "dual", "jump", "<=", 0.05, "1", "use a larger jump_rank", gate="window"),
+    # Labels: pure charts, classes apart. `sup_balance` is diversity's functional: one of the two adapts.
+    Contract("sup_purity", "dual", "class_entropy", "<=", 0.1, "log_classes", "use at least as many charts as classes",
+             wants_labels=True),
+    Contract("sup_balance", "dual", "balance", "<=", 0.1, "nat", "use fewer charts", wants_labels=True, enabled=False,
+             initial=0.01),
+    Contract("sup_metric", "dual", "sup_metric", "<=", 0.05, "1", "use more charts", wants_labels=True, initial=0.01),
+)
+"""Every contract; `config.contracts.<name>.<field>` overrides a field of a row."""
+
+
+def unit_values(*, charts: int, codes: int, classes: int) -> dict[str, float]:
+    """Size of each unit: logs of the alphabets in nats, 1 otherwise."""
+    logs = {"log_charts": math.log(charts), "log_codes": math.log(max(codes, 2)), "log_classes": math.log(max(classes, 2))}
+    return {"1": 1.0, "nat": 1.0, **logs}
+
+
+def select(
+    overrides: Mapping[str, Mapping[str, Any]], *, labels: bool, table: Iterable[Contract] = TABLE
+) -> tuple[Contract, ...]:
+    """The rows that take part in a run, with their fields overridden.
+
+    Args:
+      overrides: name → {field: value}.
+      labels: labels may be used; without them rows that want labels are left out.
+      table: rows to start from.
+
+    Raises:
+      ValueError: an unknown contract, field, mechanism, gate or form of a value, naming it and the known ones.
+    """
+    rows = {row.name: row for row in table}
+    for name, fields in overrides.items():
+        if name not in rows:
+            raise ValueError(f"unknown contract {name!r}; known are {', '.join(rows)}")
+        unknown = sorted(set(fields) - {f.name for f in dataclasses.fields(Contract)})
+        if unknown:
+            raise ValueError(f"contract {name} has no field {unknown[0]!r}")
+        rows[name] = dataclasses.replace(rows[name], **fields)
+    chosen = tuple(row for row in rows.values() if row.enabled and (labels or not row.wants_labels))
+    for row in chosen:
+        for field, value, known in (
+            ("mechanism", row.mechanism, MECHANISMS),
+            ("relation", row.relation, RELATIONS),
+            ("gate", row.gate, GATES),
+            ("unit", row.unit, UNITS),
+        ):
+            if value not in known:
+                raise ValueError(f"contracts.{row.name}.{field} must be one of {', '.join(known)}, got {value!r}")
+        if not (math.isfinite(row.target) and row.target > 0):
+            raise ValueError(f"contracts.{row.name}.target must be finite and > 0, got {row.target}")
+    return chosen

@@ -1,0 +1,228 @@
+"""Loss terms of the atlas, one pure function each (model §5, §7). All in float32, entropies in nats.
+
+Every function returns a scalar that carries gradient. Norms are √(·² + 1e-12): soft centres coincide at the start
+and the plain norm has a NaN gradient there.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from topojax.types import Array
+
+LOG_FLOOR = 1e-6
+_OVERLAP = 1e-4
+
+
+def recon(x_hat: Array, x: Array) -> Array:
+    """Mean squared error over batch and inputs, [B, X]."""
+    return jnp.mean((x_hat - x) ** 2)
+
+
+def codebook(v_loc: Array, z_q_all: Array, router: Array) -> Array:
+    """Σ_n mean_{b,d} sg(w_bn) (z_q^n − sg v_loc)²: moves the codes ([B, D], [B, N, D], [B, N])."""
+    w, v = jax.lax.stop_gradient((router, v_loc))
+    return jnp.sum(jnp.mean(w[:, :, None] * (z_q_all - v[:, None, :]) ** 2, axis=(0, 2)))
+
+
+def commitment(v_loc: Array, z_q_all: Array, router: Array) -> Array:
+    """Σ_n mean_{b,d} sg(w_bn) (sg z_q^n − v_loc)²: moves the encoder. vq = codebook + β commitment."""
+    w, z_q = jax.lax.stop_gradient((router, z_q_all))
+    return jnp.sum(jnp.mean(w[:, :, None] * (z_q - v_loc[:, None, :]) ** 2, axis=(0, 2)))
+
+
+def entropy(p: Array) -> Array:
+    """H(p) = −Σ p log(p + 1e-6) along the last axis: [..., N] → [...]."""
+    return -jnp.sum(p * jnp.log(p + LOG_FLOOR), axis=-1)
+
+
+def routing_entropy(router: Array) -> Array:
+    """H(K|X) = mean_b H(w_b)."""
+    return jnp.mean(entropy(router))
+
+
+def usage_entropy(router: Array) -> Array:
+    """H(K) of the mean usage p = mean_b w_b."""
+    return entropy(jnp.mean(router, axis=0))
+
+
+def information(router: Array) -> Array:
+    """I(X;K) = H(K) − H(K|X); the floor in the logs can make it slightly negative."""
+    return usage_entropy(router) - routing_entropy(router)
+
+
+def diversity(router: Array) -> Array:
+    """log N − H(K)."""
+    return jnp.log(router.shape[-1]) - usage_entropy(router)
+
+
+def consistency(router: Array, decoder_router: Array) -> Array:
+    """KL(w ‖ w') between the encoder's and the decoder's routing, mean over the batch."""
+    ratio = jnp.log((router + LOG_FLOOR) / (decoder_router + LOG_FLOOR))
+    return jnp.mean(jnp.sum(router * ratio, axis=-1))
+
+
+def orbit(router: Array, augmented: Array) -> Array:
+    """½ [KL(w‖w_aug) + KL(w_aug‖w)] between routings of a point and of its transform."""
+    return 0.5 * (consistency(router, augmented) + consistency(augmented, router))
+
+
+def window(router: Array, ground: Array, ceiling: Array | None = None) -> Array:
+    """relu(ε − I)², and with a ceiling (the literal theorem's other half) + relu(H(K) − ceiling)² (theory 1.3)."""
+    loss = jax.nn.relu(ground - information(router)) ** 2
+    if ceiling is not None:
+        loss = loss + jax.nn.relu(usage_entropy(router) - ceiling) ** 2
+    return loss
+
+
+def energy(z: Array) -> Array:
+    """E‖z − mean‖² of [B, D]: the trace of the batch covariance."""
+    return jnp.mean(jnp.sum((z - jnp.mean(z, axis=0, keepdims=True)) ** 2, axis=-1))
+
+
+def variance(z_geo: Array, target: Array) -> Array:
+    """relu(target − E‖z_geo − mean‖² + 1e-6), target = σ²D."""
+    return jax.nn.relu(target - energy(z_geo) + 1e-6)
+
+
+def prior(z: Array, target: Array) -> Array:
+    """(E‖z − mean‖² − target)²: the radial energy prior of one of z_n, z_tex."""
+    return (energy(z) - target) ** 2
+
+
+def soft_centers(router: Array, z_geo: Array) -> Array:
+    """m_k = Σ_b w_bk z_geo / (Σ_b w_bk + 1e-6): [N, D]."""
+    return (router.T @ z_geo) / (jnp.sum(router, axis=0)[:, None] + 1e-6)
+
+
+def hinge_separation(centers: Array, margin: Array) -> Array:
+    """mean_{i<j} relu(margin − ‖m_i − m_j‖) of [N, D]."""
+    charts = centers.shape[0]
+    squared = jnp.sum((centers[:, None] - centers[None]) ** 2, axis=-1)
+    hinge = jax.nn.relu(margin - jnp.sqrt(squared + 1e-12))
+    return jnp.sum(jnp.triu(hinge, 1)) / (charts * (charts - 1) / 2)
+
+
+def codebook_center(codes: Array) -> Array:
+    """mean_n ‖mean_k E_nk‖² of [N, K, D]: codes are offsets, so their mean belongs to the chart centre."""
+    return jnp.mean(jnp.sum(jnp.mean(codes, axis=1) ** 2, axis=-1))
+
+
+def residual_scale(z_n: Array) -> Array:
+    """mean_b ‖z_n‖²."""
+    return jnp.mean(jnp.sum(z_n**2, axis=-1))
+
+
+def covariance_norm(a: Array, b: Array, *, ddof: int = 0) -> Array:
+    """‖Cov(a, b)‖_F² of [B, P] and [B, Q]."""
+    a = a - jnp.mean(a, axis=0, keepdims=True)
+    b = b - jnp.mean(b, axis=0, keepdims=True)
+    return jnp.sum((a.T @ b / (a.shape[0] - ddof)) ** 2)
+
+
+def disentangle(router: Array, z_n: Array, z_tex: Array) -> Array:
+    """‖Cov(w, z_n)‖² + ‖Cov(w, z_tex)‖²: macro and nuisance independent (theory 1.6, B10)."""
+    return covariance_norm(router, z_n) + covariance_norm(router, z_tex)
+
+
+def disentangle_parity(router: Array, z_geo: Array) -> Array:
+    """‖Cov(w, ‖z_geo‖)‖² with 1/(B − 1), the original's form: it penalises the geometry of the atlas itself."""
+    radius = jnp.sqrt(jnp.sum(z_geo**2, axis=-1, keepdims=True) + 1e-12)
+    return covariance_norm(router, radius, ddof=1)
+
+
+def gram_difference(z: Array, z_aug: Array) -> Array:
+    """Mean squared difference of the Gram matrices z zᵀ/D of the centred views, [B, D] (VICReg's invariance)."""
+
+    def gram(a: Array) -> Array:
+        a = a - jnp.mean(a, axis=0, keepdims=True)
+        return a @ a.T / a.shape[1]
+
+    return jnp.mean((gram(z) - gram(z_aug)) ** 2)
+
+
+def soft_assignment(distances: Array, temperature: Array) -> Array:
+    """Straight-through code assignment: one-hot argmin in value, softmax(−d²/T) in gradient, [B, N, K]."""
+    soft = jax.nn.softmax(-distances / temperature, axis=-1)
+    hard = jax.nn.one_hot(jnp.argmin(distances, axis=-1), distances.shape[-1])
+    return soft + jax.lax.stop_gradient(hard - soft)
+
+
+def code_usage(assignment: Array, router: Array) -> tuple[Array, Array]:
+    """Usage of codes within each chart, weighted by sg(w): [N, K] rows sum to 1, and chart masses [N]."""
+    w = jax.lax.stop_gradient(router)
+    mass = jnp.sum(w, axis=0)
+    counts = jnp.einsum("bn,bnk->nk", w, assignment)
+    return counts / (mass[:, None] + LOG_FLOOR), mass / jnp.sum(mass)
+
+
+def per_chart_code_entropy(usage: Array) -> Array:
+    """log K − H(code | chart n) for every chart: [N, K] → [N]."""
+    return jnp.log(usage.shape[-1]) - entropy(usage)
+
+
+def code_entropy(usage: Array, mass: Array) -> Array:
+    """log K − H of code usage pooled over charts by their mass: [N, K], [N] → scalar.
+
+    Code k of one chart and of another are unrelated symbols (theory B21): a metric of the original, off by default.
+    """
+    return jnp.log(usage.shape[-1]) - entropy(mass @ usage)
+
+
+def log_singular_variance(matrix: Array) -> Array:
+    """Variance of the log singular values of one matrix: 0 where it is isotropic."""
+    values = jnp.linalg.svd(matrix, compute_uv=False)
+    return jnp.var(jnp.log(values + LOG_FLOOR))
+
+
+def jump(jumped: Array, z_n_all: Array, router: Array, *, returned: Array | None = None) -> Array:
+    """Consistency of the jump operators over the overlaps of charts (model §5).
+
+    mean over ordered pairs i ≠ j with Σ_b w_i w_j ≥ 1e-4 of Σ_b w_i w_j ‖L_{i→j} z_n^i − z_n^j‖² / Σ_b w_i w_j.
+
+    Args:
+      jumped: L_{i→j} z_n^i, [B, N, N, D].
+      z_n_all: [B, N, D].
+      router: [B, N].
+      returned: i → j → i, [B, N, N, D]. Given, the target z_n^j is detached (else z_n → 0 is the trivial minimum) and
+        the cycle error ‖L_{j→i} L_{i→j} z − z‖² is added (theory 1.11, B23). None is the original.
+    """
+    charts = router.shape[1]
+    target = z_n_all if returned is None else jax.lax.stop_gradient(z_n_all)
+    error = jnp.sum((jumped - target[:, None]) ** 2, axis=-1)
+    if returned is not None:
+        error = error + jnp.sum((returned - target[:, :, None]) ** 2, axis=-1)
+    overlap = router[:, :, None] * router[:, None, :]
+    mass = jnp.sum(overlap, axis=0)
+    pair = jnp.sum(overlap * error, axis=0) / (mass + LOG_FLOOR)
+    counted = (mass >= _OVERLAP) & ~jnp.eye(charts, dtype=bool)
+    return jnp.sum(jnp.where(counted, pair, 0.0)) / jnp.maximum(jnp.sum(counted), 1)
+
+
+def sup_route(router: Array, class_table: Array, label: Array) -> Array:
+    """Negative log likelihood of P(y|x) = w P(y|k), +1e-8 inside the log."""
+    probability = jnp.take_along_axis(router @ class_table, label[:, None], axis=1)[:, 0]
+    return -jnp.mean(jnp.log(probability + 1e-8))
+
+
+def class_entropy(router: Array, class_table: Array) -> Array:
+    """Σ_k p_k H(Y|k) under the learned table: purity, and the class entropy that the temperature holds."""
+    p = jnp.mean(router, axis=0)
+    return jnp.sum(p * -jnp.sum(class_table * jnp.log(class_table + 1e-8), axis=-1))
+
+
+def sup_balance(router: Array) -> Array:
+    """KL(p ‖ uniform): the functional of `diversity` under another name (theory B8)."""
+    p = jnp.mean(router, axis=0)
+    return jnp.sum(p * (jnp.log(p + 1e-8) + jnp.log(router.shape[-1])))
+
+
+def sup_metric(router: Array, label: Array, margin: Array) -> Array:
+    """Overlap o = ⟨w_i, w_j⟩ of pairs of different class: Σ o relu(m − 1 + o)² / (#pairs + 1e-8)."""
+    overlap = router @ router.T
+    different = (label[:, None] != label[None, :]).astype(overlap.dtype)
+    return jnp.sum(different * overlap * jax.nn.relu(margin - 1.0 + overlap) ** 2) / (jnp.sum(different) + 1e-8)
+
+
+def cross_entropy(logits: Array, label: Array) -> Array:
+    """Mean cross entropy of [B, C] logits: the readout's own loss."""
+    return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), label[:, None], axis=1))

@@ -1,0 +1,154 @@
+"""The attentive atlas: encoder and decoder over N charts with K codes each (model §3-4)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from topojax.model.layers import IsotropicBlock, NormGate, SpectralDense, SpectralKernel
+from topojax.model.router import CovariantRouter, route
+from topojax.types import Array, Decoding, Encoding
+
+BALL_RADIUS = 0.98
+
+
+def to_ball(v: Array, scale: float) -> Array:
+    """v ↦ ρ tanh(s‖v‖) v/‖v‖ with ρ = 0.98, smooth at 0: keeps the latent where the router's τ is meant (model §3)."""
+    norm = jnp.sqrt(jnp.sum(v**2, axis=-1, keepdims=True) + 1e-12)
+    return BALL_RADIUS * jnp.tanh(scale * norm) / norm * v
+
+
+def nearest_code(v_loc: Array, codebook: Array) -> tuple[Array, Array, Array]:
+    """Squared distances [B, N, K], argmin [B, N] and the code vectors [B, N, D] for v − c̄ [B, D], codes [N, K, D]."""
+    distances = jnp.sum((v_loc[:, None, None, :] - codebook[None]) ** 2, axis=-1)
+    index = jnp.argmin(distances, axis=-1).astype(jnp.int32)
+    one_hot = jax.nn.one_hot(index, codebook.shape[1])
+    return distances, index, jnp.einsum("bnk,nkd->bnd", one_hot, codebook)
+
+
+class Encoder(nn.Module):
+    """x → chart, code and latent coordinates (model §3).
+
+    Attributes:
+      hidden, latent, charts, codes: H, D, N, K.
+      covariant: attention router; off, scores are ⟨v, c_n⟩/√D.
+      tensorization, rank, transport: of the covariant router.
+      gate_bias_init: initial β of the norm gates.
+      center_scale, code_scale: standard deviations of the initial centres and codes.
+      ball, ball_scale: bound v to the ball of radius 0.98, after scaling it.
+      straight_through: `detached` lets reconstruction train centres and router; `parity` is the original, in
+        which the centres' gradient cancels.
+    """
+
+    hidden: int
+    latent: int
+    charts: int
+    codes: int
+    covariant: bool = True
+    tensorization: str = "sum"
+    rank: int = 8
+    transport: bool = True
+    gate_bias_init: float = 1.0
+    center_scale: float = 0.3
+    code_scale: float = 0.05
+    ball: bool = True
+    ball_scale: float = 3.0
+    straight_through: str = "detached"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Encoding:
+        bundle = self.latent if self.hidden % self.latent == 0 else 1
+        gate = lambda name: NormGate(bundle, self.gate_bias_init, name=name)  # noqa: E731
+        centers = self.param("centers", nn.initializers.normal(self.center_scale), (self.charts, self.latent))
+        codebook = self.param(
+            "codebook", nn.initializers.normal(self.code_scale), (self.charts, self.codes, self.latent)
+        )
+
+        features = gate("gate_0")(SpectralDense(self.hidden, name="features_0")(x))
+        features = gate("gate_1")(SpectralDense(self.hidden, name="features_1")(features))
+        v = SpectralDense(self.latent, name="value")(features)
+        if self.ball:
+            v = to_ball(v, self.ball_scale)
+
+        if self.covariant:
+            base = SpectralDense(self.hidden, use_bias=False, name="chart_keys")(centers)
+            scores = CovariantRouter(
+                self.hidden, self.tensorization, self.rank, self.transport, name="router"
+            )(v, base, features)
+        else:
+            scores = v @ centers.T / self.latent**0.5
+        router = route(scores)
+
+        c_bar = router @ centers
+        v_loc = v - c_bar
+        distances, codes, z_q_all = nearest_code(v_loc, codebook)
+
+        residual = v_loc[:, None, :] - jax.lax.stop_gradient(z_q_all)
+        residual = IsotropicBlock(self.gate_bias_init, name="filter_0")(residual)
+        z_n_all = SpectralDense(self.latent, name="filter_1")(residual)
+        z_n = jnp.einsum("bn,bnd->bd", router, z_n_all)
+        z_q = jnp.einsum("bn,bnd->bd", router, z_q_all)
+
+        # c̄ + [v_loc + sg(z̄_q − v_loc)] + z_n with the cancelling c̄ − c̄ left out (its rounding, times 1/τ, is all
+        # that float32 would add); `detached` keeps the centres' and the router's gradient of the macro path.
+        macro = v if self.straight_through == "parity" else v + c_bar - jax.lax.stop_gradient(c_bar)
+        z_geo = macro + jax.lax.stop_gradient(z_q - v_loc) + z_n
+        chart = jnp.argmax(router, axis=-1).astype(jnp.int32)
+        return Encoding(
+            chart=chart,
+            code=jnp.take_along_axis(codes, chart[:, None], axis=1)[:, 0],
+            z_n=z_n,
+            z_tex=v_loc - jax.lax.stop_gradient(z_q) - z_n,
+            router=router,
+            z_geo=z_geo,
+            codes=codes,
+            z_n_all=z_n_all,
+            c_bar=c_bar,
+            v=v,
+            distances=distances,
+            z_q_all=z_q_all,
+        )
+
+
+class Decoder(nn.Module):
+    """Latent point and texture → reconstruction, through the decoder's own routing or a given chart (model §4).
+
+    Attributes:
+      output: X; the others as in `Encoder`.
+    """
+
+    output: int
+    hidden: int
+    latent: int
+    charts: int
+    covariant: bool = True
+    tensorization: str = "sum"
+    rank: int = 8
+    transport: bool = True
+    gate_bias_init: float = 1.0
+
+    @nn.compact
+    def __call__(self, z_geo: Array, z_tex: Array, chart: Array | None = None) -> Decoding:
+        bundle = self.latent if self.hidden % self.latent == 0 else 1
+        gate = lambda name: NormGate(bundle, self.gate_bias_init, name=name)  # noqa: E731
+        zeta = jnp.tanh(z_geo)
+        if self.covariant:
+            base = self.param(
+                "chart_queries", nn.initializers.normal(self.hidden**-0.5), (self.charts, self.hidden)
+            )
+            scores = CovariantRouter(
+                self.hidden, self.tensorization, self.rank, self.transport, name="router"
+            )(zeta, base)
+        else:
+            scores = SpectralDense(self.charts, name="router")(zeta)
+        router = route(scores) if chart is None else jax.nn.one_hot(chart, self.charts)
+
+        projectors = SpectralKernel((self.charts, self.hidden, self.latent), name="projectors")()
+        each = jnp.einsum("bd,nhd->bnh", zeta, projectors)
+        h = jnp.einsum("bn,bnh->bh", router, gate("chart_gate")(each))
+
+        y = gate("gate_0")(SpectralDense(self.hidden, name="render_0")(h))
+        y = gate("gate_1")(SpectralDense(self.hidden, name="render_1")(y))
+        y = SpectralDense(self.output, name="render_2")(y) + SpectralDense(self.output, name="skip")(h)
+        amplitude = self.param("texture_scale", nn.initializers.constant(0.1), ())
+        x_hat = y + amplitude * SpectralDense(self.output, name="texture")(jnp.tanh(z_tex))
+        return Decoding(x_hat, router)

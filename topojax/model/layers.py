@@ -1,0 +1,175 @@
+"""Primitives of the atlas: spectrally normalised linear maps and norm gates (model §1).
+
+Spectral normalisation is one pure function over the whole parameter tree, not a part of every layer: a layer
+declares its kernel and its power-iteration vector, `normalise` divides all kernels of one shape in a single
+batched call before the forward pass, and the layers use what they are given. The forward pass can then be run
+several times in a step (augmented views, probe batches) at the price of one normalisation.
+"""
+
+from collections import defaultdict
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from topojax.types import Array, Params, Spectral
+
+POWER_ITERATIONS = 3
+_NORM_FLOOR = 1e-12
+
+
+def uniform_fan_in(key: Array, shape: tuple[int, ...], fan_in: int) -> Array:
+    """Uniform in ±1/√fan_in, the original's initial weights and biases (model §1)."""
+    bound = fan_in**-0.5
+    return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+
+
+def _unit(x: Array) -> Array:
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), _NORM_FLOOR)
+
+
+def power_iterate(kernel: Array, u: Array) -> tuple[Array, Array]:
+    """Largest singular value of each matrix by power iteration from u.
+
+    Three times v ← Wᵀu/‖·‖, u ← Wv/‖·‖, no gradient; then σ = |uᵀWv|, with gradient through W (model §1).
+
+    Args:
+      kernel: [G, out, in].
+      u: [G, out], unit vectors.
+
+    Returns:
+      σ [G] and the new u [G, out].
+    """
+    fixed = jax.lax.stop_gradient(kernel)
+    v = jnp.zeros(())
+    for _ in range(POWER_ITERATIONS):
+        v = _unit(jnp.einsum("goi,go->gi", fixed, u))
+        u = _unit(jnp.einsum("goi,gi->go", fixed, v))
+    return jnp.abs(jnp.einsum("go,goi,gi->g", u, kernel, v)), u
+
+
+def normalise(params: Params, spectral: Spectral) -> tuple[Params, Spectral]:
+    """Divide every kernel that has a power-iteration vector by max(σ, 1).
+
+    Kernels of one shape are stacked, so the graph holds one power iteration for each shape, not for each layer.
+
+    Args:
+      params: tree whose spectral kernels are leaves named `kernel`, [..., out, in].
+      spectral: tree of the same paths with leaves `u`, [..., out].
+
+    Returns:
+      The tree of weights to apply, and the new power-iteration vectors (to be stored in training only).
+    """
+    flat, vectors = flatten_dict(params), flatten_dict(spectral)
+    groups = defaultdict(list)
+    for path in vectors:
+        kernel = (*path[:-1], "kernel")
+        groups[flat[kernel].shape[-2:]].append((kernel, path))
+    for shape, members in sorted(groups.items()):
+        kernels = jnp.concatenate([flat[kernel].reshape(-1, *shape) for kernel, _ in members])
+        us = jnp.concatenate([vectors[path].reshape(-1, shape[0]) for _, path in members])
+        sigma, us = power_iterate(kernels, us)
+        kernels = kernels / jnp.maximum(sigma, 1.0)[:, None, None]
+        start = 0
+        for kernel, path in members:
+            stop = start + vectors[path].size // shape[0]
+            flat[kernel] = kernels[start:stop].reshape(flat[kernel].shape)
+            vectors[path] = us[start:stop].reshape(vectors[path].shape)
+            start = stop
+    return unflatten_dict(flat), unflatten_dict(vectors)
+
+
+class SpectralDense(nn.Module):
+    """y = x Wᵀ + b with W [out, in] kept at spectral norm ≤ 1 by `normalise`.
+
+    Attributes:
+      features: output size.
+      use_bias: add b, uniform in ±1/√in at the start.
+      stack: number of parallel maps; 0 for one map. With a stack W is [stack, out, in] and `__call__` is not
+        defined: take `kernel()` and contract it where it is used.
+    """
+
+    features: int
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = spectral_kernel(self, (self.features, x.shape[-1]))
+        y = x @ kernel.T
+        if self.use_bias:
+            fan_in = x.shape[-1]
+            bias = self.param("bias", lambda key: uniform_fan_in(key, (self.features,), fan_in))
+            y = y + bias.reshape((1,) * (y.ndim - 1) + bias.shape)
+        return y
+
+
+class SpectralKernel(nn.Module):
+    """A spectrally normalised kernel without a rule for applying it: [*stack, out, in].
+
+    Attributes:
+      shape: shape of the kernel; leading axes stack independent matrices.
+      near_identity: start at the identity plus 0.01 noise instead of uniform in ±1/√in (jump operator).
+    """
+
+    shape: tuple[int, ...]
+    near_identity: bool = False
+
+    @nn.compact
+    def __call__(self) -> Array:
+        if not self.near_identity:
+            return spectral_kernel(self, self.shape)
+
+        def init(key: Array) -> Array:
+            eye = jnp.broadcast_to(jnp.eye(*self.shape[-2:]), self.shape)
+            return eye + 0.01 * jax.random.normal(key, self.shape)
+
+        return spectral_kernel(self, self.shape, init)
+
+
+def spectral_kernel(module: nn.Module, shape: tuple[int, ...], init=None) -> Array:
+    """Declare a kernel and its power-iteration vector on `module`; returns the kernel as given."""
+    if init is None:
+
+        def init(key: Array) -> Array:
+            return uniform_fan_in(key, shape, shape[-1])
+
+    kernel = module.param("kernel", init)
+    if module.is_initializing():
+        module.variable("spectral", "u", lambda: _unit(jax.random.normal(module.make_rng("params"), shape[:-1])))
+    return kernel
+
+
+class NormGate(nn.Module):
+    """x_j · gelu(‖x_j‖ + β_j) on bundles of `bundle` channels (model §1).
+
+    The norm is √(‖·‖² + 1e-12) and gelu is exact (erf). With β = 0 the gate is ≈ ‖x‖/2 for small x: it squares a
+    small signal, and three gates in a row start the atlas with almost none; β = 1 starts near-linear.
+    """
+
+    bundle: int
+    bias_init: float = 1.0
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        bundles = x.shape[-1] // self.bundle
+        beta = self.param("beta", nn.initializers.constant(self.bias_init), (bundles,))
+        parts = x.reshape(*x.shape[:-1], bundles, self.bundle)
+        energy = jnp.sqrt(jnp.sum(parts**2, axis=-1) + 1e-12)
+        gate = nn.gelu(energy + beta.reshape((1,) * (energy.ndim - 1) + beta.shape), approximate=False)
+        return (parts * gate[..., None]).reshape(x.shape)
+
+
+class IsotropicBlock(nn.Module):
+    """D → D: x W with W spectrally normalised, then one norm gate over all D channels (model §1).
+
+    W is applied from the right (x W, not x Wᵀ), as in the original.
+    """
+
+    bias_init: float = 1.0
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        dim = x.shape[-1]
+        kernel = spectral_kernel(self, (dim, dim))
+        return NormGate(bundle=dim, bias_init=self.bias_init, name="gate")(x @ kernel)

@@ -1,0 +1,63 @@
+"""The optimizer without its rate: clipped gradients to Adam directions; the rate is the governor's."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from topojax.types import Array, Params
+
+
+def make_optimizer(config: Any) -> optax.GradientTransformation:
+    """Adam directions of clipped gradients, the detached readout apart.
+
+    The readout is trained with labels even where the atlas is not; sharing one global norm would let labels scale
+    the atlas's gradient.
+
+    Args:
+      config: `config.optim`.
+    """
+
+    def direction() -> optax.GradientTransformation:
+        return optax.chain(
+            optax.clip_by_global_norm(config.grad_clip),
+            optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
+        )
+
+    return optax.partition({"atlas": direction(), "readout": direction()}, labels)
+
+
+def labels(params: Params) -> Params:
+    """`readout` for the detached head, `atlas` for everything else, in the tree of the params."""
+
+    def label(path: tuple, _: Array) -> str:
+        return "readout" if any(getattr(key, "key", None) == "readout" for key in path) else "atlas"
+
+    return jax.tree_util.tree_map_with_path(label, params)
+
+
+def without_readout(params: Params) -> Params:
+    """The params that norms and caps are about."""
+    return {**params, "atlas": {k: v for k, v in params["atlas"].items() if k != "readout"}}
+
+
+def schedule(config: Any, *, steps_per_epoch: int, epochs: int):
+    """The cap over time, step → rate: a warm-up and cosine from the maximum to 1 % of it, or none (theory 1.5).
+
+    Args:
+      config: `config.optim`.
+      steps_per_epoch: steps.
+      epochs: length of the run.
+    """
+    if config.schedule == "none":
+        return lambda step: jnp.full((), jnp.inf, jnp.float32)
+    total = max(steps_per_epoch * epochs, 2)
+    warmup = min(steps_per_epoch * config.warmup_epochs, total - 1)
+    return optax.warmup_cosine_decay_schedule(
+        0.01 * config.learning_rate_max if warmup else config.learning_rate_max,
+        config.learning_rate_max,
+        warmup,
+        total,
+        0.01 * config.learning_rate_max,
+    )

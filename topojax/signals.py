@@ -1,0 +1,45 @@
+"""What controllers may see: measured quantities of a step, dimension by dimension, gradients stopped.
+
+Entropies and information in nats; geometry in latent units; everything a scalar, but for per-chart vectors [N].
+"""
+
+import jax
+import jax.numpy as jnp
+
+from topojax import losses
+from topojax.types import Array
+
+PSEUDO_COUNT = 0.01
+
+
+def routing(router: Array) -> dict[str, Array]:
+    """H(K), H(K|X), I(X;K) (clamped at 0) and the varentropy of the routing, from router weights [B, N]."""
+    w = jax.lax.stop_gradient(router)
+    h_k, h_kx = losses.usage_entropy(w), losses.routing_entropy(w)
+    entropy = losses.entropy(w)[:, None]
+    varentropy = jnp.mean(jnp.sum(w * (jnp.log(w + losses.LOG_FLOOR) + entropy) ** 2, axis=-1))
+    return {"H_K": h_k, "H_K_given_X": h_kx, "I_XK": jnp.maximum(h_k - h_kx, 0.0), "varentropy": varentropy}
+
+
+def count_codes(counts: Array, router: Array, codes: Array, decay: float) -> Array:
+    """Decayed counts of (chart, code) pairs, by router weight: [N, K] from [B, N] weights and code indices.
+
+    Counts of one batch would be biased far below the truth (theory B20).
+    """
+    one_hot = jax.nn.one_hot(codes, counts.shape[1])
+    return decay * counts + jnp.einsum("bn,bnk->nk", jax.lax.stop_gradient(router), one_hot)
+
+
+def code_entropies(counts: Array) -> dict[str, Array]:
+    """Code entropy within each chart [N], and pooled over charts; an unused chart reads log K (no evidence)."""
+    counts = counts + PSEUDO_COUNT
+    usage = counts / jnp.sum(counts, axis=1, keepdims=True)
+    pooled = jnp.sum(counts, axis=0) / jnp.sum(counts)
+    return {"H_code_in_chart": losses.entropy(usage), "H_code": losses.entropy(pooled)}
+
+
+def perplexity(chart: Array, code: Array, charts: int, codes: int) -> Array:
+    """exp H of the (chart, code) pairs chosen by a set of points, [B] and [B]; at most N K."""
+    counts = jnp.zeros(charts * codes).at[chart * codes + code].add(1.0)
+    p = counts / chart.shape[0]
+    return jnp.exp(-jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1.0)), 0.0)))

@@ -1,0 +1,30 @@
+"""The training state: one pytree of typed arrays that a step maps to the next."""
+
+import flax.struct
+import jax
+
+from topojax.control.system import ControlState
+from topojax.types import Array, Params, Spectral
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything a run remembers; saved whole, restored whole.
+
+    Attributes:
+      step: shape=(), int32, optimizer steps made; with the key it fixes data order and randomness.
+      params: what the optimizer moves: `atlas`, and `precision` where it is on.
+      spectral: power-iteration vectors of the spectrally normalised weights.
+      opt_state: of optax.
+      control: weights, integrators, targets, rate, gates.
+      usage: shape=(N, K), float32, decayed counts of codes.
+      key: typed PRNG key; step t uses fold_in(key, t).
+    """
+
+    step: Array
+    params: Params
+    spectral: Spectral
+    opt_state: tuple
+    control: ControlState
+    usage: Array
+    key: jax.Array

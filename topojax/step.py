@@ -1,0 +1,264 @@
+"""One step: where model, losses and controllers meet.
+
+    λ = weights(control)                             losses and their weights, no gradient to control
+    g = ∇_θ Σ L + Σ_k λ_k C_k                         one backward pass
+    u = Adam(clip g),   η = min(governor, caps)
+    θ ← θ − η u                                       (report §1)
+    control ← update(control, signals)
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from topojax import losses, optim, signals
+from topojax.augment import augment
+from topojax.control import caps, contracts, precision
+from topojax.control.bank import bank
+from topojax.control.governor import governor
+from topojax.control.protocol import gate
+from topojax.control.system import Control, control
+from topojax.data import batch_indices
+from topojax.model import Model
+from topojax.objective import Aux, make_objective
+from topojax.state import TrainState
+from topojax.types import Array, Batch, Metrics
+
+CAPS = ("governor", "schedule", "update_ratio")
+"""Names of the codes in the metric `lr_cap`: what set the rate in force."""
+
+
+class Program(NamedTuple):
+    """Everything jittable of one run; all functions are pure and un-jitted.
+
+    Attributes:
+      steps_per_epoch: steps.
+      rows: the contracts of the run.
+      init: () → TrainState.
+      train_step: (state, batch) → (state, metrics of scalars).
+      epoch: (state, data) → (state, metrics): a scan of `train_step` in the order of (seed, epoch); losses, signals
+        and norms are means over the epoch's finite steps, weights and rates its last values.
+      evaluate: (state, batch) → per-example arrays, in evaluation mode.
+    """
+
+    steps_per_epoch: int
+    rows: tuple[contracts.Contract, ...]
+    init: Callable[[], TrainState]
+    train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+    epoch: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+    evaluate: Callable[[TrainState, Batch], dict[str, Array]]
+
+
+def make_control(config: Any, *, num_classes: int) -> tuple[Control, tuple[contracts.Contract, ...], dict[str, float]]:
+    """The controllers of a run, its contracts, and their targets in the units of the signals."""
+    rows = contracts.select(config.contracts.to_dict(), labels=config.supervised.enabled)
+    charts = config.model.num_charts
+    units = contracts.unit_values(charts=charts, codes=config.model.codes_per_chart, classes=num_classes)
+    targets = {name: c.target * units[row.unit] for name, c, row in _all_rows(config)}
+    g = config.governor.to_dict()
+    if config.optim.rate == "constant":
+        g |= {"grow": 1.0, "shrink": 1.0, "recover": 1.0}
+    system = control(
+        bank(rows, units, charts=charts),
+        governor(
+            initial=config.optim.learning_rate,
+            minimum=config.optim.learning_rate_min,
+            maximum=config.optim.learning_rate_max,
+            **g,
+        ),
+        gate(config.gates.hold_epochs, config.gates.ramp_epochs),
+        log_charts=units["log_charts"],
+        grounding=targets["window"],
+        over_mixing=(config.monitor.over_mixing_high, config.monitor.over_mixing_low),
+    )
+    return system, rows, targets
+
+
+def _all_rows(config: Any):
+    return [(row.name, config.contracts[row.name], row) for row in contracts.TABLE]
+
+
+def make_program(
+    config: Any, model: Model, *, num_train: int, num_classes: int, image_shape: tuple[int, int, int] | None
+) -> Program:
+    """Close model, losses, optimizer and controllers over a configuration.
+
+    Args:
+      config: the whole configuration, valid.
+      model: the atlas.
+      num_train: training examples.
+      num_classes: C.
+      image_shape: (H, W, C) for spatial augmentation; None for points.
+    """
+    batch_size = config.train.batch_size
+    steps_per_epoch = num_train // batch_size
+    dt = 1.0 / steps_per_epoch
+    system, rows, targets = make_control(config, num_classes=num_classes)
+    objective = make_objective(config, model, rows, targets)
+    gradient = jax.value_and_grad(objective, has_aux=True)
+    optimizer = optim.make_optimizer(config.optim)
+    schedule = optim.schedule(config.optim, steps_per_epoch=steps_per_epoch, epochs=config.train.epochs)
+    needs_view = any(row.name in ("orbit", "vicreg_inv") for row in rows)
+
+    def init() -> TrainState:
+        key = jax.random.key(config.seed)
+        atlas, spectral = model.init(jax.random.fold_in(key, 0))
+        params = {"atlas": atlas}
+        if config.precision.enabled:
+            names = ("recon", "vq", "route") if config.supervised.enabled else ("recon", "vq")
+            params["precision"] = precision.init(names)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            spectral=spectral,
+            opt_state=optimizer.init(params),
+            control=system.init(),
+            usage=jnp.zeros((config.model.num_charts, config.model.codes_per_chart), jnp.float32),
+            key=jax.random.fold_in(key, 1),
+        )
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key, view_key = jax.random.split(jax.random.fold_in(state.key, state.step))
+        batch = batch._replace(image=augment(key, batch.image, image_shape, **config.augment.to_dict()))
+        view = batch.image
+        if needs_view:
+            view = augment(view_key, batch.image, image_shape, **config.view.to_dict())
+
+        lambdas = system.weights(state.control)
+        (loss, aux), grads = gradient(state.params, state.spectral, lambdas, batch, view)
+        direction, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        norms = {
+            "gradient": optax.global_norm(optim.without_readout(grads)),
+            "direction": optax.global_norm(optim.without_readout(direction)),
+            "params": optax.global_norm(optim.without_readout(state.params)),
+        }
+        ratio = caps.update_ratio_cap(norms["direction"], norms["params"], config.optim.update_ratio or jnp.inf)
+        rate, cap = caps.active_cap(state.control.governor.rate, schedule(state.step), ratio)
+        params = jax.tree.map(lambda p, u: p - rate * u, state.params, direction)
+        if config.precision.enabled:
+            params["precision"] = precision.project(params["precision"])
+
+        usage = signals.count_codes(
+            state.usage, aux.outputs.encoding.router, aux.outputs.encoding.codes, config.monitor.usage_decay
+        )
+        seen = measure(aux, usage) | {"update_ratio": state.control.governor.rate / ratio}
+        controlled, parts = system.update(state.control, seen, dt=dt)
+        finite = jnp.isfinite(loss) & jnp.isfinite(norms["gradient"])
+        new = state.replace(
+            params=params, spectral=aux.spectral, opt_state=opt_state, control=controlled, usage=usage
+        )
+        new = keep_if_finite(finite, new, state.replace(control=system.skip(state.control)))
+        new, epoch_metrics = close_epoch(new.replace(step=state.step + 1))
+        return new, {
+            **{f"loss/{name}": jnp.mean(value) for name, value in aux.terms.items()},
+            **{f"signal/{name}": jnp.mean(value) for name, value in seen.items()},
+            **{f"weight/{name}": jnp.mean(value) for name, value in lambdas.items()},
+            **{f"norm/{name}": value for name, value in norms.items()},
+            "norm/update": rate * norms["direction"],
+            "lr": rate,
+            "lr_governor": state.control.governor.rate,
+            "lr_cap": cap,
+            "gate/window": state.control.window.ramp,
+            "guard/skipped": ~finite,
+            "guard/failures": new.control.governor.failures,
+            **parts,
+            **epoch_metrics,
+        }
+
+    def measure(aux: Aux, usage: Array) -> dict[str, Array]:
+        """Everything a contract may hold, gradients stopped; only what the run's terms have computed."""
+        e, terms = aux.outputs.encoding, aux.terms
+        out = {
+            **signals.routing(e.router),
+            **signals.code_entropies(usage),
+            "energy": losses.energy(e.z_geo),
+            "energy_n": losses.energy(e.z_n),
+            "energy_tex": losses.energy(e.z_tex),
+            "loss": sum(terms[name] for name in ("recon", "vq", "route") if name in terms),
+        }
+        renamed = {"sup_purity": "class_entropy", "sup_balance": "balance"}
+        scaled = {
+            "separation": 1.0 / config.losses.separation_margin,
+            "chart_center_sep": 1.0 / config.losses.center_margin,
+        }
+        for row in rows:
+            if row.signal not in out:
+                out[renamed.get(row.name, row.name)] = terms[row.name] * scaled.get(row.name, 1.0)
+        return jax.lax.stop_gradient(out)
+
+    def close_epoch(state: TrainState) -> tuple[TrainState, Metrics]:
+        def close(control_state):
+            return system.end_epoch(control_state)
+
+        def go_on(control_state):
+            return control_state, system.quiet(control_state)
+
+        last = state.step % steps_per_epoch == 0
+        controlled, metrics = jax.lax.cond(last, close, go_on, state.control)
+        return state.replace(control=controlled), metrics
+
+    def epoch(state: TrainState, data: Batch) -> tuple[TrainState, Metrics]:
+        order = batch_indices(config.seed, state.step // steps_per_epoch, num_train, batch_size)
+
+        def body(state: TrainState, index: Array) -> tuple[TrainState, Metrics]:
+            return train_step(state, Batch(data.image[index], data.label[index]))
+
+        state, metrics = jax.lax.scan(body, state, order)
+        return state, reduce_epoch(metrics)
+
+    def evaluate(state: TrainState, batch: Batch) -> dict[str, Array]:
+        atlas = state.params["atlas"]
+        weights, _ = model.normalise(atlas, state.spectral)
+        encoding, decoding = model(weights, batch.image)
+        w = encoding.router
+        out = {
+            "chart": encoding.chart,
+            "code": encoding.code,
+            "router": w,
+            "z_geo": encoding.z_geo,
+            "squared_error": jnp.mean((decoding.x_hat - batch.image) ** 2, axis=-1),
+            "consistency": jax.vmap(lambda a, b: losses.consistency(a[None], b[None]))(w, decoding.router),
+            "readout_prediction": jnp.argmax(model.readout(weights, w, encoding.z_geo), axis=-1),
+        }
+        if config.supervised.enabled:
+            table = model.class_table(weights, jnp.float32(config.supervised.temperature))
+            out["class_prediction"] = jnp.argmax(w @ table, axis=-1)
+        return out
+
+    return Program(steps_per_epoch, rows, init, train_step, epoch, evaluate)
+
+
+def keep_if_finite(finite: Array, new: TrainState, old: TrainState) -> TrainState:
+    """The new state after a finite step, the old one bit for bit after another: the update is masked, not repaired."""
+
+    def choose(n: Array, o: Array) -> Array:
+        return n if jnp.issubdtype(n.dtype, jax.dtypes.prng_key) else jnp.where(finite, n, o)
+
+    return jax.tree.map(choose, new, old)
+
+
+_LAST = ("weight/", "lr", "gate/", "governor/", "window/", "guard/failures", "contract/")
+_PARTS = ("/p", "/i", "/d")
+
+
+def reduce_epoch(metrics: Mapping[str, Array]) -> Metrics:
+    """One scalar a metric from the steps of an epoch: last value of states, sum of counts, mean of the rest.
+
+    Means skip the steps that were not finite, so that one NaN does not hide an epoch.
+    """
+    finite = ~metrics["guard/skipped"]
+    count = jnp.maximum(jnp.sum(finite), 1)
+    out = {}
+    for name, values in metrics.items():
+        if name == "guard/skipped":
+            out[name] = jnp.sum(values)
+        elif name.startswith("contract/") and name.endswith(_PARTS):
+            out[name] = jnp.sum(jnp.where(finite, values, 0.0))
+        elif name.startswith(_LAST):
+            out[name] = values[-1]
+        else:
+            out[name] = jnp.sum(jnp.where(finite, values, 0.0)) / count
+    return out
