@@ -1,0 +1,46 @@
+"""Attentive atlases in JAX whose learning rate and loss weights are set by measurable contracts.
+
+  import topojax
+  run = topojax.restore("runs/digits")
+  encoding = topojax.encode(run, images)
+  images = topojax.decode(run, encoding.z_geo, encoding.z_tex).x_hat
+
+Everything is imported when first used: `import topojax` costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from topojax.errors import UserError
+    from topojax.run import Run, decode, encode, restore
+    from topojax.trainer import train_and_evaluate
+
+    __version__: str
+
+__all__ = ["Run", "UserError", "__version__", "decode", "encode", "restore", "train_and_evaluate"]
+
+# No module may bear one of these names: importing it would put it in the function's place.
+_HOME = {
+    "Run": "topojax.run",
+    "UserError": "topojax.errors",
+    "decode": "topojax.run",
+    "encode": "topojax.run",
+    "restore": "topojax.run",
+    "train_and_evaluate": "topojax.trainer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what `__all__` names from where it lives."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("topojax")
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'topojax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -220,7 +220,9 @@ def sup_metric(router: Array, label: Array, margin: Array) -> Array:
     """Overlap o = ⟨w_i, w_j⟩ of pairs of different class: Σ o relu(m − 1 + o)² / (#pairs + 1e-8)."""
     overlap = router @ router.T
     different = (label[:, None] != label[None, :]).astype(overlap.dtype)
-    return jnp.sum(different * overlap * jax.nn.relu(margin - 1.0 + overlap) ** 2) / (jnp.sum(different) + 1e-8)
+    return jnp.sum(different * overlap * jax.nn.relu(margin - 1.0 + overlap) ** 2) / (
+        jnp.sum(different) + 1e-8
+    )
 
 
 def cross_entropy(logits: Array, label: Array) -> Array:

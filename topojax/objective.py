@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from topojax import losses
 from topojax.control import precision
-from topojax.model import Model
+from topojax.model import Model, nearest_code
 from topojax.types import Array, Batch, Encoding, Outputs, Params, Spectral
 
 LIKELIHOODS = ("recon", "vq", "route")
@@ -51,14 +51,20 @@ def make_objective(config: Any, model: Model, rows: tuple, targets: Mapping[str,
             augmented.append(model.encode(weights, view))
         usage = None
         if names & {"code_entropy", "per_chart_code_entropy"}:
-            soft = config.losses.code_temperature * jax.lax.stop_gradient(jnp.mean(e.distances)) + 1e-9
-            usage = losses.code_usage(losses.soft_assignment(e.distances, soft), w)
+            # Codes spread over the points, not points over the codes: with the encoder's gradient this term fights the
+            # charts (digits: AMI 0.80 instead of 0.90).
+            v_loc = jax.lax.stop_gradient(e.v - e.c_bar)
+            distances, *_ = nearest_code(v_loc, weights["encoder"]["codebook"])
+            soft = config.losses.code_temperature * jax.lax.stop_gradient(jnp.mean(distances)) + 1e-9
+            usage = losses.code_usage(losses.soft_assignment(distances, soft), w)
 
         # One line for each contract; only those of the run are evaluated.
         terms: dict[str, Callable[[], Array]] = {
             "entropy": lambda: losses.routing_entropy(w),
             "diversity": lambda: losses.diversity(w),
-            "consistency": lambda: losses.consistency(w, out.decoding.router),
+            "consistency": lambda: losses.consistency(
+                jax.lax.stop_gradient(w) if config.losses.consistency == "follow" else w, out.decoding.router
+            ),
             "window": lambda: losses.window(w, targets["window"] * aim, ceiling),
             "separation": lambda: losses.hinge_separation(
                 losses.soft_centers(w, e.z_geo), config.losses.separation_margin
@@ -95,7 +101,9 @@ def make_objective(config: Any, model: Model, rows: tuple, targets: Mapping[str,
         jumped = model.jump(weights, e.z_n_all)
         return losses.jump(jumped, e.z_n_all, e.router, returned=model.jump_back(weights, jumped))
 
-    def objective(params: Params, spectral: Spectral, lambdas: Mapping[str, Array], batch: Batch, view: Array):
+    def objective(
+        params: Params, spectral: Spectral, lambdas: Mapping[str, Array], batch: Batch, view: Array
+    ):
         weights, spectral = model.normalise(params["atlas"], spectral)
         out = model(weights, batch.image)
         e = out.encoding

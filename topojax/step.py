@@ -1,10 +1,10 @@
 """One step: where model, losses and controllers meet.
 
-    λ = weights(control)                             losses and their weights, no gradient to control
-    g = ∇_θ Σ L + Σ_k λ_k C_k                         one backward pass
-    u = Adam(clip g),   η = min(governor, caps)
-    θ ← θ − η u                                       (report §1)
-    control ← update(control, signals)
+λ = weights(control)                             losses and their weights, no gradient to control
+g = ∇_θ Σ L + Σ_k λ_k C_k                         one backward pass
+u = Adam(clip g),   η = min(governor, caps)
+θ ← θ − η u                                       (report §1)
+control ← update(control, signals)
 """
 
 from collections.abc import Callable, Mapping
@@ -52,7 +52,9 @@ class Program(NamedTuple):
     evaluate: Callable[[TrainState, Batch], dict[str, Array]]
 
 
-def make_control(config: Any, *, num_classes: int) -> tuple[Control, tuple[contracts.Contract, ...], dict[str, float]]:
+def make_control(
+    config: Any, *, num_classes: int
+) -> tuple[Control, tuple[contracts.Contract, ...], dict[str, float]]:
     """The controllers of a run, its contracts, and their targets in the units of the signals."""
     rows = contracts.select(config.contracts.to_dict(), labels=config.supervised.enabled)
     charts = config.model.num_charts
@@ -135,7 +137,9 @@ def make_program(
             "direction": optax.global_norm(optim.without_readout(direction)),
             "params": optax.global_norm(optim.without_readout(state.params)),
         }
-        ratio = caps.update_ratio_cap(norms["direction"], norms["params"], config.optim.update_ratio or jnp.inf)
+        ratio = caps.update_ratio_cap(
+            norms["direction"], norms["params"], config.optim.update_ratio or jnp.inf
+        )
         rate, cap = caps.active_cap(state.control.governor.rate, schedule(state.step), ratio)
         params = jax.tree.map(lambda p, u: p - rate * u, state.params, direction)
         if config.precision.enabled:

@@ -44,9 +44,10 @@ class Bank(NamedTuple):
       rows: the contracts, in the order of the vectors.
       slices: name → slice of the vectors.
       init: () → BankState.
-      weights: (state, gates) → {name: weight}, scalar or (charts,), gradient stopped; `gates` maps a gate's name to
-        its opening in [0, 1].
-      update: (state, signals, *, dt, gates) → (state, Info of shape (n,)); every step.
+      weights: (state, openings) → {name: weight}, scalar or (charts,), gradient stopped; `openings` maps a gate's name
+        to the factor in [0, 1] on its rows' weights.
+      update: (state, signals, *, dt, moving) → (state, Info of shape (n,)); every step. `moving` maps a gate's name to
+        whether its rows adapt.
       end_epoch: state → (state, EpochInfo); once an epoch.
     """
 
@@ -89,7 +90,9 @@ def bank(rows: Sequence[Contract], units: Mapping[str, float], *, charts: int) -
     rows = tuple(rows)
     sizes = [charts if row.per_chart else 1 for row in rows]
     starts = np.cumsum([0, *sizes])
-    slices = {row.name: slice(int(a), int(a) + size) for row, a, size in zip(rows, starts, sizes, strict=False)}
+    slices = {
+        row.name: slice(int(a), int(a) + size) for row, a, size in zip(rows, starts, sizes, strict=False)
+    }
 
     members: dict[tuple[str, str], list[int]] = {}
     for index, row in enumerate(rows):
@@ -100,7 +103,10 @@ def bank(rows: Sequence[Contract], units: Mapping[str, float], *, charts: int) -
         except ValueError as error:
             raise ValueError(f"contracts.{row.name}: {error}") from error
     groups = [build([rows[i] for i in chosen], [sizes[i] for i in chosen]) for chosen in members.values()]
-    where = [np.concatenate([np.arange(starts[i], starts[i] + sizes[i]) for i in chosen]) for chosen in members.values()]
+    where = [
+        np.concatenate([np.arange(starts[i], starts[i] + sizes[i]) for i in chosen])
+        for chosen in members.values()
+    ]
     order = np.argsort(np.concatenate(where)) if where else np.zeros(0, int)
 
     def column(value) -> np.ndarray:
@@ -117,9 +123,9 @@ def bank(rows: Sequence[Contract], units: Mapping[str, float], *, charts: int) -
     def gather(parts: list[Array]) -> Array:
         return jnp.concatenate(parts)[order] if parts else jnp.zeros(0)
 
-    def openings(gates: Mapping[str, Array]) -> Array:
+    def by_gate(values: Mapping[str, Array]) -> Array:
         return jnp.concatenate(
-            [jnp.full((size,), gates.get(name, 1.0), jnp.float32) for name, size in zip(gate_names, sizes, strict=True)]
+            [jnp.full((size,), values[g]) for g, size in zip(gate_names, sizes, strict=True)]
         )
 
     def init() -> BankState:
@@ -129,21 +135,28 @@ def bank(rows: Sequence[Contract], units: Mapping[str, float], *, charts: int) -
         # Distinct buffers: the whole state is donated to the step.
         return BankState(states, jnp.array(target), zeros, zeros + 0, counts, counts + 0, counts + 0)
 
-    def weights(state: BankState, gates: Mapping[str, Array]) -> dict[str, Array]:
-        flat = gather([group.effective(s) for group, s in zip(groups, state.groups, strict=True)]) * openings(gates)
+    def weights(state: BankState, openings: Mapping[str, Array]) -> dict[str, Array]:
+        flat = gather([group.effective(s) for group, s in zip(groups, state.groups, strict=True)])
+        flat = flat * by_gate(openings)
         flat = jax.lax.stop_gradient(flat)
-        return {row.name: flat[slices[row.name]] if row.per_chart else flat[slices[row.name].start] for row in rows}
+        return {
+            row.name: flat[slices[row.name]] if row.per_chart else flat[slices[row.name].start]
+            for row in rows
+        }
 
     def update(
-        state: BankState, signals: Mapping[str, Array], *, dt: float, gates: Mapping[str, Array]
+        state: BankState, signals: Mapping[str, Array], *, dt: float, moving: Mapping[str, Array]
     ) -> tuple[BankState, Info]:
         measured = jnp.concatenate(
-            [jnp.broadcast_to(signals[row.signal].reshape(-1), (size,)) for row, size in zip(rows, sizes, strict=True)]
+            [
+                jnp.broadcast_to(signals[row.signal].reshape(-1), (size,))
+                for row, size in zip(rows, sizes, strict=True)
+            ]
         )
         measured = jax.lax.stop_gradient(measured)
         scale = jnp.where(by_target, jnp.abs(state.target), unit)
         error = sign * (measured - state.target) / scale
-        active = jnp.asarray(adaptive) & (openings(gates) > 0)
+        active = jnp.asarray(adaptive) & by_gate(moving)
         updated = [
             group.update(s, error[i], dt=dt, active=active[i])
             for group, s, i in zip(groups, state.groups, where, strict=True)

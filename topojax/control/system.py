@@ -72,17 +72,20 @@ def control(
         sums = {name: jnp.zeros((), jnp.float32) for name in EPOCH_SUMS}
         return ControlState(bank.init(), governor.init(), window.init(), sums, jnp.zeros((), jnp.int32))
 
-    def gates(state: ControlState) -> dict[str, Array]:
-        return {"none": jnp.float32(1.0), "window": state.window.ramp}
+    def openings(state: ControlState) -> dict[str, Array]:
+        return {"none": jnp.float32(1.0), "hold": jnp.float32(1.0), "window": state.window.ramp}
+
+    def moving(state: ControlState) -> dict[str, Array]:
+        return {"none": jnp.bool_(True), "hold": state.window.opened, "window": state.window.ramp > 0}
 
     def weights(state: ControlState) -> dict[str, Array]:
-        return bank.weights(state.bank, gates(state))
+        return bank.weights(state.bank, openings(state))
 
     def update(
         state: ControlState, signals: Mapping[str, Array], *, dt: float
     ) -> tuple[ControlState, dict[str, Array]]:
         signals = jax.lax.stop_gradient(dict(signals))
-        moved, info = bank.update(state.bank, signals, dt=dt, gates=gates(state))
+        moved, info = bank.update(state.bank, signals, dt=dt, moving=moving(state))
         sums = {name: state.sums[name] + signals[name] for name in EPOCH_SUMS}
         metrics = {}
         for row in bank.rows:
@@ -105,7 +108,9 @@ def control(
             update_ratio=mean["update_ratio"],
         )
         opened = window.update(state.window, (mean["I_XK"] >= grounding) & ~mixed)
-        new = ControlState(held, rate, opened, jax.tree.map(jnp.zeros_like, state.sums), jnp.zeros_like(state.steps))
+        new = ControlState(
+            held, rate, opened, jax.tree.map(jnp.zeros_like, state.sums), jnp.zeros_like(state.steps)
+        )
         return new, report(epoch, decision, mixed, state.bank)
 
     def report(epoch: Any, decision: Decision, mixed: Array, state: BankState) -> dict[str, Array]:
@@ -131,6 +136,8 @@ def control(
         return state._replace(governor=rate)
 
     def quiet(state: ControlState) -> dict[str, Array]:
-        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(lambda s: end_epoch(s)[1], state))
+        return jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(lambda s: end_epoch(s)[1], state)
+        )
 
     return Control(init, weights, update, end_epoch, skip, quiet)

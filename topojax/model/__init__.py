@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from topojax.model.atlas import Decoder, Encoder
+from topojax.model.atlas import Decoder, Encoder, nearest_code
 from topojax.model.heads import Readout, SupervisedTopology
 from topojax.model.jump import JumpOperator
 from topojax.model.layers import normalise
@@ -42,6 +42,9 @@ class Model:
         """Encode and dream: decode with the decoder's own routing."""
         encoding = self.encode(weights, x)
         return Outputs(encoding, self.decode(weights, encoding.z_geo, encoding.z_tex))
+
+
+__all__ = ["Model", "make_model", "nearest_code", "normalise"]
 
 
 class _Atlas(nn.Module):

@@ -1,0 +1,102 @@
+"""What a run says on the terminal, and its surroundings."""
+
+import jax
+import pytest
+
+from topojax import console, runtime
+
+RESULT = {
+    "name": "tiny",
+    "test/mse": 0.0571234,
+    "test/acc_supervised": None,
+    "labels_used": False,
+    "epochs": 4,
+    "seed": 0,
+    "unsatisfied": [{"name": "window", "advice": "use a wider model"}],
+}
+ROW = {
+    **{f"contract/window/{part}": value for part, value in (("signal", 0.31234), ("target", 1.15))},
+    "weight/window": 10.0,
+    **{f"contract/jump/{part}": value for part, value in (("signal", None), ("target", 0.05))},
+    "weight/jump": 0.0,
+}
+
+
+def test_the_table_shows_scores_contracts_and_advice():
+    text = console.table(RESULT, ROW)
+    assert "labels not used" in text
+    lines = {line.split()[0]: line.split() for line in text.splitlines() if line}
+    assert lines["mse"] == ["mse", "0.05712"]
+    assert lines["acc_supervised"][1] == "–"
+    assert lines["window"] == ["window", "0.3123", "1.15", "10", "unsatisfied:", "use", "a", "wider", "model"]
+    assert lines["jump"] == ["jump", "–", "0.05", "0"]
+
+
+def test_without_a_terminal_a_log_is_a_line_and_rates_do_not_interrupt(capsys):
+    progress = console.Progress(0, 4, enabled=True)
+    progress.advance()
+    progress.show(1, {"signal/loss": 1.23456, "test/ami": 0.5, "lr": 0.01})
+    progress.say(1, {"event": "rate", "cause": "grow", "from": 0.01, "to": 0.02})
+    progress.say(1, {"event": "gate_opened", "gate": "window"})
+    progress.say(2, {"event": "over_mixing"})
+    progress.close()
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "epoch 1/4  loss 1.235  ami 0.5  lr 0.01",
+        "epoch 1: gate_opened: gate window",
+        "epoch 2: over_mixing",
+    ]
+
+
+def test_switched_off_it_is_silent(capsys):
+    progress = console.Progress(0, 4, enabled=False)
+    progress.show(1, {"signal/loss": 1.0})
+    progress.say(1, {"event": "over_mixing"})
+    assert capsys.readouterr() == ("", "")
+
+
+def test_on_a_terminal_there_is_a_bar(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    progress = console.Progress(2, 4, enabled=True)
+    progress.advance()
+    progress.show(3, {"signal/loss": 1.0})
+    progress.say(3, {"event": "over_mixing"})
+    progress.close()
+    err = capsys.readouterr().err
+    assert "3/4" in err
+    assert "epoch 3: over_mixing\n" in err
+
+
+def test_versions_name_what_numbers_depend_on():
+    found = runtime.versions()
+    assert found["jax"] == jax.__version__
+    assert {"topojax", "python", "flax", "optax", "orbax-checkpoint"} <= found.keys()
+
+
+@pytest.fixture
+def cache_setting():
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_the_cache_lies_in_the_users_cache_folder(cache_setting, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert runtime.use_compilation_cache() == tmp_path / "topojax" / "xla"
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "topojax" / "xla")
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(cache_setting, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert runtime.use_compilation_cache() is None
+    assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_a_cache_that_is_set_stays(cache_setting, monkeypatch, tmp_path):
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    assert runtime.use_compilation_cache() == tmp_path
+    assert not (tmp_path / "other").exists()

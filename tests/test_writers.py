@@ -1,0 +1,94 @@
+"""Numbers on disk: exact, valid JSON whatever the run did, and the same after a resume."""
+
+import json
+import math
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from topojax import writers
+from topojax.errors import UserError
+
+
+def rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_numbers_are_json_types_in_their_shortest_form():
+    values = {"a": jnp.float32(0.01), "b": jnp.int32(3), "c": jnp.array(True), "d": np.float64(0.1), "e": 2}
+    assert writers.numbers(values) == {"a": 0.01, "b": 3, "c": True, "d": 0.1, "e": 2}
+    assert [writers.number(bad) for bad in (jnp.nan, jnp.float32(jnp.inf), -math.inf)] == [None] * 3
+    assert type(writers.number(jnp.array(True))) is bool
+
+
+@given(st.floats(width=32, allow_nan=False, allow_infinity=False))
+def test_a_float32_survives_the_file(value):
+    assert np.float32(json.loads(json.dumps(writers.number(np.float32(value))))) == np.float32(value)
+
+
+def test_a_row_counts_what_was_not_finite(tmp_path):
+    out = writers.Writers(tmp_path, 0, tensorboard=False)
+    out.metrics(1, 10, {"loss": 0.5, "signal/a": None, "signal/b": None})
+    out.event(1, 10, {"event": "rate", "cause": "grow"})
+    out.close()
+    assert rows(tmp_path / "metrics.jsonl") == [
+        {"epoch": 1, "step": 10, "loss": 0.5, "signal/a": None, "signal/b": None, "nonfinite": 2}
+    ]
+    assert rows(tmp_path / "events.jsonl") == [{"epoch": 1, "step": 10, "event": "rate", "cause": "grow"}]
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
+
+
+def test_rows_reach_the_file_before_it_is_closed(tmp_path):
+    lines = writers.JsonLines(tmp_path / "m.jsonl", 0)
+    lines.write({"epoch": 1})
+    assert rows(tmp_path / "m.jsonl") == [{"epoch": 1}]
+    lines.close()
+
+
+@pytest.mark.parametrize("tail", ["", '{"epoch": 5, "x', "\x00\x00", '{"epoch": 5}'])
+def test_going_on_drops_later_epochs_and_a_torn_last_line(tmp_path, tail):
+    path = tmp_path / "m.jsonl"
+    path.write_text("".join(f'{{"epoch": {e}, "x": 1}}\n' for e in range(1, 5)) + tail)
+    lines = writers.JsonLines(path, 2)
+    lines.write({"epoch": 3, "x": 2})
+    lines.close()
+    assert rows(path) == [{"epoch": 1, "x": 1}, {"epoch": 2, "x": 1}, {"epoch": 3, "x": 2}]
+
+
+def test_a_new_run_starts_with_empty_files(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n')
+    writers.Writers(tmp_path, 0, tensorboard=False).close()
+    assert (tmp_path / "metrics.jsonl").read_text() == ""
+
+
+def test_a_file_is_replaced_whole_or_stays(tmp_path):
+    path = tmp_path / "result.json"
+    writers.write_json(path, {"a": 1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        writers.write_json(path, {"a": math.nan})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_tensorboard_without_tensorflow_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "clu", None)
+    with pytest.raises(UserError, match=r"config\.log\.tensorboard needs TensorFlow.*topojax\[tf\]"):
+        writers.Writers(tmp_path, 0, tensorboard=True)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+@pytest.mark.tf
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_tensorboard_gets_the_scalars(tmp_path):
+    out = writers.Writers(tmp_path, 0, tensorboard=True)
+    out.metrics(1, 10, {"loss/recon": 0.5, "signal/a": None})
+    out.close()
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    assert board.Tags()["tensors"] + board.Tags()["scalars"] == ["loss/recon"]

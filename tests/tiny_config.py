@@ -1,0 +1,20 @@
+"""A run of seconds: few digits, a small atlas, few contracts; for tests in this process and in others."""
+
+from topojax.config import default_config
+
+KEPT = ("entropy", "diversity", "window", "jump", "per_chart_code_entropy")
+
+
+def get_config():
+    c = default_config()
+    c.name = "tiny"
+    c.data.num_examples = 200
+    c.model.hidden_dim, c.model.num_charts, c.model.codes_per_chart = 16, 4, 3
+    c.model.covariant = False
+    c.train.epochs, c.train.batch_size = 4, 32
+    c.optim.schedule = "none"  # so that a longer run is the same program
+    c.log.every_epochs, c.log.progress = 2, False
+    c.checkpoint.every_epochs, c.checkpoint.keep = 2, 2
+    for name, contract in c.contracts.items():
+        contract.enabled = name in KEPT
+    return c

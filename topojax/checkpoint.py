@@ -1,0 +1,195 @@
+"""Checkpoints of the whole training state: saved whole or not at all, restored whole or not at all.
+
+The only importer of orbax. Checkpoints are numbered by epoch. Next to the state lie its metadata, with a
+digest and the shape of every leaf: a damaged or foreign checkpoint is named as such, never half restored.
+"""
+
+import hashlib
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from topojax.errors import UserError
+
+_NAMED = 3
+
+
+class Checkpoints:
+    """The checkpoints of one run, <workdir>/checkpoints/<epoch>.
+
+    Saving is synchronous: the state's buffers are donated to the next epoch, and a save takes milliseconds.
+
+    Args:
+      workdir: of the run.
+      keep: how many of the latest to keep, beside the one of least loss.
+      read_only: only read; nothing is made or cleaned.
+    """
+
+    def __init__(self, workdir: pathlib.Path, *, keep: int = 1, read_only: bool = False):
+        self.directory = (workdir / "checkpoints").absolute()
+        if read_only and not self.directory.is_dir():
+            raise UserError(f"no checkpoint in {workdir}: {self.directory} does not exist")
+        least = policies.BestN(
+            get_metric_fn=lambda metrics: metrics["loss"],
+            n=1,
+            reverse=True,
+            keep_checkpoints_without_metrics=False,
+        )
+        options = ocp.CheckpointManagerOptions(
+            enable_async_checkpointing=False,
+            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), least]),
+            save_decision_policy=policies.FixedIntervalPolicy(1),
+            cleanup_tmp_directories=not read_only,
+            create=not read_only,
+            # The policy above decides what is kept; without these, the metrics it reads are not written.
+            best_fn=lambda metrics: metrics["loss"],
+            best_mode="min",
+        )
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def epochs(self) -> list[int]:
+        """Epochs that have a complete checkpoint, increasing."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, epoch: int, state: Any, meta: dict[str, Any], *, loss: float | None) -> None:
+        """Save one epoch; a kill in the middle leaves the earlier checkpoints as they were.
+
+        Args:
+          epoch: not saved before.
+          state: a pytree of arrays, typed PRNG keys among them.
+          meta: JSON-able, without NaN.
+          loss: what the best checkpoint has least of; None is never best.
+
+        Raises:
+          UserError: the disk refuses.
+        """
+        meta = {**meta, "leaves": describe(state), "digest": digest(state)}
+        try:
+            self._manager.save(
+                epoch,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(_present(state)), meta=ocp.args.JsonSave(meta)
+                ),
+                metrics={"loss": float("inf") if loss is None else loss},
+            )
+        except OSError as error:
+            raise UserError(f"cannot save a checkpoint in {self.directory}: {error}") from error
+
+    def best(self) -> int | None:
+        """The epoch of least loss among those kept."""
+        return self._manager.best_step()
+
+    def meta(self, epoch: int | None = None) -> dict[str, Any]:
+        """The metadata of an epoch, the latest unless told.
+
+        Raises:
+          UserError: no such checkpoint, or one that cannot be read.
+        """
+        epoch = self._existing(epoch)
+        try:
+            return self._manager.restore(epoch, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        except Exception as error:
+            raise self._damaged(epoch, error) from error
+
+    def restore(self, abstract: Any, epoch: int | None = None) -> tuple[Any, dict[str, Any]]:
+        """The state and metadata of an epoch, the latest unless told.
+
+        Args:
+          abstract: the state's structure, of `jax.eval_shape`.
+          epoch: one of `epochs()`.
+
+        Returns:
+          (state on the default device, metadata).
+
+        Raises:
+          UserError: no such checkpoint; one of another program, naming leaves that differ; a damaged one.
+        """
+        epoch = self._existing(epoch)
+        meta = self.meta(epoch)
+        self._same_leaves(meta.get("leaves", {}), describe(abstract), epoch)
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        target = {
+            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+            for name, leaf in _present(abstract).items()
+        }
+        try:
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+            saved = self._manager.restore(epoch, args=args)["state"]
+        except Exception as error:
+            raise self._damaged(epoch, error) from error
+        state = jax.tree.unflatten(
+            jax.tree.structure(abstract),
+            [
+                saved[name] if leaf.size else jnp.zeros(leaf.shape, leaf.dtype)
+                for name, leaf in _named(abstract)
+            ],
+        )
+        if digest(state) != meta["digest"]:
+            raise self._damaged(epoch, "its contents do not match their digest")
+        return state, meta
+
+    def close(self) -> None:
+        """Release the directory."""
+        self._manager.close()
+
+    def _existing(self, epoch: int | None) -> int:
+        known = self.epochs()
+        if not known:
+            raise UserError(f"no checkpoint in {self.directory}: nothing has been saved there yet")
+        if epoch is None:
+            return known[-1]
+        if epoch not in known:
+            raise UserError(f"no checkpoint of epoch {epoch} in {self.directory}; there are {_listed(known)}")
+        return epoch
+
+    def _same_leaves(self, saved: dict[str, str], wanted: dict[str, str], epoch: int) -> None:
+        lines = [
+            f"{name}: saved {saved.get(name, 'nothing')}, wanted {wanted.get(name, 'nothing')}"
+            for name in [*wanted, *(name for name in saved if name not in wanted)]
+            if saved.get(name) != wanted.get(name)
+        ]
+        if lines:
+            more = f" and {len(lines) - _NAMED} more" if len(lines) > _NAMED else ""
+            raise UserError(
+                f"checkpoint {epoch} in {self.directory} is of another model or program: "
+                f"{'; '.join(lines[:_NAMED])}{more}"
+            )
+
+    def _damaged(self, epoch: int, cause: object) -> UserError:
+        earlier = [e for e in self.epochs() if e != epoch]
+        advice = f"delete that folder to go on from one of {_listed(earlier)}" if earlier else "start anew"
+        reason = " ".join(str(cause).split())[:200]
+        return UserError(f"checkpoint {self.directory / str(epoch)} cannot be read ({reason}): {advice}")
+
+
+def describe(state: Any) -> dict[str, str]:
+    """Path of every leaf → 'dtype(shape)', in the tree's order."""
+    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in _named(state)}
+
+
+def digest(state: Any) -> str:
+    """sha256 of every leaf's bytes in the tree's order; a PRNG key's are its data."""
+    total = hashlib.sha256()
+    for leaf in jax.tree.leaves(state):
+        data = jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+        total.update(np.ascontiguousarray(data).tobytes())
+    return total.hexdigest()
+
+
+def _listed(epochs: list[int]) -> str:
+    return ", ".join(map(str, epochs))
+
+
+def _named(state: Any) -> list[tuple[str, Any]]:
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
+
+
+def _present(state: Any) -> dict[str, Any]:
+    """What orbax is given: it refuses arrays of size 0, which a run without contracts has."""
+    return {name: leaf for name, leaf in _named(state) if leaf.size}

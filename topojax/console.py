@@ -1,0 +1,100 @@
+"""What a run says on the terminal while it trains and when it is done."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_QUIET = ("rate",)  # events too frequent to interrupt the bar; events.jsonl has them
+
+
+class Progress:
+    """A bar on a terminal, one line at each log elsewhere, nothing when switched off; all on stderr.
+
+    Args:
+      done: epochs already trained.
+      total: epochs of the run.
+      enabled: `config.log.progress`.
+    """
+
+    def __init__(self, done: int, total: int, *, enabled: bool):
+        self._total, self._enabled, self._bar = total, enabled, None
+        if enabled and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(initial=done, total=total, unit="epoch", file=sys.stderr, dynamic_ncols=True)
+
+    def advance(self) -> None:
+        """One more epoch."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def show(self, epoch: int, row: Mapping[str, Any]) -> None:
+        """Loss, AMI and rate of a logged epoch."""
+        parts = {"loss": row.get("signal/loss"), "ami": row.get("test/ami"), "lr": row.get("lr")}
+        shown = {name: number(value) for name, value in parts.items() if name in parts}
+        if self._bar is not None:
+            self._bar.set_postfix(shown)
+        elif self._enabled:
+            text = "  ".join(f"{name} {value}" for name, value in shown.items())
+            print(f"epoch {epoch}/{self._total}  {text}", file=sys.stderr, flush=True)
+
+    def say(self, epoch: int, event: Mapping[str, Any]) -> None:
+        """An event that a user should not miss."""
+        if not self._enabled or event["event"] in _QUIET:
+            return
+        details = ", ".join(
+            f"{k} {number(v)}" for k, v in event.items() if k != "event" and v not in ("", None)
+        )
+        line = f"epoch {epoch}: {event['event']}{': ' if details else ''}{details}"
+        if self._bar is not None:
+            self._bar.write(line, file=sys.stderr)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def number(value: Any) -> str:
+    """Four significant digits; a dash for what is missing."""
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def table(result: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    """The last word of a run: scores, then each contract with its weight.
+
+    Args:
+      result: what result.json holds.
+      row: metrics of the last epoch.
+    """
+    labels = "used" if result["labels_used"] else "not used (the readout alone sees them)"
+    head = f"{result['name']}: {result['epochs']} epochs, seed {result['seed']}, labels {labels}"
+    scored = [
+        (name.removeprefix("test/"), number(v)) for name, v in result.items() if name.startswith("test/")
+    ]
+    names = [name.split("/")[1] for name in row if name.startswith("contract/") and name.endswith("/target")]
+    stuck = {contract["name"]: contract["advice"] for contract in result["unsatisfied"]}
+    contracts = [
+        (
+            name,
+            *(number(row.get(f"contract/{name}/{part}")) for part in ("signal", "target")),
+            number(row.get(f"weight/{name}")),
+            f"unsatisfied: {stuck[name]}" if name in stuck else "",
+        )
+        for name in names
+    ]
+    parts = [head, _columns([("test", ""), *scored])]
+    if contracts:
+        parts.append(_columns([("contract", "signal", "target", "weight", ""), *contracts]))
+    return "\n\n".join(parts)
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )

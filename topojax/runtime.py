@@ -1,0 +1,45 @@
+"""The surroundings of a run: versions of what it is built on, and the cache of compiled programs."""
+
+import importlib.metadata
+import os
+import pathlib
+import platform
+
+import jax
+
+PACKAGES = ("topojax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+
+
+def versions() -> dict[str, str]:
+    """Name → version of Python and of the packages that numbers depend on; 'unknown' where not installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def use_compilation_cache() -> pathlib.Path | None:
+    """Let jax keep compiled programs in the user's cache, $XDG_CACHE_HOME or ~/.cache, so a start is quick.
+
+    A cache that is already set is left as it is; a folder that cannot be written is no error, only slow.
+
+    Returns:
+      The folder in use, None without one.
+    """
+    present = getattr(jax.config, "jax_compilation_cache_dir", None)
+    if present:
+        return pathlib.Path(present)
+    folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "topojax" / "xla"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    return folder

@@ -1,0 +1,215 @@
+"""The host loop: restore or start, epochs, logs, checkpoints, the final evaluation.
+
+Resume order: the last checkpoint of the workdir, if there is one, replaces the initial state; log files lose
+what was written after it; the epochs left are trained. The state alone fixes what follows, bit for bit.
+"""
+
+import contextlib
+import pathlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from topojax import data
+from topojax import workdir as workdirs
+from topojax.checkpoint import Checkpoints
+from topojax.console import Progress, table
+from topojax.errors import UserError
+from topojax.evaluate import predict, scores
+from topojax.events import events, unsatisfied
+from topojax.run import build, restore
+from topojax.runtime import use_compilation_cache, versions
+from topojax.state import TrainState
+from topojax.step import Program
+from topojax.types import Batch, Metrics
+from topojax.validate import validate
+from topojax.writers import Writers, number, numbers, write_json
+
+
+def train_and_evaluate(
+    config: Any, workdir: str | pathlib.Path, *, started: float | None = None
+) -> TrainState:
+    """Train a run to its last epoch, from the start or from its last checkpoint, and evaluate it.
+
+    Leaves in `workdir`: config.json, metrics.jsonl, events.jsonl, checkpoints/ and, at the end, result.json.
+
+    Args:
+      config: a whole configuration (`config.default_config`).
+      workdir: the run's folder; made if missing.
+      started: `time.perf_counter()` at the start of the process, for time/total_s; now, unless told.
+
+    Returns:
+      The final state. A run that is finished already is restored and returned.
+
+    Raises:
+      UserError: a bad configuration, workdir, data set or checkpoint, or a run that diverged.
+      KeyboardInterrupt: with the epoch that the same call would go on from.
+    """
+    started = time.perf_counter() if started is None else started
+    validate(config)
+    path = pathlib.Path(workdir)
+    with (
+        workdirs.claim(path),
+        contextlib.closing(Checkpoints(path, keep=config.checkpoint.keep)) as checkpoints,
+    ):
+        done = max(checkpoints.epochs(), default=0)
+        if done:
+            workdirs.same_config(path, config)
+        if done > config.train.epochs:
+            raise UserError(
+                f"config.train.epochs = {config.train.epochs}, but {path} has trained {done} already"
+            )
+        if done == config.train.epochs and workdirs.finished(path, done):
+            print(f"{path} is finished: {done} epochs, results in {path / 'result.json'}")
+            return restore(path).state
+        workdirs.write_config(path, config)
+        try:
+            return _Training(config, path, checkpoints, started).run()
+        except KeyboardInterrupt:
+            saved = max(checkpoints.epochs(), default=0)
+            raise KeyboardInterrupt(f"the same command goes on from epoch {saved} of {path}") from None
+
+
+class _Training:
+    """One call of `train_and_evaluate`, its parts in the order in which they are needed."""
+
+    def __init__(self, config: Any, path: pathlib.Path, checkpoints: Checkpoints, started: float):
+        if config.train.compilation_cache:
+            use_compilation_cache()
+        self.config, self.path, self.checkpoints, self.started = config, path, checkpoints, started
+        self.dataset = data.load(config.data, seed=config.seed)
+        train = self.dataset.train
+        if config.train.batch_size > len(train.label):
+            raise UserError(
+                f"config.train.batch_size = {config.train.batch_size} exceeds the {len(train.label)} "
+                "training examples: lower config.train.batch_size or raise config.data.num_examples"
+            )
+        self.about = {
+            "data": self.dataset.manifest,
+            "num_train": len(train.label),
+            "input_dim": train.image.shape[1],
+            "image_shape": self.dataset.image_shape,
+            "num_classes": self.dataset.num_classes,
+        }
+        self.program: Program = build(config, self.about)[1]
+        self.advice = {row.name: row.advice for row in self.program.rows}
+        self.evaluate = jax.jit(self.program.evaluate)
+        self.train_s = self.compile_s = 0.0
+        # What events compare the next epoch with; in the checkpoint, so that a resumed run tells the same.
+        self.previous: dict[str, Any] = {"lr_governor": number(jnp.float32(config.optim.learning_rate))}
+
+    def run(self) -> TrainState:
+        """Compile, restore or start, train, evaluate."""
+        batch = Batch(*map(jnp.asarray, self.dataset.train))
+        abstract = jax.eval_shape(self.program.init)
+        since = time.perf_counter()
+        run_epoch = jax.jit(self.program.epoch, donate_argnums=0).lower(abstract, batch).compile()
+        self.compile_s = time.perf_counter() - since
+        state, done = self._restore_or_init(abstract)
+        writers = Writers(self.path, done, tensorboard=self.config.log.tensorboard)
+        progress = Progress(done, self.config.train.epochs, enabled=self.config.log.progress)
+        with contextlib.closing(writers), contextlib.closing(progress):
+            waiting: list[Metrics] = []  # on the device: nothing waits for the host between two logs
+            for epoch in range(done + 1, self.config.train.epochs + 1):
+                with self._training_time():
+                    state, metrics = run_epoch(state, batch)
+                waiting.append(metrics)
+                progress.advance()
+                logs, saves = (self._due(epoch, block) for block in (self.config.log, self.config.checkpoint))
+                if logs or saves:
+                    self._hear(epoch, waiting, writers, progress)
+                    waiting = []
+                if logs:
+                    row = {**self.previous, **self._test(state), "time/train_s": round(self.train_s, 3)}
+                    writers.metrics(epoch, epoch * self.program.steps_per_epoch, row)
+                    progress.show(epoch, row)
+                if saves:
+                    self._save(epoch, state)
+        self._finish(state)
+        return state
+
+    def _restore_or_init(self, abstract: Any) -> tuple[TrainState, int]:
+        if not self.checkpoints.epochs():
+            return jax.jit(self.program.init)(), 0
+        meta = self.checkpoints.meta()
+        if meta["data"] != self.dataset.manifest:
+            raise UserError(f"the data of {self.dataset.name} are not those {self.path} was trained on")
+        state, meta = self.checkpoints.restore(abstract)
+        self.previous, self.train_s = meta["previous"], meta["train_s"]
+        # A copy that jax owns: restored buffers may be shared with the reader, and are about to be donated.
+        return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(state), meta["epoch"]
+
+    def _due(self, epoch: int, block: Any) -> bool:
+        return epoch % block.every_epochs == 0 or epoch == self.config.train.epochs
+
+    @contextlib.contextmanager
+    def _training_time(self) -> Iterator[None]:
+        since = time.perf_counter()
+        yield
+        self.train_s += time.perf_counter() - since
+
+    def _hear(self, epoch: int, waiting: list[Metrics], writers: Writers, progress: Progress) -> None:
+        """Fetch the epochs since the last time, write their events, stop a run that has diverged."""
+        with self._training_time():
+            rows = jax.device_get(waiting)
+        for at, metrics in enumerate(rows, start=epoch - len(rows) + 1):
+            row = numbers(metrics)
+            for event in events(self.previous, row, self.advice):
+                writers.event(at, at * self.program.steps_per_epoch, event)
+                progress.say(at, event)
+            self.previous = row
+            failures = row["guard/failures"] or 0
+            if failures >= self.config.monitor.max_failures:
+                event = {"event": "diverged", "failures": failures}
+                writers.event(at, at * self.program.steps_per_epoch, event)
+                saved = max(self.checkpoints.epochs(), default=0)
+                raise UserError(
+                    f"diverged in epoch {at}: {failures} steps in a row not finite; {self.path} is as it "
+                    f"was after epoch {saved}. Look at the data, or lower config.optim.learning_rate_max and "
+                    "start in a new --workdir"
+                )
+
+    def _test(self, state: TrainState) -> dict[str, Any]:
+        predictions = predict(self.evaluate, state, self.dataset.test)
+        return numbers(scores(predictions, np.asarray(self.dataset.test.label)))
+
+    def _save(self, epoch: int, state: TrainState) -> None:
+        meta = {
+            "epoch": epoch,
+            **self.about,
+            "config": self.config.to_dict(),
+            "versions": versions(),
+            "previous": self.previous,
+            "train_s": self.train_s,
+        }
+        self.checkpoints.save(epoch, state, meta, loss=self.previous["signal/loss"])
+
+    def _finish(self, state: TrainState) -> None:
+        tested = self._test(state)
+        result = {
+            "name": self.config.name,
+            **tested,
+            "labels_used": self.config.supervised.enabled,
+            "readout_labels_used": True,
+            "epochs": self.config.train.epochs,
+            "step": int(state.step),
+            "best_epoch": self.checkpoints.best(),
+            "seed": self.config.seed,
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+            "data": self.dataset.manifest,
+            "unsatisfied": unsatisfied(self.previous, self.advice),
+            "versions": versions(),
+            "time/compile_s": round(self.compile_s, 3),
+            "time/train_s": round(self.train_s, 3),
+            "time/total_s": round(time.perf_counter() - self.started, 3),
+        }
+        write_json(self.path / "result.json", result)
+        print(table(result, self.previous))
+        print(
+            f"\n{self.path / 'result.json'}: {result['time/total_s']:.1f} s in all, "
+            f"{result['time/compile_s']:.1f} s of it compiling"
+        )

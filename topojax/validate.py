@@ -1,0 +1,164 @@
+"""Whether a configuration makes sense, said before anything is loaded or compiled."""
+
+import difflib
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from topojax import data
+from topojax.config_io import flat
+from topojax.control import contracts
+from topojax.control.bank import bank
+from topojax.errors import UserError
+
+INTERVALS: dict[str, tuple[str, ...]] = {
+    "[0, 2147483647]": ("seed",),
+    "[1, inf)": (
+        "model.hidden_dim",
+        "model.latent_dim",
+        "model.codes_per_chart",
+        "model.rank",
+        "train.epochs",
+        "train.batch_size",
+        "governor.grow",
+        "governor.recover",
+        "governor.stable_patience",
+        "governor.unstable_patience",
+        "gates.ramp_epochs",
+        "monitor.max_failures",
+        "checkpoint.every_epochs",
+        "checkpoint.keep",
+        "log.every_epochs",
+    ),
+    "[2, inf)": ("model.num_charts", "data.num_examples"),
+    "[0, inf)": (
+        *(f"{block}.{name}" for block in ("augment", "view") for name in ("rotation", "shift", "noise_std")),
+        "data.noise",
+        "model.center_scale",
+        "model.code_scale",
+        "model.jump_rank",
+        "model.class_affinity",
+        "model.readout_bundle",
+        "optim.warmup_epochs",
+        "optim.update_ratio",
+        "governor.spike_tolerance",
+        "governor.grounding_warmup",
+        "governor.plateau_patience",
+        "governor.freeze_limit",
+        "supervised.weight",
+        "losses.vq_beta",
+        "losses.hinge_margin",
+        "gates.hold_epochs",
+    ),
+    "(0, inf)": (
+        "model.ball_scale",
+        "optim.learning_rate",
+        "optim.learning_rate_max",
+        "optim.learning_rate_min",
+        "optim.grad_clip",
+        "optim.eps",
+        "supervised.temperature",
+        "losses.separation_margin",
+        "losses.center_margin",
+        "losses.metric_margin",
+        "losses.prior_std_n",
+        "losses.prior_std_tex",
+        "losses.code_temperature",
+    ),
+    "[0, 1)": (
+        "augment.scale",
+        "view.scale",
+        "optim.b1",
+        "optim.b2",
+        "governor.loss_decay",
+        "governor.grounding_decay",
+        "monitor.usage_decay",
+    ),
+    "(0, 1)": ("data.test_fraction", "monitor.over_mixing_high", "monitor.over_mixing_low"),
+    "(0, 1]": ("governor.shrink", "governor.recovery_threshold"),
+}
+"""Interval → the fields that must lie in it; a field that is unset is not asked."""
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "data.name": data.NAMES,
+    "model.tensorization": ("sum", "full"),
+    "model.straight_through": ("detached", "parity"),
+    "losses.consistency": ("follow", "both"),
+    "optim.rate": ("governor", "constant"),
+    "optim.schedule": ("none", "cosine"),
+}
+"""Field → the words it may be."""
+
+_LARGEST_JUMP_RANK = 4096
+
+
+def validate(config: Any) -> None:
+    """Refuse a configuration that cannot train, or would train to nonsense.
+
+    Args:
+      config: a whole configuration (`config.default_config`).
+
+    Raises:
+      UserError: for the first field found wrong, with its value and what it may be.
+    """
+    fields = dict(flat(config))
+    if not config.name.strip():
+        raise UserError("config.name is empty: name the run")
+    for name, value in fields.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"config.{name} = {value}: must be a finite number")
+    for name, known in CHOICES.items():
+        _choose(name, fields[name], known)
+    for interval, names in INTERVALS.items():
+        for name in names:
+            if fields[name] is not None and not _inside(fields[name], interval):
+                raise UserError(f"config.{name} = {fields[name]}: must lie in {interval}")
+    _rates(config.optim)
+    _sizes(config.model)
+    _contracts(config)
+
+
+def _choose(name: str, value: Any, known: Iterable[str]) -> None:
+    known = tuple(known)
+    if value not in known:
+        close = difflib.get_close_matches(str(value), known, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise UserError(f"config.{name} = {value!r}: {hint}choose one of {', '.join(known)}")
+
+
+def _inside(value: float, interval: str) -> bool:
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    above = value >= low if interval[0] == "[" else value > low
+    return above and (value <= high if interval[-1] == "]" else value < high)
+
+
+def _rates(optim: Any) -> None:
+    low, rate, high = optim.learning_rate_min, optim.learning_rate, optim.learning_rate_max
+    if not low <= rate <= high:
+        raise UserError(
+            f"config.optim.learning_rate = {rate}: must lie between learning_rate_min = {low} "
+            f"and learning_rate_max = {high}"
+        )
+
+
+def _sizes(model: Any) -> None:
+    bundle, latent = model.readout_bundle, model.latent_dim
+    if bundle and latent % bundle:
+        raise UserError(
+            f"config.model.readout_bundle = {bundle}: must divide latent_dim = {latent}, or be 0 for all"
+        )
+    if model.jump_rank > _LARGEST_JUMP_RANK:
+        raise UserError(
+            f"config.model.jump_rank = {model.jump_rank}: must be at most {_LARGEST_JUMP_RANK}; "
+            "0 is latent_dim"
+        )
+
+
+def _contracts(config: Any) -> None:
+    """Build the table and its controllers for their own checks, which do not depend on the classes."""
+    charts, codes = config.model.num_charts, config.model.codes_per_chart
+    try:
+        rows = contracts.select(config.contracts.to_dict(), labels=config.supervised.enabled)
+        bank(rows, contracts.unit_values(charts=charts, codes=codes, classes=2), charts=charts)
+    except ValueError as error:
+        raise UserError(f"config.{str(error).removeprefix('config.')}") from error
