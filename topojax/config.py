@@ -89,7 +89,7 @@ def default_config() -> D:
     # Rate before the governor's first decision.
     c.optim.learning_rate = 0.01
     # Hard upper bound of the governor's rate.
-    c.optim.learning_rate_max = 0.02
+    c.optim.learning_rate_max = 0.01
     # Hard lower bound.
     c.optim.learning_rate_min = 1e-6
     # governor: controlled; constant: learning_rate throughout.
@@ -121,7 +121,7 @@ def default_config() -> D:
     c.governor.spike_tolerance = 0.2
     # Decay per epoch of the averages of loss and of I(X;K).
     c.governor.loss_decay = 0.9
-    c.governor.grounding_decay = 0.9
+    c.governor.grounding_decay = 0.5
     # Epochs in which lost grounding does not cut the rate; everything else stays live.
     c.governor.grounding_warmup = 10
     # Epochs without a new best before the rate is cut; 0 is never.
@@ -158,9 +158,6 @@ def default_config() -> D:
     c.losses.prior_std_tex = 0.05
     # Softness of the code assignment that carries code entropy's gradient, relative to the mean squared distance.
     c.losses.code_temperature = 0.3
-    # Consistency: follow trains the decoder's routing (and the latent) towards the encoder's; both is the original,
-    # in which a growing weight also drags the encoder's routing to the decoder's (digits: AMI 0.47 instead of 0.89).
-    c.losses.consistency = "follow"
     # The original's disentanglement, Cov(w, ‖z_geo‖), instead of Cov(w, z_n) and Cov(w, z_tex).
     c.losses.disentangle_parity = False
 

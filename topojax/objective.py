@@ -62,9 +62,7 @@ def make_objective(config: Any, model: Model, rows: tuple, targets: Mapping[str,
         terms: dict[str, Callable[[], Array]] = {
             "entropy": lambda: losses.routing_entropy(w),
             "diversity": lambda: losses.diversity(w),
-            "consistency": lambda: losses.consistency(
-                jax.lax.stop_gradient(w) if config.losses.consistency == "follow" else w, out.decoding.router
-            ),
+            "consistency": lambda: losses.consistency(w, out.decoding.router),
             "window": lambda: losses.window(w, targets["window"] * aim, ceiling),
             "separation": lambda: losses.hinge_separation(
                 losses.soft_centers(w, e.z_geo), config.losses.separation_margin

@@ -133,9 +133,9 @@ def make_program(
         (loss, aux), grads = gradient(state.params, state.spectral, lambdas, batch, view)
         direction, opt_state = optimizer.update(grads, state.opt_state, state.params)
         norms = {
-            "gradient": optax.global_norm(optim.without_readout(grads)),
-            "direction": optax.global_norm(optim.without_readout(direction)),
-            "params": optax.global_norm(optim.without_readout(state.params)),
+            "gradient": optax.tree.norm(optim.without_readout(grads)),
+            "direction": optax.tree.norm(optim.without_readout(direction)),
+            "params": optax.tree.norm(optim.without_readout(state.params)),
         }
         ratio = caps.update_ratio_cap(
             norms["direction"], norms["params"], config.optim.update_ratio or jnp.inf

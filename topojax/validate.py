@@ -83,7 +83,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "data.name": data.NAMES,
     "model.tensorization": ("sum", "full"),
     "model.straight_through": ("detached", "parity"),
-    "losses.consistency": ("follow", "both"),
     "optim.rate": ("governor", "constant"),
     "optim.schedule": ("none", "cosine"),
 }

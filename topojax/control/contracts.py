@@ -83,9 +83,11 @@ TABLE: tuple[Contract, ...] = (
     # Routing: sharp charts, all of them used, the decoder in step with the encoder, charts that say something of x.
     Contract("entropy", "pid", "H_K_given_X", "<=", 0.2, "log_charts", WIDER, initial=0.01, gate="window"),
     Contract("diversity", "pid", "H_K", ">=", 0.95, "log_charts", "use fewer charts", initial=0.3),
-    Contract("consistency", "dual", "consistency", "<=", 0.1, "nat", WIDER, gate="hold"),
+    # A strong pull between the two routings costs more information than it buys agreement (digits: AMI 0.89 at a weight
+    # of 0.1, 0.47 where dual ascent was let go to 3): a low ceiling and slow steps.
+    Contract("consistency", "dual", "consistency", "<=", 0.1, "nat", WIDER, maximum=0.3, rate=0.005, gate="hold"),
     # The window answers for everything else: its weight never fades, and returns within two epochs.
-    Contract("window", "dual", "I_XK", ">=", 0.2, "log_charts", WIDER, initial=0.5, minimum=0.2, rate=0.5),
+    Contract("window", "dual", "I_XK", ">=", 0.4, "log_charts", WIDER, initial=0.5, minimum=0.2, rate=0.5),
     # Geometry of the latent: charts apart, no collapse, weights isotropic.
     Contract("separation", "dual", "separation", "<=", 0.1, "1", "use fewer charts or a smaller margin"),
     Contract(
