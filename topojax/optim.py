@@ -20,9 +20,12 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
     """
 
     def direction() -> optax.GradientTransformation:
-        return optax.chain(
-            optax.clip_by_global_norm(config.grad_clip),
-            optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
+        # On one flat vector: forty leaves would be forty small kernels for every line of Adam.
+        return optax.flatten(
+            optax.chain(
+                optax.clip_by_global_norm(config.grad_clip),
+                optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
+            )
         )
 
     return optax.partition({"atlas": direction(), "readout": direction()}, labels)
@@ -37,9 +40,10 @@ def labels(params: Params) -> Params:
     return jax.tree_util.tree_map_with_path(label, params)
 
 
-def without_readout(params: Params) -> Params:
-    """The params that norms and caps are about."""
-    return {**params, "atlas": {k: v for k, v in params["atlas"].items() if k != "readout"}}
+def norm(params: Params) -> Array:
+    """Global norm of a tree of params, gradients or directions, the readout left out."""
+    parts = {**params, "atlas": {k: v for k, v in params["atlas"].items() if k != "readout"}}
+    return jnp.linalg.norm(jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves(parts)]))
 
 
 def schedule(config: Any, *, steps_per_epoch: int, epochs: int):

@@ -163,6 +163,7 @@ def build(config: Any, meta: dict[str, Any]) -> tuple[Model, Program]:
             config,
             model,
             num_train=meta["num_train"],
+            input_dim=meta["input_dim"],
             num_classes=meta["num_classes"],
             image_shape=tuple(shape) if shape else None,
         )

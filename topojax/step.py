@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
 
 from topojax import losses, optim, signals
 from topojax.augment import augment
@@ -37,19 +37,26 @@ class Program(NamedTuple):
     Attributes:
       steps_per_epoch: steps.
       rows: the contracts of the run.
+      metric_names: names of the metrics, in the order of `epoch`'s vector.
       init: () → TrainState.
       train_step: (state, batch) → (state, metrics of scalars).
       epoch: (state, data) → (state, metrics): a scan of `train_step` in the order of (seed, epoch); losses, signals
-        and norms are means over the epoch's finite steps, weights and rates its last values.
+        and norms are means over the epoch's finite steps, weights and rates its last values; one vector, since a
+        hundred scalars would be a hundred buffers (`named` gives them their names back).
       evaluate: (state, batch) → per-example arrays, in evaluation mode.
     """
 
     steps_per_epoch: int
     rows: tuple[contracts.Contract, ...]
+    metric_names: tuple[str, ...]
     init: Callable[[], TrainState]
     train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
-    epoch: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+    epoch: Callable[[TrainState, Batch], tuple[TrainState, Array]]
     evaluate: Callable[[TrainState, Batch], dict[str, Array]]
+
+    def named(self, metrics: np.ndarray) -> dict[str, np.ndarray]:
+        """An epoch's vector of metrics as name → number."""
+        return dict(zip(self.metric_names, metrics, strict=True))
 
 
 def make_control(
@@ -84,7 +91,7 @@ def _all_rows(config: Any):
 
 
 def make_program(
-    config: Any, model: Model, *, num_train: int, num_classes: int, image_shape: tuple[int, int, int] | None
+    config: Any, model: Model, *, num_train: int, input_dim: int, num_classes: int, image_shape: tuple[int, int, int] | None
 ) -> Program:
     """Close model, losses, optimizer and controllers over a configuration.
 
@@ -92,6 +99,7 @@ def make_program(
       config: the whole configuration, valid.
       model: the atlas.
       num_train: training examples.
+      input_dim: X.
       num_classes: C.
       image_shape: (H, W, C) for spatial augmentation; None for points.
     """
@@ -133,9 +141,9 @@ def make_program(
         (loss, aux), grads = gradient(state.params, state.spectral, lambdas, batch, view)
         direction, opt_state = optimizer.update(grads, state.opt_state, state.params)
         norms = {
-            "gradient": optax.tree.norm(optim.without_readout(grads)),
-            "direction": optax.tree.norm(optim.without_readout(direction)),
-            "params": optax.tree.norm(optim.without_readout(state.params)),
+            "gradient": optim.norm(grads),
+            "direction": optim.norm(direction),
+            "params": optim.norm(state.params),
         }
         ratio = caps.update_ratio_cap(
             norms["direction"], norms["params"], config.optim.update_ratio or jnp.inf
@@ -207,11 +215,12 @@ def make_program(
     def epoch(state: TrainState, data: Batch) -> tuple[TrainState, Metrics]:
         order = batch_indices(config.seed, state.step // steps_per_epoch, num_train, batch_size)
 
-        def body(state: TrainState, index: Array) -> tuple[TrainState, Metrics]:
-            return train_step(state, Batch(data.image[index], data.label[index]))
+        def body(state: TrainState, index: Array) -> tuple[TrainState, Array]:
+            state, metrics = train_step(state, Batch(data.image[index], data.label[index]))
+            return state, jnp.stack([metrics[name].astype(jnp.float32) for name in metric_names])
 
         state, metrics = jax.lax.scan(body, state, order)
-        return state, reduce_epoch(metrics)
+        return state, reduce_epoch(metric_names, metrics)
 
     def evaluate(state: TrainState, batch: Batch) -> dict[str, Array]:
         atlas = state.params["atlas"]
@@ -232,7 +241,11 @@ def make_program(
             out["class_prediction"] = jnp.argmax(w @ table, axis=-1)
         return out
 
-    return Program(steps_per_epoch, rows, init, train_step, epoch, evaluate)
+    probe = Batch(
+        jax.ShapeDtypeStruct((batch_size, input_dim), jnp.float32), jax.ShapeDtypeStruct((batch_size,), jnp.int32)
+    )
+    metric_names = tuple(sorted(jax.eval_shape(train_step, jax.eval_shape(init), probe)[1]))
+    return Program(steps_per_epoch, rows, metric_names, init, train_step, epoch, evaluate)
 
 
 def keep_if_finite(finite: Array, new: TrainState, old: TrainState) -> TrainState:
@@ -248,21 +261,23 @@ _LAST = ("weight/", "lr", "gate/", "governor/", "window/", "guard/failures", "co
 _PARTS = ("/p", "/i", "/d")
 
 
-def reduce_epoch(metrics: Mapping[str, Array]) -> Metrics:
-    """One scalar a metric from the steps of an epoch: last value of states, sum of counts, mean of the rest.
+def reduce_epoch(names: tuple[str, ...], metrics: Array) -> Array:
+    """One number a metric from the steps of an epoch: last value of states, sum of counts, mean of the rest.
 
-    Means skip the steps that were not finite, so that one NaN does not hide an epoch.
+    Means and sums skip the steps that were not finite, so that one NaN does not hide an epoch.
+
+    Args:
+      names: of the columns.
+      metrics: shape=(steps, len(names)).
+
+    Returns:
+      shape=(len(names),).
     """
-    finite = ~metrics["guard/skipped"]
-    count = jnp.maximum(jnp.sum(finite), 1)
-    out = {}
-    for name, values in metrics.items():
-        if name == "guard/skipped":
-            out[name] = jnp.sum(values)
-        elif name.startswith("contract/") and name.endswith(_PARTS):
-            out[name] = jnp.sum(jnp.where(finite, values, 0.0))
-        elif name.startswith(_LAST):
-            out[name] = values[-1]
-        else:
-            out[name] = jnp.sum(jnp.where(finite, values, 0.0)) / count
-    return out
+    skipped = metrics[:, names.index("guard/skipped")]
+    finite = (skipped == 0)[:, None]
+    total = jnp.sum(jnp.where(finite, metrics, 0.0), axis=0)
+    mean = total / jnp.maximum(jnp.sum(finite), 1)
+    added = np.array([name.startswith("contract/") and name.endswith(_PARTS) for name in names])
+    last = np.array([name.startswith(_LAST) for name in names]) & ~added
+    out = jnp.where(last, metrics[-1], jnp.where(added, total, mean))
+    return out.at[names.index("guard/skipped")].set(jnp.sum(skipped))

@@ -7,7 +7,8 @@ what was written after it; the epochs left are trained. The state alone fixes wh
 import contextlib
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent import futures
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ from topojax import workdir as workdirs
 from topojax.checkpoint import Checkpoints
 from topojax.console import Progress, table
 from topojax.errors import UserError
-from topojax.evaluate import predict, scores
+from topojax.evaluate import BATCH_SIZE, predict, scores
 from topojax.events import events, unsatisfied
 from topojax.run import build, restore
 from topojax.runtime import use_compilation_cache, versions
@@ -97,7 +98,6 @@ class _Training:
         }
         self.program: Program = build(config, self.about)[1]
         self.advice = {row.name: row.advice for row in self.program.rows}
-        self.evaluate = jax.jit(self.program.evaluate)
         self.train_s = self.compile_s = 0.0
         # What events compare the next epoch with; in the checkpoint, so that a resumed run tells the same.
         self.previous: dict[str, Any] = {"lr_governor": number(jnp.float32(config.optim.learning_rate))}
@@ -106,9 +106,7 @@ class _Training:
         """Compile, restore or start, train, evaluate."""
         batch = Batch(*map(jnp.asarray, self.dataset.train))
         abstract = jax.eval_shape(self.program.init)
-        since = time.perf_counter()
-        run_epoch = jax.jit(self.program.epoch, donate_argnums=0).lower(abstract, batch).compile()
-        self.compile_s = time.perf_counter() - since
+        run_epoch = self._compile(abstract, batch)
         state, done = self._restore_or_init(abstract)
         writers = Writers(self.path, done, tensorboard=self.config.log.tensorboard)
         progress = Progress(done, self.config.train.epochs, enabled=self.config.log.progress)
@@ -132,9 +130,24 @@ class _Training:
         self._finish(state)
         return state
 
+    def _compile(self, abstract: Any, batch: Batch) -> Callable:
+        """Compile the three programs of a run side by side; returns the epoch's."""
+        since = time.perf_counter()
+        rows = min(BATCH_SIZE, len(self.dataset.test.label))
+        tested = Batch(*(jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for x in batch))
+        epoch = jax.jit(self.program.epoch, donate_argnums=0).lower(abstract, batch)
+        init = jax.jit(self.program.init).lower()
+        evaluate = jax.jit(self.program.evaluate).lower(abstract, tested)
+        with futures.ThreadPoolExecutor(2) as pool:
+            init, evaluate = pool.submit(init.compile), pool.submit(evaluate.compile)
+            epoch = epoch.compile()
+            self.init, self.evaluate = init.result(), evaluate.result()
+        self.compile_s = time.perf_counter() - since
+        return epoch
+
     def _restore_or_init(self, abstract: Any) -> tuple[TrainState, int]:
         if not self.checkpoints.epochs():
-            return jax.jit(self.program.init)(), 0
+            return self.init(), 0
         meta = self.checkpoints.meta()
         if meta["data"] != self.dataset.manifest:
             raise UserError(f"the data of {self.dataset.name} are not those {self.path} was trained on")
@@ -157,7 +170,7 @@ class _Training:
         with self._training_time():
             rows = jax.device_get(waiting)
         for at, metrics in enumerate(rows, start=epoch - len(rows) + 1):
-            row = numbers(metrics)
+            row = numbers(self.program.named(metrics))
             for event in events(self.previous, row, self.advice):
                 writers.event(at, at * self.program.steps_per_epoch, event)
                 progress.say(at, event)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from topojax.model.atlas import Decoder, Encoder, nearest_code
 from topojax.model.heads import Readout, SupervisedTopology
 from topojax.model.jump import JumpOperator
-from topojax.model.layers import normalise
+from topojax.model.layers import normalise, perturb
 from topojax.types import Array, Decoding, Encoding, Outputs, Params, Spectral
 
 
@@ -104,7 +104,7 @@ def make_model(config, *, input_dim: int, num_classes: int) -> Model:
 
     def init(key: Array) -> tuple[Params, Spectral]:
         variables = module.init(key, jnp.zeros((2, input_dim)), method="everything")
-        return variables["params"], variables["spectral"]
+        return perturb(key, variables["params"], variables["spread"], variables["spectral"])
 
     def method(name: str) -> Callable:
         return lambda weights, *args: module.apply({"params": weights}, *args, method=name)

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from topojax.model.layers import IsotropicBlock, NormGate, SpectralDense, SpectralKernel
+from topojax.model.layers import IsotropicBlock, NormGate, SpectralDense, SpectralKernel, random_param
 from topojax.model.router import CovariantRouter, route
 from topojax.types import Array, Decoding, Encoding
 
@@ -58,10 +58,11 @@ class Encoder(nn.Module):
     def __call__(self, x: Array) -> Encoding:
         bundle = self.latent if self.hidden % self.latent == 0 else 1
         gate = lambda name: NormGate(bundle, self.gate_bias_init, name=name)  # noqa: E731
-        centers = self.param("centers", nn.initializers.normal(self.center_scale), (self.charts, self.latent))
-        codebook = self.param(
-            "codebook", nn.initializers.normal(self.code_scale), (self.charts, self.codes, self.latent)
-        )
+        spread = 3**0.5  # of a uniform variable of standard deviation 1
+        shape = (self.charts, self.latent)
+        centers = random_param(self, "centers", shape, spread * self.center_scale)
+        shape = (self.charts, self.codes, self.latent)
+        codebook = random_param(self, "codebook", shape, spread * self.code_scale)
 
         features = gate("gate_0")(SpectralDense(self.hidden, name="features_0")(x))
         features = gate("gate_1")(SpectralDense(self.hidden, name="features_1")(features))
@@ -132,9 +133,7 @@ class Decoder(nn.Module):
         gate = lambda name: NormGate(bundle, self.gate_bias_init, name=name)  # noqa: E731
         zeta = jnp.tanh(z_geo)
         if self.covariant:
-            base = self.param(
-                "chart_queries", nn.initializers.normal(self.hidden**-0.5), (self.charts, self.hidden)
-            )
+            base = random_param(self, "chart_queries", (self.charts, self.hidden), (3 / self.hidden) ** 0.5)
             scores = CovariantRouter(
                 self.hidden, self.tensorization, self.rank, self.transport, name="router"
             )(zeta, base)

@@ -3,7 +3,9 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from topojax.model.layers import random_param
 from topojax.types import Array
 
 
@@ -22,12 +24,10 @@ class SupervisedTopology(nn.Module):
     def __call__(self, temperature: Array) -> Array:
         """P(y|k) at class temperature T (scalar): [N, C]."""
 
-        def init(key: Array) -> Array:
-            table = 0.01 * jax.random.normal(key, (self.charts, self.classes))
-            chart = jnp.arange(self.charts)
-            return table.at[chart, chart % self.classes].add(self.affinity)
-
-        return jax.nn.softmax(self.param("table", init) / temperature, axis=-1)
+        chart = np.arange(self.charts)
+        favour = self.affinity * (chart[:, None] % self.classes == np.arange(self.classes)[None])
+        table = random_param(self, "table", favour.shape, 0.02, favour)
+        return jax.nn.softmax(table / temperature, axis=-1)
 
 
 class Readout(nn.Module):
@@ -51,8 +51,8 @@ class Readout(nn.Module):
         bundle = self.bundle or z_geo.shape[-1]
         parts = z_geo.reshape(z_geo.shape[0], -1, bundle)
         radius = jnp.sqrt(jnp.sum(parts**2, axis=-1) + 1e-12)
-        zeros, small = nn.initializers.zeros, nn.initializers.normal(0.01)
+        zeros = nn.initializers.zeros
         logits = self.param("logits", zeros, (self.charts, self.classes))
-        slope = self.param("slope", small, (self.charts, radius.shape[-1], self.classes))
+        slope = random_param(self, "slope", (self.charts, radius.shape[-1], self.classes), 0.02)
         bias = self.param("bias", zeros, (self.charts, self.classes))
         return router @ (logits + bias) + jnp.einsum("bn,bs,nsc->bc", router, radius, slope)

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from topojax.model.layers import SpectralDense, SpectralKernel
+from topojax.model.layers import SpectralDense, SpectralKernel, random_param
 from topojax.types import Array
 
 TRANSPORT_EPS = 1e-3
@@ -131,14 +131,13 @@ class CovariantRouter(nn.Module):
 
     def _christoffel(self, z: Array) -> Array:
         dim = z.shape[-1]
-        normal = nn.initializers.normal
         if self.tensorization == "full":
-            tensor = self.param("gamma", normal(0.1), (self.hidden, dim, dim))
+            tensor = random_param(self, "gamma", (self.hidden, dim, dim), 0.2)
             outer = (z[:, :, None] * z[:, None, :]).reshape(-1, dim * dim)
             return outer @ tensor.reshape(self.hidden, dim * dim).T
-        left = self.param("gamma_u", normal(0.1), (self.rank, dim))
-        right = self.param("gamma_v", normal(0.1), (self.rank, dim))
-        out = self.param("gamma_out", normal(0.1), (self.rank, self.hidden))
+        left = random_param(self, "gamma_u", (self.rank, dim), 0.2)
+        right = random_param(self, "gamma_v", (self.rank, dim), 0.2)
+        out = random_param(self, "gamma_out", (self.rank, self.hidden), 0.2)
         return ((z @ left.T) * (z @ right.T)) @ out
 
 
