@@ -37,9 +37,7 @@ def test_zero_strengths_add_nothing(images):
     assert augment.augment(KEY, images, None, rotation=0.3, shift=1.0, scale=0.1) is images  # X = 40
     jaxpr = str(jax.make_jaxpr(lambda k, x: augment.augment(k, x, SHAPE, noise_std=0.1))(KEY, images))
     assert "gather" not in jaxpr
-    assert "erf_inv" not in str(
-        jax.make_jaxpr(lambda k, x: augment.augment(k, x, SHAPE, shift=1.0))(KEY, images)
-    )
+    assert "erf_inv" not in str(jax.make_jaxpr(lambda k, x: augment.augment(k, x, SHAPE, shift=1.0))(KEY, images))
 
 
 def test_identity_warp_returns_the_image():
@@ -78,9 +76,7 @@ def test_channels_move_together(images):
 def test_points_turn_about_the_centre_of_the_square():
     # (1, ½) is ½ right of the centre; a quarter turn puts it ½ along y, 45° at ½ + ½/√2 = 0.853553 twice.
     points, angles = jnp.array([[1.0, 0.5], [1.0, 0.5]]), jnp.array([jnp.pi / 2, jnp.pi / 4])
-    np.testing.assert_allclose(
-        augment.rotate_points(points, angles), [[0.5, 1.0], [0.853553, 0.853553]], atol=1e-6
-    )
+    np.testing.assert_allclose(augment.rotate_points(points, angles), [[0.5, 1.0], [0.853553, 0.853553]], atol=1e-6)
 
 
 def test_random_rotation_of_points_stays_within_its_limit():

@@ -71,9 +71,7 @@ def test_print_config_shows_what_the_flags_make():
     ],
 )
 def test_a_bad_command_is_one_line(argument, said, tmp_path):
-    assert said in refused(
-        argument, f"--workdir={tmp_path / 'run'}" if argument != "--workdi=x" else "--config.seed=1"
-    )
+    assert said in refused(argument, f"--workdir={tmp_path / 'run'}" if argument != "--workdi=x" else "--config.seed=1")
     assert not (tmp_path / "run").exists()
 
 
@@ -98,9 +96,7 @@ def test_a_bad_configuration_file_is_one_line(text, suffix, said, tmp_path):
 
 def test_a_workdir_that_cannot_be_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    assert "cannot be written: Not a directory" in refused(
-        "--config", TINY, f"--workdir={tmp_path / 'file' / 'run'}"
-    )
+    assert "cannot be written: Not a directory" in refused("--config", TINY, f"--workdir={tmp_path / 'file' / 'run'}")
 
 
 def test_an_interrupt_says_how_to_go_on(tmp_path):
@@ -118,6 +114,4 @@ def test_an_interrupt_says_how_to_go_on(tmp_path):
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, env=environment
     )
     assert ended.returncode == 130
-    assert (
-        ended.stderr.strip() == f"topojax: interrupted: the same command goes on from epoch 0 of {tmp_path}"
-    )
+    assert ended.stderr.strip() == f"topojax: interrupted: the same command goes on from epoch 0 of {tmp_path}"

@@ -18,9 +18,7 @@ ERRORS = (0.4, -0.1, 0.25, 3.0, -0.7, 0.0)
 
 def test_additive_dual_ascent_two_steps():
     # 0.1 + 0.5·0.5·0.4 = 0.2;  0.2 + 0.5·0.5·(−0.3) = 0.125;  error 5 is clipped to 2: 0.125 + 0.25·2 = 0.625
-    assert weights(dual_ascent(0.5, initial=0.1), (0.4, -0.3, 5.0), dt=0.5) == pytest.approx(
-        [0.2, 0.125, 0.625]
-    )
+    assert weights(dual_ascent(0.5, initial=0.1), (0.4, -0.3, 5.0), dt=0.5) == pytest.approx([0.2, 0.125, 0.625])
 
 
 def test_multiplicative_dual_ascent_two_steps():

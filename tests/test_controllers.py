@@ -156,9 +156,7 @@ def test_structure_and_types_do_not_change(make):
 def test_state_can_be_donated(make):
     control = make()
     step = jax.jit(lambda s: control.update(s, 0.3)[0], donate_argnums=0)
-    assert float(step(step(control.init())).weight) == pytest.approx(
-        weights(control, (0.3, 0.3))[-1], rel=1e-6
-    )
+    assert float(step(step(control.init())).weight) == pytest.approx(weights(control, (0.3, 0.3))[-1], rel=1e-6)
 
 
 @every
@@ -195,8 +193,7 @@ def test_a_bank_is_n_scalars(make):
     for errors in sequence:
         state, info = bank.update(state, np.asarray(errors), dt=0.5, active=active)
         alone = [
-            s.update(a, e, dt=0.5, active=on)[0]
-            for s, a, e, on in zip(singles, alone, errors, active, strict=True)
+            s.update(a, e, dt=0.5, active=on)[0] for s, a, e, on in zip(singles, alone, errors, active, strict=True)
         ]
     assert state.weight.shape == info.at_max.shape == (3,)
     for leaf, *scalars in zip(state, *alone, strict=True):

@@ -74,9 +74,7 @@ def test_train_and_test_partition_the_digits(digits):
     rows = np.concatenate([digits.train.image, digits.test.image]) * 16
     labels = np.concatenate([digits.train.label, digits.test.label])
     ours = sorted((row.tobytes(), label) for row, label in zip(rows.astype(int), labels, strict=True))
-    theirs = sorted(
-        (row.tobytes(), label) for row, label in zip(raw.data.astype(int), raw.target, strict=True)
-    )
+    theirs = sorted((row.tobytes(), label) for row, label in zip(raw.data.astype(int), raw.target, strict=True))
     assert ours == theirs
 
 
@@ -110,23 +108,17 @@ def test_manifolds_have_points_of_the_size_asked_for():
     assert default.test.image.shape == (400, 3)
     assert default.image_shape is None
     assert default.num_classes == 10
-    assert (
-        len(data.load(config(name="moons_2d", num_examples=50, test_fraction=0.5), seed=0).test.label) == 25
-    )
+    assert len(data.load(config(name="moons_2d", num_examples=50, test_fraction=0.5), seed=0).test.label) == 25
 
 
 def test_without_a_fraction_the_official_test_split_is_used_whole(prepared):
     whole = data.load(config(name="mnist"), seed=0)
-    np.testing.assert_array_equal(
-        whole.train.image, prepared.train_image.reshape(60, 6).astype(np.float32) / 255
-    )
+    np.testing.assert_array_equal(whole.train.image, prepared.train_image.reshape(60, 6).astype(np.float32) / 255)
     np.testing.assert_array_equal(whole.train.label, prepared.train_label)
     part = data.load(config(name="mnist", num_examples=30), seed=0)
     for loaded in (whole, part):
         np.testing.assert_array_equal(loaded.test.label, prepared.test_label)
-        np.testing.assert_array_equal(
-            loaded.test.image, prepared.test_image.reshape(20, 6).astype(np.float32) / 255
-        )
+        np.testing.assert_array_equal(loaded.test.image, prepared.test_image.reshape(20, 6).astype(np.float32) / 255)
     assert len(part.train.label) == 30
     assert _rows(part.train.image) < _rows(whole.train.image)
     np.testing.assert_array_equal(np.bincount(part.train.label), np.full(10, 3))  # half of six each

@@ -77,9 +77,7 @@ def test_information_is_of_the_whole_split():
 
 
 def test_means_and_perplexity():
-    given_ = predictions(
-        [0, 0, 0, 1], code=[0, 0, 1, 0], squared_error=[0, 0, 0, 2], consistency=[1, 0, 0, 0]
-    )
+    given_ = predictions([0, 0, 0, 1], code=[0, 0, 1, 0], squared_error=[0, 0, 0, 2], consistency=[1, 0, 0, 0])
     got = evaluate.scores(given_, np.array([0, 1, 2, 3]))
     assert got["test/mse"] == 0.5
     assert got["test/consistency"] == 0.25

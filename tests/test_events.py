@@ -50,9 +50,7 @@ def test_conditions_speak_once_when_they_begin():
         "grounding_given_up",
     ]
     assert events(opened, {**opened, "gate/window": 0.1}, {}) == []
-    assert [e["event"] for e in events({**opened, "window/over_mixing": False}, opened, {})] == [
-        "over_mixing"
-    ]
+    assert [e["event"] for e in events({**opened, "window/over_mixing": False}, opened, {})] == ["over_mixing"]
 
 
 def test_an_unsatisfied_contract_comes_with_its_numbers_and_advice():

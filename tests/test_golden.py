@@ -45,8 +45,7 @@ def all_losses(model, data, params, spectral):
     jumped = model.jump(weights, encoding.z_n_all)
     out = {
         "recon": losses.recon(decoding.x_hat, x),
-        "vq": losses.codebook(v_loc, encoding.z_q_all, w)
-        + 0.25 * losses.commitment(v_loc, encoding.z_q_all, w),
+        "vq": losses.codebook(v_loc, encoding.z_q_all, w) + 0.25 * losses.commitment(v_loc, encoding.z_q_all, w),
         "entropy": losses.routing_entropy(w),
         "consistency": losses.consistency(w, decoding.router),
         "variance": losses.variance(z_geo, 4.0 * dim),
@@ -66,9 +65,7 @@ def all_losses(model, data, params, spectral):
         "sup_balance": losses.sup_balance(w),
         "sup_metric": losses.sup_metric(w, y, 1.0),
     }
-    out["sup_total"] = (
-        out["sup_route"] + 0.1 * out["sup_purity"] + 0.01 * out["sup_balance"] + 0.01 * out["sup_metric"]
-    )
+    out["sup_total"] = out["sup_route"] + 0.1 * out["sup_purity"] + 0.01 * out["sup_balance"] + 0.01 * out["sup_metric"]
     added = (
         "recon vq consistency variance diversity separation codebook_center chart_center_sep residual_scale "
         "window_eps3 disentangle kl_prior orbit vicreg_inv jump sup_total"

@@ -177,9 +177,7 @@ def test_an_oversized_update_cuts_until_the_request_fits():
 def test_plateau_is_off_by_default_and_exact_when_on():
     # the first epoch is a best; three epochs without one: the cut comes at the end of the third
     assert "plateau" not in drive([{}] * 30, grow=1.0)[2]
-    assert drive([{}] * 7, grow=1.0, plateau_patience=3)[2] == ["none"] * 3 + ["plateau"] + ["none"] * 2 + [
-        "plateau"
-    ]
+    assert drive([{}] * 7, grow=1.0, plateau_patience=3)[2] == ["none"] * 3 + ["plateau"] + ["none"] * 2 + ["plateau"]
     falling = [{"loss": 0.9**k} for k in range(12)]
     assert "plateau" not in drive(falling, grow=1.0, plateau_patience=3)[2]
     falling = [{"loss": -(1.1**k)} for k in range(12)]
@@ -190,9 +188,7 @@ def test_one_cut_per_epoch_and_its_cause_by_priority():
     trouble = {"loss": 9.0, "barrier": True, "information": 0.0, "over_mixing": True, "update_ratio": 2.0}
     changes = {"unstable_patience": 1, "grounding_decay": 0.0}
     order = ["spike", "barrier", "grounding", "over_mixing", "oversized"]
-    for expected, signal in zip(
-        order, ("loss", "barrier", "information", "over_mixing", "update_ratio"), strict=True
-    ):
+    for expected, signal in zip(order, ("loss", "barrier", "information", "over_mixing", "update_ratio"), strict=True):
         _, rates, causes = drive([{}, trouble], **changes)
         assert causes[-1] == expected
         assert rates[-1] == pytest.approx(0.005)
@@ -278,9 +274,7 @@ def test_factors_of_one_are_a_constant_rate_bit_for_bit():
             direction, memory = adam.update(2 * x, memory)
             x = x - (state.rate if governed else rate) * direction
             state, _ = control.update_step(state, step != 3)
-            state, _ = control.update_epoch(
-                state, loss=float(step) ** 2, information=0.0, grounding_target=1.0
-            )
+            state, _ = control.update_epoch(state, loss=float(step) ** 2, information=0.0, grounding_target=1.0)
         return x, state
 
     x, state = train(True)

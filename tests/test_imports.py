@@ -40,9 +40,7 @@ def importers(*packages, only_top=False):
 def loaded(statement):
     code = f"import sys\n{statement}\nprint(*sys.modules)"
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    ended = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment
-    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment)
     assert ended.returncode == 0, ended.stderr
     return set(ended.stdout.split())
 
@@ -75,9 +73,7 @@ def test_heavy_packages_are_imported_where_they_are_used():
 
 def test_no_module_stands_where_a_function_should():
     """`import topojax.x` binds topojax.x to the module: a public function of that name would be lost."""
-    modules = {path.stem for path in PACKAGE.glob("*.py")} | {
-        path.name for path in PACKAGE.iterdir() if path.is_dir()
-    }
+    modules = {path.stem for path in PACKAGE.glob("*.py")} | {path.name for path in PACKAGE.iterdir() if path.is_dir()}
     assert not modules & set(topojax.__all__)
 
 

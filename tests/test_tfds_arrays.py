@@ -53,9 +53,7 @@ def decoder(monkeypatch):
     """Replaces decoding by tfds: random images; `calls` lists what was decoded."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (9, 4, 4, 1), dtype=np.uint8)
-    splits = tfds_arrays.Splits(
-        images[:7], np.arange(7, dtype=np.int32), images[7:], np.arange(2, dtype=np.int32)
-    )
+    splits = tfds_arrays.Splits(images[:7], np.arange(7, dtype=np.int32), images[7:], np.arange(2, dtype=np.int32))
     calls = []
 
     def decode(directory):
@@ -258,9 +256,7 @@ def test_fetch_without_network_is_one_line_and_status_2(tmp_path):
     )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith(
-        "error: cannot fetch mnist: no connection to https://storage.googleapis.com/"
-    )
+    assert done.stderr.startswith("error: cannot fetch mnist: no connection to https://storage.googleapis.com/")
 
 
 def test_fetch_prepares_by_tfds_and_reports_its_failure(tmp_path, monkeypatch, capsys):

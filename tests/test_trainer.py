@@ -188,9 +188,7 @@ def test_a_workdir_without_checkpoint_starts_anew(cache, tmp_path, monkeypatch):
 
 
 def test_a_batch_larger_than_the_data_says_what_to_change(cache, tmp_path):
-    with pytest.raises(
-        UserError, match=r"batch_size = 161 exceeds the 160 training examples: lower config\.train"
-    ):
+    with pytest.raises(UserError, match=r"batch_size = 161 exceeds the 160 training examples: lower config\.train"):
         trainer.train_and_evaluate(config(train__batch_size=161), tmp_path)
 
 

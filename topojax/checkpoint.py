@@ -72,9 +72,7 @@ class Checkpoints:
         try:
             self._manager.save(
                 epoch,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(_present(state)), meta=ocp.args.JsonSave(meta)
-                ),
+                args=ocp.args.Composite(state=ocp.args.StandardSave(_present(state)), meta=ocp.args.JsonSave(meta)),
                 metrics={"loss": float("inf") if loss is None else loss},
             )
         except OSError as error:
@@ -124,10 +122,7 @@ class Checkpoints:
             raise self._damaged(epoch, error) from error
         state = jax.tree.unflatten(
             jax.tree.structure(abstract),
-            [
-                saved[name] if leaf.size else jnp.zeros(leaf.shape, leaf.dtype)
-                for name, leaf in _named(abstract)
-            ],
+            [saved[name] if leaf.size else jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in _named(abstract)],
         )
         if digest(state) != meta["digest"]:
             raise self._damaged(epoch, "its contents do not match their digest")

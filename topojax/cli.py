@@ -67,9 +67,7 @@ def parse(argv: list[str]) -> ml_collections.ConfigDict:
     fields = [name for name, _ in flat(load(path))]
     for field in (match[1] for match in map(_OVERRIDE.match, argv) if match):
         if any(name.startswith(f"{field}.") for name in fields):
-            raise UserError(
-                f"config.{field} is a block: set one of its fields, as in --config.train.epochs=10"
-            )
+            raise UserError(f"config.{field} is a block: set one of its fields, as in --config.train.epochs=10")
         if field not in fields:
             raise UserError(
                 f"unknown field config.{field}{_hint(field, fields, 'config.', '--print_config shows them')}"
@@ -147,9 +145,7 @@ def _in_words(message: str) -> str:
 
 def _flag_help() -> str:
     """--config, and the flags of the command's own module; absl's are left out."""
-    lines = [
-        "  --config=FILE[:VARIANT]  configuration (default: digits); --config.FIELD=VALUE overrides a field"
-    ]
+    lines = ["  --config=FILE[:VARIANT]  configuration (default: digits); --config.FIELD=VALUE overrides a field"]
     for module, defined in flags.FLAGS.flags_by_module_dict().items():
         if not module.startswith("absl"):
             lines += [f"  --{flag.name:23}{flag.help}" for flag in defined]

@@ -42,9 +42,7 @@ class Progress:
         """An event that a user should not miss."""
         if not self._enabled or event["event"] in _QUIET:
             return
-        details = ", ".join(
-            f"{k} {number(v)}" for k, v in event.items() if k != "event" and v not in ("", None)
-        )
+        details = ", ".join(f"{k} {number(v)}" for k, v in event.items() if k != "event" and v not in ("", None))
         line = f"epoch {epoch}: {event['event']}{': ' if details else ''}{details}"
         if self._bar is not None:
             self._bar.write(line, file=sys.stderr)
@@ -73,9 +71,7 @@ def table(result: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     """
     labels = "used" if result["labels_used"] else "not used (the readout alone sees them)"
     head = f"{result['name']}: {result['epochs']} epochs, seed {result['seed']}, labels {labels}"
-    scored = [
-        (name.removeprefix("test/"), number(v)) for name, v in result.items() if name.startswith("test/")
-    ]
+    scored = [(name.removeprefix("test/"), number(v)) for name, v in result.items() if name.startswith("test/")]
     names = [name.split("/")[1] for name in row if name.startswith("contract/") and name.endswith("/target")]
     stuck = {contract["name"]: contract["advice"] for contract in result["unsatisfied"]}
     contracts = [

@@ -67,9 +67,7 @@ def load(config_data: Any, *, seed: int) -> Dataset:
     if seed < 0:
         raise UserError(f"seed = {seed} must not be negative")
     if num_examples is not None and num_examples < 2:
-        raise UserError(
-            f"data.num_examples = {num_examples}: needs at least 2, one to train on and one to test"
-        )
+        raise UserError(f"data.num_examples = {num_examples}: needs at least 2, one to train on and one to test")
     pool = _pool(config_data, seed)
     rng = np.random.default_rng(seed)
     chosen = np.arange(len(pool.label))
@@ -130,9 +128,7 @@ def check(batch: Batch, num_classes: int, where: str) -> None:
     low, high = image.min(), image.max()  # NaN if there is one
     if not np.isfinite([low, high]).all():
         bad = ~np.isfinite(image)
-        raise UserError(
-            f"{where}: {bad.sum()} values are not finite, the first in example {bad.any(axis=1).argmax()}"
-        )
+        raise UserError(f"{where}: {bad.sum()} values are not finite, the first in example {bad.any(axis=1).argmax()}")
     if low < 0 or high > 1:
         row, column = np.argwhere((image < 0) | (image > 1))[0]
         raise UserError(f"{where}: example {row} holds {image[row, column]}, outside [0, 1]: rescale them")

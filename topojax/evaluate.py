@@ -35,9 +35,7 @@ def predict(
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def scores(
-    predictions: Mapping[str, np.ndarray], labels: np.ndarray, prefix: str = "test/"
-) -> dict[str, float]:
+def scores(predictions: Mapping[str, np.ndarray], labels: np.ndarray, prefix: str = "test/") -> dict[str, float]:
     """What a table of results is made of.
 
     Args:

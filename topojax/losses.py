@@ -51,7 +51,7 @@ def information(router: Array) -> Array:
 
 
 def diversity(router: Array) -> Array:
-    """log N − H(K)."""
+    """Log N − H(K)."""
     return jnp.log(router.shape[-1]) - usage_entropy(router)
 
 
@@ -156,12 +156,12 @@ def code_usage(assignment: Array, router: Array) -> tuple[Array, Array]:
 
 
 def per_chart_code_entropy(usage: Array) -> Array:
-    """log K − H(code | chart n) for every chart: [N, K] → [N]."""
+    """Log K − H(code | chart n) for every chart: [N, K] → [N]."""
     return jnp.log(usage.shape[-1]) - entropy(usage)
 
 
 def code_entropy(usage: Array, mass: Array) -> Array:
-    """log K − H of code usage pooled over charts by their mass: [N, K], [N] → scalar.
+    """Log K − H of code usage pooled over charts by their mass: [N, K], [N] → scalar.
 
     Code k of one chart and of another are unrelated symbols (theory B21): a metric of the original, off by default.
     """
@@ -220,9 +220,7 @@ def sup_metric(router: Array, label: Array, margin: Array) -> Array:
     """Overlap o = ⟨w_i, w_j⟩ of pairs of different class: Σ o relu(m − 1 + o)² / (#pairs + 1e-8)."""
     overlap = router @ router.T
     different = (label[:, None] != label[None, :]).astype(overlap.dtype)
-    return jnp.sum(different * overlap * jax.nn.relu(margin - 1.0 + overlap) ** 2) / (
-        jnp.sum(different) + 1e-8
-    )
+    return jnp.sum(different * overlap * jax.nn.relu(margin - 1.0 + overlap) ** 2) / (jnp.sum(different) + 1e-8)
 
 
 def cross_entropy(logits: Array, label: Array) -> Array:

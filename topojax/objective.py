@@ -99,9 +99,7 @@ def make_objective(config: Any, model: Model, rows: tuple, targets: Mapping[str,
         jumped = model.jump(weights, e.z_n_all)
         return losses.jump(jumped, e.z_n_all, e.router, returned=model.jump_back(weights, jumped))
 
-    def objective(
-        params: Params, spectral: Spectral, lambdas: Mapping[str, Array], batch: Batch, view: Array
-    ):
+    def objective(params: Params, spectral: Spectral, lambdas: Mapping[str, Array], batch: Batch, view: Array):
         weights, spectral = model.normalise(params["atlas"], spectral)
         out = model(weights, batch.image)
         e = out.encoding
@@ -133,8 +131,6 @@ def make_objective(config: Any, model: Model, rows: tuple, targets: Mapping[str,
 def orthogonality(params: Params) -> Array:
     """Mean variance of log singular values over the matrices with both sides ≤ 64 (model §7)."""
     matrices = [
-        leaf
-        for leaf in jax.tree.leaves(params)
-        if leaf.ndim == 2 and max(leaf.shape) <= 64 and min(leaf.shape) >= 2
+        leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 2 and max(leaf.shape) <= 64 and min(leaf.shape) >= 2
     ]
     return jnp.mean(jnp.stack([losses.log_singular_variance(matrix) for matrix in matrices]))

@@ -40,6 +40,11 @@ def labels(params: Params) -> Params:
     return jax.tree_util.tree_map_with_path(label, params)
 
 
+def masked(finite: Array, new: optax.OptState, old: optax.OptState) -> optax.OptState:
+    """The new optimizer state after a finite step, the old one bit for bit after another."""
+    return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
+
 def norm(params: Params) -> Array:
     """Global norm of a tree of params, gradients or directions, the readout left out."""
     parts = {**params, "atlas": {k: v for k, v in params["atlas"].items() if k != "readout"}}

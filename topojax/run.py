@@ -63,9 +63,7 @@ class Run:
         """
         return Encoding(*_in_batches(self._encode, self._inputs(x)))
 
-    def decode(
-        self, z_geo: ArrayLike, z_tex: ArrayLike | None = None, chart: ArrayLike | None = None
-    ) -> Decoding:
+    def decode(self, z_geo: ArrayLike, z_tex: ArrayLike | None = None, chart: ArrayLike | None = None) -> Decoding:
         """Reconstructions of latent points.
 
         Args:
@@ -88,9 +86,7 @@ class Run:
             return Decoding(*_in_batches(self._decode_freely, z_geo, z_tex))
         given = np.asarray(chart)
         if not np.issubdtype(given.dtype, np.integer) or given.shape not in ((), (len(z_geo),)):
-            raise UserError(
-                f"chart must be an integer or [{len(z_geo)}] of them, got {given.dtype}{list(given.shape)}"
-            )
+            raise UserError(f"chart must be an integer or [{len(z_geo)}] of them, got {given.dtype}{list(given.shape)}")
         if ((given < 0) | (given >= charts)).any():
             raise UserError(f"chart must lie in [0, {charts}), got {given.min()} to {given.max()}")
         given = np.broadcast_to(given, len(z_geo)).astype(np.int32)
@@ -177,9 +173,7 @@ def encode(run: Run, x: ArrayLike) -> Encoding:
     return run.encode(x)
 
 
-def decode(
-    run: Run, z_geo: ArrayLike, z_tex: ArrayLike | None = None, chart: ArrayLike | None = None
-) -> Decoding:
+def decode(run: Run, z_geo: ArrayLike, z_tex: ArrayLike | None = None, chart: ArrayLike | None = None) -> Decoding:
     """`Run.decode`."""
     return run.decode(z_geo, z_tex, chart)
 

@@ -39,7 +39,7 @@ def code_entropies(counts: Array) -> dict[str, Array]:
 
 
 def perplexity(chart: Array, code: Array, charts: int, codes: int) -> Array:
-    """exp H of the (chart, code) pairs chosen by a set of points, [B] and [B]; at most N K."""
+    """Exp H of the (chart, code) pairs chosen by a set of points, [B] and [B]; at most N K."""
     counts = jnp.zeros(charts * codes).at[chart * codes + code].add(1.0)
     p = counts / chart.shape[0]
     return jnp.exp(-jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1.0)), 0.0)))

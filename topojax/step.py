@@ -7,7 +7,8 @@ u = Adam(clip g),   η = min(governor, caps)
 control ← update(control, signals)
 """
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -37,7 +38,7 @@ class Program(NamedTuple):
     Attributes:
       steps_per_epoch: steps.
       rows: the contracts of the run.
-      metric_names: names of the metrics, in the order of `epoch`'s vector.
+      metric_names: () → names of the metrics, in the order of `epoch`'s vector.
       init: () → TrainState.
       train_step: (state, batch) → (state, metrics of scalars).
       epoch: (state, data) → (state, metrics): a scan of `train_step` in the order of (seed, epoch); losses, signals
@@ -48,7 +49,7 @@ class Program(NamedTuple):
 
     steps_per_epoch: int
     rows: tuple[contracts.Contract, ...]
-    metric_names: tuple[str, ...]
+    metric_names: Callable[[], tuple[str, ...]]
     init: Callable[[], TrainState]
     train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
     epoch: Callable[[TrainState, Batch], tuple[TrainState, Array]]
@@ -56,12 +57,10 @@ class Program(NamedTuple):
 
     def named(self, metrics: np.ndarray) -> dict[str, np.ndarray]:
         """An epoch's vector of metrics as name → number."""
-        return dict(zip(self.metric_names, metrics, strict=True))
+        return dict(zip(self.metric_names(), metrics, strict=True))
 
 
-def make_control(
-    config: Any, *, num_classes: int
-) -> tuple[Control, tuple[contracts.Contract, ...], dict[str, float]]:
+def make_control(config: Any, *, num_classes: int) -> tuple[Control, tuple[contracts.Contract, ...], dict[str, float]]:
     """The controllers of a run, its contracts, and their targets in the units of the signals."""
     rows = contracts.select(config.contracts.to_dict(), labels=config.supervised.enabled)
     charts = config.model.num_charts
@@ -91,7 +90,13 @@ def _all_rows(config: Any):
 
 
 def make_program(
-    config: Any, model: Model, *, num_train: int, input_dim: int, num_classes: int, image_shape: tuple[int, int, int] | None
+    config: Any,
+    model: Model,
+    *,
+    num_train: int,
+    input_dim: int,
+    num_classes: int,
+    image_shape: tuple[int, int, int] | None,
 ) -> Program:
     """Close model, losses, optimizer and controllers over a configuration.
 
@@ -145,25 +150,30 @@ def make_program(
             "direction": optim.norm(direction),
             "params": optim.norm(state.params),
         }
-        ratio = caps.update_ratio_cap(
-            norms["direction"], norms["params"], config.optim.update_ratio or jnp.inf
-        )
+        ratio = caps.update_ratio_cap(norms["direction"], norms["params"], config.optim.update_ratio or jnp.inf)
         rate, cap = caps.active_cap(state.control.governor.rate, schedule(state.step), ratio)
-        params = jax.tree.map(lambda p, u: p - rate * u, state.params, direction)
+        # A step that is not finite moves nothing: masked, not repaired.
+        finite = jnp.isfinite(loss) & jnp.isfinite(norms["gradient"])
+        params = jax.tree.map(lambda p, u: p - rate * jnp.where(finite, u, 0.0), state.params, direction)
         if config.precision.enabled:
             params["precision"] = precision.project(params["precision"])
 
-        usage = signals.count_codes(
-            state.usage, aux.outputs.encoding.router, aux.outputs.encoding.codes, config.monitor.usage_decay
-        )
+        encoding = aux.outputs.encoding
+        usage = signals.count_codes(state.usage, encoding.router, encoding.codes, config.monitor.usage_decay)
+        usage = jnp.where(finite, usage, state.usage)
         seen = measure(aux, usage) | {"update_ratio": state.control.governor.rate / ratio}
-        controlled, parts = system.update(state.control, seen, dt=dt)
-        finite = jnp.isfinite(loss) & jnp.isfinite(norms["gradient"])
-        new = state.replace(
-            params=params, spectral=aux.spectral, opt_state=opt_state, control=controlled, usage=usage
+        controlled, parts = system.update(state.control, seen, dt=dt, finite=finite)
+        new, epoch_metrics = close_epoch(
+            TrainState(
+                step=state.step + 1,
+                params=params,
+                spectral=aux.spectral,
+                opt_state=optim.masked(finite, opt_state, state.opt_state),
+                control=controlled,
+                usage=usage,
+                key=state.key,
+            )
         )
-        new = keep_if_finite(finite, new, state.replace(control=system.skip(state.control)))
-        new, epoch_metrics = close_epoch(new.replace(step=state.step + 1))
         return new, {
             **{f"loss/{name}": jnp.mean(value) for name, value in aux.terms.items()},
             **{f"signal/{name}": jnp.mean(value) for name, value in seen.items()},
@@ -215,12 +225,15 @@ def make_program(
     def epoch(state: TrainState, data: Batch) -> tuple[TrainState, Metrics]:
         order = batch_indices(config.seed, state.step // steps_per_epoch, num_train, batch_size)
 
+        names: set[str] = set()  # known once the body is traced
+
         def body(state: TrainState, index: Array) -> tuple[TrainState, Array]:
             state, metrics = train_step(state, Batch(data.image[index], data.label[index]))
-            return state, jnp.stack([metrics[name].astype(jnp.float32) for name in metric_names])
+            names.update(metrics)
+            return state, pack(metrics)
 
         state, metrics = jax.lax.scan(body, state, order)
-        return state, reduce_epoch(metric_names, metrics)
+        return state, reduce_epoch(expanded(names, rows), metrics)
 
     def evaluate(state: TrainState, batch: Batch) -> dict[str, Array]:
         atlas = state.params["atlas"]
@@ -241,20 +254,27 @@ def make_program(
             out["class_prediction"] = jnp.argmax(w @ table, axis=-1)
         return out
 
-    probe = Batch(
-        jax.ShapeDtypeStruct((batch_size, input_dim), jnp.float32), jax.ShapeDtypeStruct((batch_size,), jnp.int32)
-    )
-    metric_names = tuple(sorted(jax.eval_shape(train_step, jax.eval_shape(init), probe)[1]))
+    @functools.cache
+    def metric_names() -> tuple[str, ...]:
+        image = jax.ShapeDtypeStruct((batch_size, input_dim), jnp.float32)
+        batch = Batch(image, jax.ShapeDtypeStruct((batch_size,), jnp.int32))
+        return expanded(jax.eval_shape(train_step, jax.eval_shape(init), batch)[1], rows)
+
     return Program(steps_per_epoch, rows, metric_names, init, train_step, epoch, evaluate)
 
 
-def keep_if_finite(finite: Array, new: TrainState, old: TrainState) -> TrainState:
-    """The new state after a finite step, the old one bit for bit after another: the update is masked, not repaired."""
+def pack(metrics: Metrics) -> Array:
+    """Metrics as one float32 vector, in the order of their sorted names."""
+    return jnp.concatenate([metrics[name].astype(jnp.float32).reshape(-1) for name in sorted(metrics)])
 
-    def choose(n: Array, o: Array) -> Array:
-        return n if jnp.issubdtype(n.dtype, jax.dtypes.prng_key) else jnp.where(finite, n, o)
 
-    return jax.tree.map(choose, new, old)
+def expanded(names: Iterable[str], rows: Iterable[contracts.Contract]) -> tuple[str, ...]:
+    """The names behind `pack`'s vector: a `*` stands for each contract in turn."""
+    rows = tuple(rows)
+    out: list[str] = []
+    for name in sorted(names):
+        out += [name.replace("*", row.name) for row in rows] if "*" in name else [name]
+    return tuple(out)
 
 
 _LAST = ("weight/", "lr", "gate/", "governor/", "window/", "guard/failures", "contract/")

@@ -81,9 +81,7 @@ def split_sizes(directory: pathlib.Path) -> dict[str, int]:
         splits = json.loads((directory / "dataset_info.json").read_text())["splits"]
         return {split["name"]: sum(int(n) for n in split["shardLengths"]) for split in splits}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"cannot read {directory / 'dataset_info.json'} ({error!r}): prepare it again"
-        ) from error
+        raise UserError(f"cannot read {directory / 'dataset_info.json'} ({error!r}): prepare it again") from error
 
 
 def load(directory: pathlib.Path, *, cache: bool = True) -> Splits:
@@ -142,9 +140,7 @@ def decode(directory: pathlib.Path) -> Splits:
             f"cannot decode {directory} ({_first_line(error)}): remove it and fetch it again with: "
             f"{_fetch_command(name, place)}"
         ) from error
-    return Splits(
-        train["image"], train["label"].astype(np.int32), test["image"], test["label"].astype(np.int32)
-    )
+    return Splits(train["image"], train["label"].astype(np.int32), test["image"], test["label"].astype(np.int32))
 
 
 def fetch(name: str, data_dir: str | None) -> pathlib.Path:

@@ -31,9 +31,7 @@ from topojax.validate import validate
 from topojax.writers import Writers, number, numbers, write_json
 
 
-def train_and_evaluate(
-    config: Any, workdir: str | pathlib.Path, *, started: float | None = None
-) -> TrainState:
+def train_and_evaluate(config: Any, workdir: str | pathlib.Path, *, started: float | None = None) -> TrainState:
     """Train a run to its last epoch, from the start or from its last checkpoint, and evaluate it.
 
     Leaves in `workdir`: config.json, metrics.jsonl, events.jsonl, checkpoints/ and, at the end, result.json.
@@ -61,9 +59,7 @@ def train_and_evaluate(
         if done:
             workdirs.same_config(path, config)
         if done > config.train.epochs:
-            raise UserError(
-                f"config.train.epochs = {config.train.epochs}, but {path} has trained {done} already"
-            )
+            raise UserError(f"config.train.epochs = {config.train.epochs}, but {path} has trained {done} already")
         if done == config.train.epochs and workdirs.finished(path, done):
             print(f"{path} is finished: {done} epochs, results in {path / 'result.json'}")
             return restore(path).state
@@ -98,7 +94,8 @@ class _Training:
         }
         self.program: Program = build(config, self.about)[1]
         self.advice = {row.name: row.advice for row in self.program.rows}
-        self.train_s = self.compile_s = 0.0
+        self.pool = futures.ThreadPoolExecutor(1)
+        self.train_s = self.compile_s = self.first_epoch_s = 0.0
         # What events compare the next epoch with; in the checkpoint, so that a resumed run tells the same.
         self.previous: dict[str, Any] = {"lr_governor": number(jnp.float32(config.optim.learning_rate))}
 
@@ -115,6 +112,9 @@ class _Training:
             for epoch in range(done + 1, self.config.train.epochs + 1):
                 with self._training_time():
                     state, metrics = run_epoch(state, batch)
+                if not self.first_epoch_s:
+                    jax.block_until_ready(metrics)
+                    self.first_epoch_s = time.perf_counter() - self.started
                 waiting.append(metrics)
                 progress.advance()
                 logs, saves = (self._due(epoch, block) for block in (self.config.log, self.config.checkpoint))
@@ -131,17 +131,16 @@ class _Training:
         return state
 
     def _compile(self, abstract: Any, batch: Batch) -> Callable:
-        """Compile the three programs of a run side by side; returns the epoch's."""
+        """Compile the run's programs; returns the epoch's. Evaluation is compiled while training has begun."""
         since = time.perf_counter()
         rows = min(BATCH_SIZE, len(self.dataset.test.label))
         tested = Batch(*(jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for x in batch))
         epoch = jax.jit(self.program.epoch, donate_argnums=0).lower(abstract, batch)
-        init = jax.jit(self.program.init).lower()
-        evaluate = jax.jit(self.program.evaluate).lower(abstract, tested)
-        with futures.ThreadPoolExecutor(2) as pool:
-            init, evaluate = pool.submit(init.compile), pool.submit(evaluate.compile)
-            epoch = epoch.compile()
-            self.init, self.evaluate = init.result(), evaluate.result()
+        init = self.pool.submit(jax.jit(self.program.init).lower().compile)
+        epoch = epoch.compile()
+        self.init = init.result()
+        evaluate = jax.jit(self.program.evaluate)
+        self.evaluate = self.pool.submit(lambda: evaluate.lower(abstract, tested).compile())
         self.compile_s = time.perf_counter() - since
         return epoch
 
@@ -187,7 +186,7 @@ class _Training:
                 )
 
     def _test(self, state: TrainState) -> dict[str, Any]:
-        predictions = predict(self.evaluate, state, self.dataset.test)
+        predictions = predict(self.evaluate.result(), state, self.dataset.test)
         return numbers(scores(predictions, np.asarray(self.dataset.test.label)))
 
     def _save(self, epoch: int, state: TrainState) -> None:
@@ -216,6 +215,7 @@ class _Training:
             "data": self.dataset.manifest,
             "unsatisfied": unsatisfied(self.previous, self.advice),
             "versions": versions(),
+            "time/first_epoch_s": round(self.first_epoch_s, 3),
             "time/compile_s": round(self.compile_s, 3),
             "time/train_s": round(self.train_s, 3),
             "time/total_s": round(time.perf_counter() - self.started, 3),

@@ -13,7 +13,8 @@ Params = dict[str, Any]
 Spectral = dict[str, Any]
 """Power-iteration vectors, a sub-tree of the params' tree: carried by the step, never differentiated."""
 Metrics = dict[str, Array]
-"""Flat slash names (`loss/recon`, `weight/window`, `lr`) to scalars on the device."""
+"""Flat slash names (`loss/recon`, `weight/window`, `lr`) to scalars on the device; a name with a `*`
+(`contract/*/error`) is a vector over the contracts of the run, in the order of its rows."""
 
 
 class Batch(NamedTuple):

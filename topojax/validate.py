@@ -143,13 +143,10 @@ def _rates(optim: Any) -> None:
 def _sizes(model: Any) -> None:
     bundle, latent = model.readout_bundle, model.latent_dim
     if bundle and latent % bundle:
-        raise UserError(
-            f"config.model.readout_bundle = {bundle}: must divide latent_dim = {latent}, or be 0 for all"
-        )
+        raise UserError(f"config.model.readout_bundle = {bundle}: must divide latent_dim = {latent}, or be 0 for all")
     if model.jump_rank > _LARGEST_JUMP_RANK:
         raise UserError(
-            f"config.model.jump_rank = {model.jump_rank}: must be at most {_LARGEST_JUMP_RANK}; "
-            "0 is latent_dim"
+            f"config.model.jump_rank = {model.jump_rank}: must be at most {_LARGEST_JUMP_RANK}; 0 is latent_dim"
         )
 
 

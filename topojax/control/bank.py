@@ -90,9 +90,7 @@ def bank(rows: Sequence[Contract], units: Mapping[str, float], *, charts: int) -
     rows = tuple(rows)
     sizes = [charts if row.per_chart else 1 for row in rows]
     starts = np.cumsum([0, *sizes])
-    slices = {
-        row.name: slice(int(a), int(a) + size) for row, a, size in zip(rows, starts, sizes, strict=False)
-    }
+    slices = {row.name: slice(int(a), int(a) + size) for row, a, size in zip(rows, starts, sizes, strict=False)}
 
     members: dict[tuple[str, str], list[int]] = {}
     for index, row in enumerate(rows):
@@ -104,8 +102,7 @@ def bank(rows: Sequence[Contract], units: Mapping[str, float], *, charts: int) -
             raise ValueError(f"contracts.{row.name}: {error}") from error
     groups = [build([rows[i] for i in chosen], [sizes[i] for i in chosen]) for chosen in members.values()]
     where = [
-        np.concatenate([np.arange(starts[i], starts[i] + sizes[i]) for i in chosen])
-        for chosen in members.values()
+        np.concatenate([np.arange(starts[i], starts[i] + sizes[i]) for i in chosen]) for chosen in members.values()
     ]
     order = np.argsort(np.concatenate(where)) if where else np.zeros(0, int)
 
@@ -124,9 +121,7 @@ def bank(rows: Sequence[Contract], units: Mapping[str, float], *, charts: int) -
         return jnp.concatenate(parts)[order] if parts else jnp.zeros(0)
 
     def by_gate(values: Mapping[str, Array]) -> Array:
-        return jnp.concatenate(
-            [jnp.full((size,), values[g]) for g, size in zip(gate_names, sizes, strict=True)]
-        )
+        return jnp.concatenate([jnp.full((size,), values[g]) for g, size in zip(gate_names, sizes, strict=True)])
 
     def init() -> BankState:
         n = int(starts[-1])
@@ -139,19 +134,13 @@ def bank(rows: Sequence[Contract], units: Mapping[str, float], *, charts: int) -
         flat = gather([group.effective(s) for group, s in zip(groups, state.groups, strict=True)])
         flat = flat * by_gate(openings)
         flat = jax.lax.stop_gradient(flat)
-        return {
-            row.name: flat[slices[row.name]] if row.per_chart else flat[slices[row.name].start]
-            for row in rows
-        }
+        return {row.name: flat[slices[row.name]] if row.per_chart else flat[slices[row.name].start] for row in rows}
 
     def update(
         state: BankState, signals: Mapping[str, Array], *, dt: float, moving: Mapping[str, Array]
     ) -> tuple[BankState, Info]:
         measured = jnp.concatenate(
-            [
-                jnp.broadcast_to(signals[row.signal].reshape(-1), (size,))
-                for row, size in zip(rows, sizes, strict=True)
-            ]
+            [jnp.broadcast_to(signals[row.signal].reshape(-1), (size,)) for row, size in zip(rows, sizes, strict=True)]
         )
         measured = jax.lax.stop_gradient(measured)
         scale = jnp.where(by_target, jnp.abs(state.target), unit)

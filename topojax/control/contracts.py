@@ -90,13 +90,9 @@ TABLE: tuple[Contract, ...] = (
     Contract("window", "dual", "I_XK", ">=", 0.4, "log_charts", WIDER, initial=0.5, minimum=0.2, rate=0.5),
     # Geometry of the latent: charts apart, no collapse, weights isotropic.
     Contract("separation", "dual", "separation", "<=", 0.1, "1", "use fewer charts or a smaller margin"),
-    Contract(
-        "chart_center_sep", "dual", "chart_center_sep", "<=", 0.1, "1", "use a smaller margin", initial=0.05
-    ),
+    Contract("chart_center_sep", "dual", "chart_center_sep", "<=", 0.1, "1", "use a smaller margin", initial=0.05),
     Contract("variance", "dual", "energy", ">=", 0.4, "1", "use a larger latent_dim"),
-    Contract(
-        "orthogonality", "dual", "orthogonality", "<=", 0.5, "1", "use a larger latent_dim", enabled=False
-    ),
+    Contract("orthogonality", "dual", "orthogonality", "<=", 0.5, "1", "use a larger latent_dim", enabled=False),
     # Codes and residuals: every code used, offsets centred, residual small, texture independent of the chart.
     Contract(
         "per_chart_code_entropy",
@@ -110,12 +106,8 @@ TABLE: tuple[Contract, ...] = (
         gate="window",
         per_chart=True,
     ),
-    Contract(
-        "code_entropy", "pid", "H_code", ">=", 0.8, "log_codes", FEWER_CODES, enabled=False, initial=0.01
-    ),
-    Contract(
-        "codebook_center", "dual", "codebook_center", "<=", 0.1, "1", FEWER_CODES, initial=0.05, gate="hold"
-    ),
+    Contract("code_entropy", "pid", "H_code", ">=", 0.8, "log_codes", FEWER_CODES, enabled=False, initial=0.01),
+    Contract("codebook_center", "dual", "codebook_center", "<=", 0.1, "1", FEWER_CODES, initial=0.05, gate="hold"),
     Contract(
         "residual_scale",
         "dual",
@@ -138,9 +130,7 @@ TABLE: tuple[Contract, ...] = (
         initial=0.01,
         gate="hold",
     ),
-    Contract(
-        "prior_n", "dual", "prior_n", "<=", 0.5, "1", "targets of residual and prior disagree", enabled=False
-    ),
+    Contract("prior_n", "dual", "prior_n", "<=", 0.5, "1", "targets of residual and prior disagree", enabled=False),
     Contract(
         "prior_tex",
         "dual",
@@ -152,9 +142,7 @@ TABLE: tuple[Contract, ...] = (
         enabled=False,
     ),
     # Invariances and gluing: only once charts are grounded.
-    Contract(
-        "orbit", "pid", "orbit", "<=", 0.05, "nat", "use weaker augmentation", enabled=False, gate="window"
-    ),
+    Contract("orbit", "pid", "orbit", "<=", 0.05, "nat", "use weaker augmentation", enabled=False, gate="window"),
     Contract(
         "vicreg_inv",
         "pid",
@@ -247,9 +235,7 @@ def select(
             ("unit", row.unit, UNITS),
         ):
             if value not in known:
-                raise ValueError(
-                    f"contracts.{row.name}.{field} must be one of {', '.join(known)}, got {value!r}"
-                )
+                raise ValueError(f"contracts.{row.name}.{field} must be one of {', '.join(known)}, got {value!r}")
         if not (math.isfinite(row.target) and row.target > 0):
             raise ValueError(f"contracts.{row.name}.target must be finite and > 0, got {row.target}")
     return chosen

@@ -240,9 +240,7 @@ def governor(
         confirmed = unstable >= unstable_patience
 
         # The memory of the loss.
-        tamed = jnp.where(
-            spike & ~confirmed, jnp.minimum(loss, state.loss_ema + jnp.abs(state.loss_ema)), loss
-        )
+        tamed = jnp.where(spike & ~confirmed, jnp.minimum(loss, state.loss_ema + jnp.abs(state.loss_ema)), loss)
         loss_ema = _ema(state.loss_ema, tamed, loss_decay, state.loss_seen)
         improved = finite & (
             ~state.loss_seen | (loss_ema < state.loss_best - plateau_tolerance * jnp.abs(state.loss_best))

@@ -60,14 +60,11 @@ def total(
       Cipolla, "Multi-task learning using uncertainty to weigh losses" (CVPR 2018).
     """
     if set(losses) != set(log_variances):
-        raise ValueError(
-            f"losses {sorted(losses)} and log-variances {sorted(log_variances)} must have the same names"
-        )
+        raise ValueError(f"losses {sorted(losses)} and log-variances {sorted(log_variances)} must have the same names")
     scale = _scales(log_variances, half, dims)
     # Sorted: jit flattens dicts by key, and a sum's last bits depend on its order.
     terms = [
-        scale[name] * (jnp.exp(-log_variances[name]) * losses[name] + log_variances[name])
-        for name in sorted(losses)
+        scale[name] * (jnp.exp(-log_variances[name]) * losses[name] + log_variances[name]) for name in sorted(losses)
     ]
     return sum(terms[1:], start=terms[0])
 
@@ -86,9 +83,7 @@ def weights(
     return {name: jax.lax.stop_gradient(scale[name] * jnp.exp(-s)) for name, s in log_variances.items()}
 
 
-def project(
-    log_variances: Mapping[str, Array], *, minimum: float = -10.0, maximum: float = 10.0
-) -> dict[str, Array]:
+def project(log_variances: Mapping[str, Array], *, minimum: float = -10.0, maximum: float = 10.0) -> dict[str, Array]:
     """Log-variances clipped to [minimum, maximum], to apply after each optimizer step.
 
     Without it s_i → −∞ for a loss that reaches 0, until exp(−s_i) overflows. Clipping inside `total` would

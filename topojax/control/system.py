@@ -1,15 +1,16 @@
 """Control of a run: the bank of weights, the governor of the rate and the gates, as one state and pure functions."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from topojax.control.bank import Bank, BankState
-from topojax.control.governor import Decision, Governor, GovernorState
+from topojax.control.governor import Governor, GovernorState
 from topojax.control.protocol import Gate, GateState
-from topojax.types import Array
+from topojax.types import Array, Metrics
 
 
 class ControlState(NamedTuple):
@@ -28,19 +29,18 @@ class Control(NamedTuple):
     Attributes:
       init: () → ControlState.
       weights: state → {contract: weight}, gates applied, gradient stopped.
-      update: (state, signals, *, dt) → (state, metrics): every step. `signals` maps names to arrays; it holds the
-        bank's signals and `loss` (unweighted likelihoods), `I_XK`, `H_K`, `update_ratio` (asked over allowed).
+      update: (state, signals, *, dt, finite) → (state, metrics): every step. `signals` maps names to arrays; it holds
+        the bank's signals and `loss` (unweighted likelihoods), `I_XK`, `H_K`, `update_ratio` (asked over allowed). Of
+        a step that was not finite only the governor hears.
       end_epoch: state → (state, metrics): once an epoch.
-      skip: state → state: a step that was not finite; only the governor hears of it.
       quiet: state → metrics of the same names as `end_epoch`, for the steps in between.
     """
 
     init: Callable[[], ControlState]
     weights: Callable[[ControlState], dict[str, Array]]
-    update: Callable[..., tuple[ControlState, dict[str, Array]]]
-    end_epoch: Callable[[ControlState], tuple[ControlState, dict[str, Array]]]
-    skip: Callable[[ControlState], ControlState]
-    quiet: Callable[[ControlState], dict[str, Array]]
+    update: Callable[..., tuple[ControlState, Metrics]]
+    end_epoch: Callable[[ControlState], tuple[ControlState, Metrics]]
+    quiet: Callable[[ControlState], Metrics]
 
 
 EPOCH_SUMS = ("loss", "I_XK", "H_K", "update_ratio")
@@ -67,6 +67,8 @@ def control(
         perfect balanced atlas has H(K) = I = log N (theory 1.3).
     """
     high, low = over_mixing
+    sizes = [bank.slices[row.name].stop - bank.slices[row.name].start for row in bank.rows]
+    mean = np.repeat(np.eye(len(sizes), dtype=np.float32) / np.array(sizes, np.float32), sizes, axis=1)
 
     def init() -> ControlState:
         sums = {name: jnp.zeros((), jnp.float32) for name in EPOCH_SUMS}
@@ -82,62 +84,45 @@ def control(
         return bank.weights(state.bank, openings(state))
 
     def update(
-        state: ControlState, signals: Mapping[str, Array], *, dt: float
-    ) -> tuple[ControlState, dict[str, Array]]:
+        state: ControlState, signals: Mapping[str, Array], *, dt: float, finite: Array
+    ) -> tuple[ControlState, Metrics]:
         signals = jax.lax.stop_gradient(dict(signals))
-        moved, info = bank.update(state.bank, signals, dt=dt, moving=moving(state))
-        sums = {name: state.sums[name] + signals[name] for name in EPOCH_SUMS}
-        metrics = {}
-        for row in bank.rows:
-            where = bank.slices[row.name]
-            for part in ("p", "i", "d"):
-                metrics[f"contract/{row.name}/{part}"] = jnp.mean(getattr(info, part)[where])
-        return state._replace(bank=moved, sums=sums, steps=state.steps + 1), metrics
+        moves = {gate: opened & finite for gate, opened in moving(state).items()}
+        moved, info = bank.update(state.bank, signals, dt=dt, moving=moves)
+        rate, _ = governor.update_step(state.governor, finite)
+        sums = {name: state.sums[name] + jnp.where(finite, signals[name], 0.0) for name in EPOCH_SUMS}
+        new = ControlState(moved, rate, state.window, sums, state.steps + finite)
+        return new, {f"contract/*/{part}": mean @ getattr(info, part) for part in ("p", "i", "d")}
 
-    def end_epoch(state: ControlState) -> tuple[ControlState, dict[str, Array]]:
+    def end_epoch(state: ControlState) -> tuple[ControlState, Metrics]:
         count = state.steps.astype(jnp.float32)  # 0 steps: NaN, which the governor reads as not measured
-        mean = {name: total / count for name, total in state.sums.items()}
-        mixed = (mean["H_K"] > (1 - high) * log_charts) & (mean["I_XK"] < low * log_charts)
+        average = {name: total / count for name, total in state.sums.items()}
+        mixed = (average["H_K"] > (1 - high) * log_charts) & (average["I_XK"] < low * log_charts)
         held, epoch = bank.end_epoch(state.bank)
         rate, decision = governor.update_epoch(
             state.governor,
-            loss=mean["loss"],
-            information=mean["I_XK"],
+            loss=average["loss"],
+            information=average["I_XK"],
             grounding_target=grounding,
             over_mixing=mixed,
-            update_ratio=mean["update_ratio"],
+            update_ratio=average["update_ratio"],
         )
-        opened = window.update(state.window, (mean["I_XK"] >= grounding) & ~mixed)
-        new = ControlState(
-            held, rate, opened, jax.tree.map(jnp.zeros_like, state.sums), jnp.zeros_like(state.steps)
-        )
-        return new, report(epoch, decision, mixed, state.bank)
-
-    def report(epoch: Any, decision: Decision, mixed: Array, state: BankState) -> dict[str, Array]:
-        metrics = {
+        opened = window.update(state.window, (average["I_XK"] >= grounding) & ~mixed)
+        zeros = jax.tree.map(jnp.zeros_like, state.sums)
+        new = ControlState(held, rate, opened, zeros, jnp.zeros_like(state.steps))
+        return new, {
             "governor/cause": decision.cause,
             "governor/grounded": decision.grounded,
             "governor/exhausted": decision.exhausted,
             "window/over_mixing": mixed,
+            # Of a per-chart contract the log keeps the mean, and any chart that cannot be satisfied.
+            "contract/*/signal": mean @ epoch.signal,
+            "contract/*/target": mean @ state.bank.target,
+            "contract/*/error": mean @ epoch.error,
+            "contract/*/unsatisfiable": mean @ epoch.unsatisfiable > 0,
         }
-        for row in bank.rows:
-            where = bank.slices[row.name]
-            # Of a per-chart contract the log keeps the mean, and the worst of what must not be averaged away.
-            metrics |= {
-                f"contract/{row.name}/signal": jnp.mean(epoch.signal[where]),
-                f"contract/{row.name}/target": jnp.mean(state.target[where]),
-                f"contract/{row.name}/error": jnp.mean(epoch.error[where]),
-                f"contract/{row.name}/unsatisfiable": jnp.any(epoch.unsatisfiable[where]),
-            }
-        return metrics
 
-    def skip(state: ControlState) -> ControlState:
-        rate, _ = governor.update_step(state.governor, False)
-        return state._replace(governor=rate)
+    def quiet(state: ControlState) -> Metrics:
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(lambda s: end_epoch(s)[1], state))
 
-    def quiet(state: ControlState) -> dict[str, Array]:
-        return jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(lambda s: end_epoch(s)[1], state)
-        )
-
-    return Control(init, weights, update, end_epoch, skip, quiet)
+    return Control(init, weights, update, end_epoch, quiet)

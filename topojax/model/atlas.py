@@ -12,7 +12,7 @@ BALL_RADIUS = 0.98
 
 
 def to_ball(v: Array, scale: float) -> Array:
-    """v ↦ ρ tanh(s‖v‖) v/‖v‖ with ρ = 0.98, smooth at 0: keeps the latent where the router's τ is meant (model §3)."""
+    """V ↦ ρ tanh(s‖v‖) v/‖v‖ with ρ = 0.98, smooth at 0: keeps the latent where the router's τ is meant (model §3)."""
     norm = jnp.sqrt(jnp.sum(v**2, axis=-1, keepdims=True) + 1e-12)
     return BALL_RADIUS * jnp.tanh(scale * norm) / norm * v
 
@@ -72,9 +72,9 @@ class Encoder(nn.Module):
 
         if self.covariant:
             base = SpectralDense(self.hidden, use_bias=False, name="chart_keys")(centers)
-            scores = CovariantRouter(
-                self.hidden, self.tensorization, self.rank, self.transport, name="router"
-            )(v, base, features)
+            scores = CovariantRouter(self.hidden, self.tensorization, self.rank, self.transport, name="router")(
+                v, base, features
+            )
         else:
             scores = v @ centers.T / self.latent**0.5
         router = route(scores)
@@ -134,9 +134,9 @@ class Decoder(nn.Module):
         zeta = jnp.tanh(z_geo)
         if self.covariant:
             base = random_param(self, "chart_queries", (self.charts, self.hidden), (3 / self.hidden) ** 0.5)
-            scores = CovariantRouter(
-                self.hidden, self.tensorization, self.rank, self.transport, name="router"
-            )(zeta, base)
+            scores = CovariantRouter(self.hidden, self.tensorization, self.rank, self.transport, name="router")(
+                zeta, base
+            )
         else:
             scores = SpectralDense(self.charts, name="router")(zeta)
         router = route(scores) if chart is None else jax.nn.one_hot(chart, self.charts)

@@ -23,7 +23,6 @@ class SupervisedTopology(nn.Module):
     @nn.compact
     def __call__(self, temperature: Array) -> Array:
         """P(y|k) at class temperature T (scalar): [N, C]."""
-
         chart = np.arange(self.charts)
         favour = self.affinity * (chart[:, None] % self.classes == np.arange(self.classes)[None])
         table = random_param(self, "table", favour.shape, 0.02, favour)

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-
 from jax.typing import ArrayLike
 
 from topojax.types import Array, Params, Spectral
@@ -22,9 +21,7 @@ POWER_ITERATIONS = 3
 _NORM_FLOOR = 1e-12
 
 
-def random_param(
-    module: nn.Module, name: str, shape: tuple[int, ...], spread: float, mean: ArrayLike = 0.0
-) -> Array:
+def random_param(module: nn.Module, name: str, shape: tuple[int, ...], spread: float, mean: ArrayLike = 0.0) -> Array:
     """Declare a parameter that starts uniform in mean ± spread.
 
     The mean goes to `params` and the spread to a collection of that name; `perturb` adds one draw to all of them.
