@@ -2,23 +2,21 @@
 
 import dataclasses
 
-import ml_collections
+from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from topojax.control import contracts
 
-D = ml_collections.ConfigDict
 
-
-def default_config() -> D:
+def default_config() -> ConfigDict:
     """The documented defaults: the digits of scikit-learn, 8×8, offline, labels used."""
-    c = D()
+    c = ConfigDict()
     # Name of the run; with no --workdir it trains into runs/<name>.
     c.name = "digits"
     # Seed of initialisation, data order, splits and augmentation.
     c.seed = 0
 
-    c.data = D()
+    c.data = ConfigDict()
     # digits, mnist, cifar10, or a manifold: swiss_roll_2d, circles_2d, moons_2d, swiss_roll_3d, sphere_3d, moons_3d.
     c.data.name = "digits"
     # Seeded subset of the training pool; unset: all of it.
@@ -32,7 +30,7 @@ def default_config() -> D:
     # Keep decoded tfds arrays in the user's cache, so that only the first run needs TensorFlow.
     c.data.cache = True
 
-    c.augment = D()
+    c.augment = ConfigDict()
     # Random transforms of the training inputs. Rotation up to ± this, radians.
     c.augment.rotation = 0.0
     # Shift up to ± this many pixels along each axis.
@@ -42,7 +40,7 @@ def default_config() -> D:
     # Standard deviation of Gaussian pixel noise.
     c.augment.noise_std = 0.0
 
-    c.model = D()
+    c.model = ConfigDict()
     # Hidden width H.
     c.model.hidden_dim = 64
     # Latent dimension D.
@@ -78,14 +76,14 @@ def default_config() -> D:
     # Channels per norm in the detached readout; 0 is all.
     c.model.readout_bundle = 0
 
-    c.train = D()
+    c.train = ConfigDict()
     c.train.epochs = 100
     # Examples per step; the last, incomplete batch of an epoch is dropped.
     c.train.batch_size = 128
     # Keep compiled programs in the user's cache, so that the next start is quick.
     c.train.compilation_cache = True
 
-    c.optim = D()
+    c.optim = ConfigDict()
     # Rate before the governor's first decision.
     c.optim.learning_rate = 0.01
     # Hard upper bound of the governor's rate.
@@ -107,7 +105,7 @@ def default_config() -> D:
     c.optim.b2 = 0.999
     c.optim.eps = 1e-8
 
-    c.governor = D()
+    c.governor = ConfigDict()
     # Factors on the rate: while stable, on trouble, and while healthy but far below the maximum.
     c.governor.grow = 1.05
     c.governor.shrink = 0.5
@@ -129,7 +127,7 @@ def default_config() -> D:
     # Cuts in a row that one loss of grounding or one barrier may cause.
     c.governor.freeze_limit = 5
 
-    c.supervised = D()
+    c.supervised = ConfigDict()
     # Train the atlas's charts with labels. Off, labels reach only the detached readout.
     c.supervised.enabled = True
     # Weight of the route term, the likelihood of the label under the charts.
@@ -137,11 +135,11 @@ def default_config() -> D:
     # Class temperature T of P(y|k).
     c.supervised.temperature = 1.0
 
-    c.precision = D()
+    c.precision = ConfigDict()
     # Weigh reconstruction, quantisation and route by learned precisions instead of 1.
     c.precision.enabled = False
 
-    c.losses = D()
+    c.losses = ConfigDict()
     # Weight of the commitment term within the quantisation loss.
     c.losses.vq_beta = 0.25
     # Hinged losses aim this fraction beyond their contract: a hinge has no gradient at its edge.
@@ -162,19 +160,19 @@ def default_config() -> D:
     c.losses.disentangle_parity = False
 
     # The view x_aug that orbit and vicreg_inv compare with: as `augment`.
-    c.view = D()
+    c.view = ConfigDict()
     c.view.rotation = 0.3
     c.view.shift = 1.0
     c.view.scale = 0.0
     c.view.noise_std = 0.05
 
-    c.gates = D()
+    c.gates = ConfigDict()
     # Epochs that I(X;K) ≥ ε must have held before jump and invariances may start.
     c.gates.hold_epochs = 5
     # Epochs of the linear ramp to their full weight; a lost window holds it.
     c.gates.ramp_epochs = 20
 
-    c.monitor = D()
+    c.monitor = ConfigDict()
     # Decay per step of the counts behind code-usage entropies.
     c.monitor.usage_decay = 0.99
     # Over-mixing: H(K) above (1 − high) log N while I(X;K) is below low · log N.
@@ -183,13 +181,13 @@ def default_config() -> D:
     # Stop after this many non-finite steps in a row.
     c.monitor.max_failures = 50
 
-    c.checkpoint = D()
+    c.checkpoint = ConfigDict()
     # Epochs between checkpoints; the last epoch is always saved.
     c.checkpoint.every_epochs = 10
     # Checkpoints kept, beside the best (least training loss).
     c.checkpoint.keep = 3
 
-    c.log = D()
+    c.log = ConfigDict()
     # Epochs between log lines and evaluations.
     c.log.every_epochs = 5
     # TensorBoard event files (extra `tf`).
@@ -198,7 +196,7 @@ def default_config() -> D:
     c.log.progress = True
 
     # One block for each contract of topojax/control/contracts.py, with the fields a run may change.
-    c.contracts = D({row.name: {f: getattr(row, f) for f in CONTRACT_FIELDS} for row in contracts.TABLE})
+    c.contracts = ConfigDict({row.name: {f: getattr(row, f) for f in CONTRACT_FIELDS} for row in contracts.TABLE})
     return c
 
 
@@ -220,6 +218,6 @@ RESUMABLE = (
 """Fields (or blocks) that may differ when a workdir is resumed: they change no number of the run's past."""
 
 
-def get_config() -> D:
+def get_config() -> ConfigDict:
     """The default, for --config flags that name no file."""
     return default_config()

@@ -42,14 +42,14 @@ def make_objective(config: Any, model: Model, rows: tuple, targets: Mapping[str,
 
     def contract_terms(params: Params, weights: Params, out: Outputs, batch: Batch, view) -> dict[str, Array]:
         e, w = out.encoding, out.encoding.router
-        table = model.class_table(weights, jnp.float32(config.supervised.temperature)) if supervised else None
+        table: Any = model.class_table(weights, jnp.float32(config.supervised.temperature)) if supervised else None
         charts = w.shape[1]
         ceiling = jnp.log(charts) - targets["window"] if config.losses.window_two_sided else None
         latent = config.model.latent_dim
         augmented: list[Encoding] = []
         if names & {"orbit", "vicreg_inv"}:
             augmented.append(model.encode(weights, view))
-        usage = None
+        usage: Any = None
         if names & {"code_entropy", "per_chart_code_entropy"}:
             # Codes spread over the points, not points over the codes: with the encoder's gradient this term fights the
             # charts (digits: AMI 0.80 instead of 0.90).

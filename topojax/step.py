@@ -7,6 +7,7 @@ u = Adam(clip g),   η = min(governor, caps)
 control ← update(control, signals)
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from topojax.control.protocol import gate
 from topojax.control.system import Control, control
 from topojax.data import batch_indices
 from topojax.model import Model
-from topojax.objective import Aux, make_objective
+from topojax.objective import LIKELIHOODS, Aux, make_objective
 from topojax.state import TrainState
 from topojax.types import Array, Batch, Metrics
 
@@ -199,7 +200,7 @@ def make_program(
             "energy": losses.energy(e.z_geo),
             "energy_n": losses.energy(e.z_n),
             "energy_tex": losses.energy(e.z_tex),
-            "loss": sum(terms[name] for name in ("recon", "vq", "route") if name in terms),
+            "loss": jnp.sum(jnp.stack([terms[name] for name in LIKELIHOODS if name in terms])),
         }
         renamed = {"sup_purity": "class_entropy", "sup_balance": "balance"}
         scaled = {
@@ -220,9 +221,9 @@ def make_program(
 
         last = state.step % steps_per_epoch == 0
         controlled, metrics = jax.lax.cond(last, close, go_on, state.control)
-        return state.replace(control=controlled), metrics
+        return dataclasses.replace(state, control=controlled), metrics
 
-    def epoch(state: TrainState, data: Batch) -> tuple[TrainState, Metrics]:
+    def epoch(state: TrainState, data: Batch) -> tuple[TrainState, Array]:
         order = batch_indices(config.seed, state.step // steps_per_epoch, num_train, batch_size)
 
         names: set[str] = set()  # known once the body is traced
@@ -256,9 +257,11 @@ def make_program(
 
     @functools.cache
     def metric_names() -> tuple[str, ...]:
-        image = jax.ShapeDtypeStruct((batch_size, input_dim), jnp.float32)
-        batch = Batch(image, jax.ShapeDtypeStruct((batch_size,), jnp.int32))
-        return expanded(jax.eval_shape(train_step, jax.eval_shape(init), batch)[1], rows)
+        def step(image: Array, label: Array) -> Metrics:
+            return train_step(init(), Batch(image, label))[1]
+
+        image, label = jnp.zeros((batch_size, input_dim)), jnp.zeros(batch_size, jnp.int32)
+        return expanded(jax.eval_shape(step, image, label), rows)
 
     return Program(steps_per_epoch, rows, metric_names, init, train_step, epoch, evaluate)
 

@@ -23,7 +23,7 @@ from topojax.errors import UserError
 from topojax.evaluate import BATCH_SIZE, predict, scores
 from topojax.events import events, unsatisfied
 from topojax.run import build, restore
-from topojax.runtime import use_compilation_cache, versions
+from topojax.runtime import compile_program, use_compilation_cache, versions
 from topojax.state import TrainState
 from topojax.step import Program
 from topojax.types import Batch, Metrics
@@ -134,15 +134,16 @@ class _Training:
         """Compile the run's programs; returns the epoch's. Evaluation is compiled while training has begun."""
         since = time.perf_counter()
         rows = min(BATCH_SIZE, len(self.dataset.test.label))
-        tested = Batch(*(jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for x in batch))
+        tested = jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), batch)
         epoch = jax.jit(self.program.epoch, donate_argnums=0).lower(abstract, batch)
-        init = self.pool.submit(jax.jit(self.program.init).lower().compile)
-        epoch = epoch.compile()
-        self.init = init.result()
+        init = jax.jit(self.program.init).lower()
         evaluate = jax.jit(self.program.evaluate)
-        self.evaluate = self.pool.submit(lambda: evaluate.lower(abstract, tested).compile())
+        initial = self.pool.submit(compile_program, init)
+        compiled = compile_program(epoch)
+        self.init = initial.result()
+        self.evaluate = self.pool.submit(lambda: compile_program(evaluate.lower(abstract, tested)))
         self.compile_s = time.perf_counter() - since
-        return epoch
+        return compiled
 
     def _restore_or_init(self, abstract: Any) -> tuple[TrainState, int]:
         if not self.checkpoints.epochs():

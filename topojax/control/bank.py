@@ -66,7 +66,7 @@ def build(row_or_rows: Sequence[Contract], sizes: Sequence[int]) -> Controller:
     def column(field: str) -> np.ndarray:
         return np.repeat([getattr(row, field) for row in row_or_rows], sizes)
 
-    bounds = {"minimum": column("minimum"), "maximum": column("maximum"), "initial": column("initial")}
+    bounds: dict[str, Any] = {"minimum": column("minimum"), "maximum": column("maximum"), "initial": column("initial")}
     if first.mechanism == "pid":
         form = first.form or "incremental"
         return pid(column("kp"), column("ki"), column("kd"), form=form, **bounds)

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from topojax.model.atlas import Decoder, Encoder, nearest_code

@@ -59,10 +59,9 @@ class Encoder(nn.Module):
         bundle = self.latent if self.hidden % self.latent == 0 else 1
         gate = lambda name: NormGate(bundle, self.gate_bias_init, name=name)  # noqa: E731
         spread = 3**0.5  # of a uniform variable of standard deviation 1
-        shape = (self.charts, self.latent)
-        centers = random_param(self, "centers", shape, spread * self.center_scale)
-        shape = (self.charts, self.codes, self.latent)
-        codebook = random_param(self, "codebook", shape, spread * self.code_scale)
+        centers = random_param(self, "centers", (self.charts, self.latent), spread * self.center_scale)
+        sizes = (self.charts, self.codes, self.latent)
+        codebook = random_param(self, "codebook", sizes, spread * self.code_scale)
 
         features = gate("gate_0")(SpectralDense(self.hidden, name="features_0")(x))
         features = gate("gate_1")(SpectralDense(self.hidden, name="features_1")(features))

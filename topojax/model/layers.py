@@ -138,7 +138,7 @@ class SpectralKernel(nn.Module):
     @nn.compact
     def __call__(self) -> Array:
         if self.near_identity:
-            return spectral_kernel(self, self.shape, 0.01 * 3**0.5, jnp.eye(*self.shape[-2:]))
+            return spectral_kernel(self, self.shape, 0.01 * 3**0.5, jnp.eye(self.shape[-2], self.shape[-1]))
         return spectral_kernel(self, self.shape)
 
 
