@@ -26,7 +26,7 @@ def events(previous: Row, current: Row, advice: Mapping[str, str]) -> list[dict[
 
     Args:
       previous: the epoch before; for the first epoch, {'lr_governor': the initial rate}.
-      current: this epoch. A decision made at the end of an epoch shows in the rate of the next.
+      current: this epoch, with the rate that its end has decided.
       advice: contract → what to change in the model.
 
     Returns:
@@ -68,10 +68,9 @@ def _rate(previous: Row, current: Row) -> list[dict[str, Any]]:
     old, new = previous.get("lr_governor"), current.get("lr_governor")
     if old is None or new is None or old == new:
         return []
-    decided = CAUSES[previous.get("governor/cause") or 0]
+    decided = CAUSES[int(current.get("governor/cause") or 0)]
     causes = [decided] if decided != "none" else []
-    # A step that is not finite cuts at once; in the last step of an epoch that shows only in the next.
-    if current.get("guard/skipped") or (not causes and previous.get("guard/skipped")):
+    if current.get("guard/skipped"):  # a step that is not finite cuts at once
         causes.append("non_finite")
     return [{"event": "rate", "cause": " and ".join(causes) or "unknown", "from": old, "to": new}]
 

@@ -182,7 +182,7 @@ def make_program(
             **{f"norm/{name}": value for name, value in norms.items()},
             "norm/update": rate * norms["direction"],
             "lr": rate,
-            "lr_governor": state.control.governor.rate,
+            "lr_governor": new.control.governor.rate,
             "lr_cap": cap,
             "gate/window": state.control.window.ramp,
             "guard/skipped": ~finite,

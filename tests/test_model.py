@@ -1,0 +1,352 @@
+"""Transport, spectral norms, routing, the ball, straight-through paths and jumps, against NumPy and by hand."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from topojax.config import default_config
+from topojax.model import make_model
+from topojax.model.atlas import BALL_RADIUS, nearest_code, to_ball
+from topojax.model.layers import normalise
+from topojax.model.router import (
+    DENOMINATOR_FLOOR,
+    TAU_FLOOR,
+    TRANSPORT_EPS,
+    route,
+    skew_generators,
+    temperature,
+    transport_adjoint,
+)
+
+HIDDEN, DIM, BATCH = 8, 2, 5
+INPUTS, CLASSES, CHARTS, CODES = 6, 3, 4, 3
+
+
+def dense_transport(generators, z, query):
+    """Uᵀq by one dense solve per sample, in float64."""
+    out = []
+    for point, q in zip(np.float64(z), np.float64(query), strict=True):
+        half = 0.5 * np.einsum("d,dij->ij", point, np.float64(generators))
+        eye = (1.0 + TRANSPORT_EPS) * np.eye(len(q))
+        out.append(np.linalg.solve(eye + half, eye - half).T @ q)
+    return np.stack(out)
+
+
+@functools.cache
+def transport_case(radius):
+    """Generators of a kernel with spectral norm 1, points at a distance from the origin, queries, cotangents."""
+    rng = np.random.default_rng(0)
+    kernel = rng.normal(size=(HIDDEN**2, DIM))
+    kernel /= np.linalg.norm(kernel, 2)
+    generators = np.asarray(skew_generators(jnp.asarray(kernel, jnp.float32), HIDDEN))
+    z = rng.normal(size=(BATCH, DIM))
+    z = (radius * z / np.linalg.norm(z, axis=1, keepdims=True)).astype(np.float32)
+    query, cotangent = rng.normal(size=(2, BATCH, HIDDEN)).astype(np.float32)
+    return generators, z, query, cotangent
+
+
+def central_differences(f, x, h=1e-5):
+    x = np.float64(x)
+    grad = np.zeros_like(x)
+    for index in np.ndindex(x.shape):
+        step = np.zeros_like(x)
+        step[index] = h
+        grad[index] = (f(x + step) - f(x - step)) / (2 * h)
+    return grad
+
+
+def test_generators_are_skew():
+    generators = transport_case(1.0)[0]
+    assert generators.shape == (DIM, HIDDEN, HIDDEN)
+    np.testing.assert_array_equal(generators, -np.swapaxes(generators, 1, 2))
+    assert np.abs(generators).max() > 0.05
+    # of S(z) = reshape(W z): entry (i, j) of S_d is W[H i + j, d]
+    kernel = jnp.arange(8.0).reshape(4, 2)  # H = 2, D = 2
+    np.testing.assert_allclose(skew_generators(kernel, 2)[0], [[0.0, -1.0], [1.0, 0.0]])  # S_0 = [[0, 2], [4, 6]]
+
+
+@pytest.mark.parametrize("radius", [0.0, 0.5, 0.98, 5.0, 50.0])
+def test_transport_is_the_dense_solve(radius):
+    generators, z, query, _ = transport_case(radius)
+    actual = jax.jit(transport_adjoint)(generators, z, query)
+    expected = dense_transport(generators, z, query)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+    if radius == 0:
+        np.testing.assert_allclose(actual, query, rtol=1e-6)  # nothing to turn
+
+
+def test_transport_keeps_lengths_nearly():
+    generators, z, query, _ = transport_case(0.98)
+    turned = jax.jit(transport_adjoint)(generators, z, query)
+    before, after = np.linalg.norm(query, axis=1), np.linalg.norm(turned, axis=1)
+    # E commutes with A, so U is orthogonal whatever ε
+    np.testing.assert_allclose(after, before, rtol=1e-5)
+    assert np.abs(np.asarray(turned) - query).max() > 0.01
+
+
+@pytest.mark.parametrize("radius", [0.5, 5.0])
+@pytest.mark.parametrize("argument", ["generators", "z", "query"])
+def test_gradient_of_transport_is_that_of_the_dense_solve(radius, argument):
+    *case, cotangent = transport_case(radius)
+    place = ("generators", "z", "query").index(argument)
+
+    def dense(x):
+        arguments = [*case[:place], x, *case[place + 1 :]]
+        return np.sum(cotangent * dense_transport(*arguments))
+
+    actual = transport_gradients()(*case, cotangent)[place]
+    expected = central_differences(dense, case[place])
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+@functools.cache
+def transport_gradients():
+    return jax.jit(jax.grad(lambda g, z, q, c: jnp.sum(c * transport_adjoint(g, z, q)), argnums=(0, 1, 2)))
+
+
+def test_samples_of_a_batch_do_not_meet_in_the_solve():
+    generators, z, query, _ = transport_case(0.5)
+    far = z.copy()
+    far[-1] *= 80.0  # many more iterations for the whole batch
+    near_alone = jax.jit(transport_adjoint)(generators, z, query)
+    beside_far = jax.jit(transport_adjoint)(generators, far, query)
+    np.testing.assert_allclose(beside_far[:-1], near_alone[:-1], rtol=0, atol=1e-5)
+
+    jacobian = jax.jit(jax.jacrev(lambda z: jnp.sum(transport_adjoint(generators, z, query), axis=-1)))(z)
+    for i in range(BATCH):  # [output sample, input sample, D]
+        for j in range(BATCH):
+            assert np.any(jacobian[i, j]) == (i == j)
+
+
+def test_a_query_of_zeros_stays_zero():
+    generators, z, query, _ = transport_case(0.98)
+    query = query.copy()
+    query[2] = 0.0
+    turned = jax.jit(transport_adjoint)(generators, z, query)
+    np.testing.assert_array_equal(turned[2], np.zeros(HIDDEN))
+    assert np.isfinite(turned).all()
+
+
+def test_temperature_by_hand():
+    # √16 · (1 − 0.36)/2 = 1.28; outside the ball √16 · 1e-3/2 = 2e-3, below its floor
+    z = jnp.array([[0.6, 0.0], [0.0, 0.0], [3.0, 4.0]])
+    np.testing.assert_allclose(temperature(z, 16), [1.28, 2.0, TAU_FLOOR], rtol=1e-6)
+    assert temperature(jnp.array([[3.0, 4.0]]), 10_000)[0] == pytest.approx(100 * DENOMINATOR_FLOOR / 2)
+
+
+def built(**fields):
+    c = default_config().model.to_dict()
+    c |= {"hidden_dim": 16, "num_charts": CHARTS, "codes_per_chart": CODES, **fields}
+    model = make_model(c, input_dim=INPUTS, num_classes=CLASSES)
+    params, spectral = jax.jit(model.init)(jax.random.key(0))
+    return model, params, spectral
+
+
+@functools.cache
+def default_model():
+    return built()
+
+
+def inputs(seed=1, scale=1.0):
+    return scale * jax.random.uniform(jax.random.key(seed), (BATCH, INPUTS))
+
+
+@pytest.mark.parametrize("size", [0.3, 4.0])
+def test_repeated_normalisation_bounds_every_spectral_norm(size):
+    _, params, spectral = default_model()
+    flat = flatten_dict(params)
+    kernels = [path for path in flat if path[-1] == "kernel"]
+    spectral_paths = {(*path[:-1], "kernel") for path in flatten_dict(spectral)}
+    assert spectral_paths == set(kernels)
+    params = jax.tree.map(lambda x: size * x, params)
+    step = jax.jit(normalise)
+    for _ in range(60):
+        weights, spectral = step(params, spectral)
+    before, after = flatten_dict(params), flatten_dict(weights)
+    for path in kernels:
+        true = np.linalg.norm(np.asarray(before[path], np.float64), 2, axis=(-2, -1))
+        now = np.linalg.norm(np.asarray(after[path], np.float64), 2, axis=(-2, -1))
+        assert np.all(now <= 1 + 1e-3), path
+        np.testing.assert_allclose(now, np.minimum(true, 1.0), rtol=2e-3, err_msg=str(path))  # and no smaller
+    for path, leaf in before.items():
+        if path not in kernels:
+            np.testing.assert_array_equal(after[path], leaf, str(path))
+    for u in flatten_dict(spectral).values():
+        np.testing.assert_allclose(np.linalg.norm(u, axis=-1), 1.0, rtol=1e-5)
+
+
+def saturated():
+    """Scores of a nearly one-hot routing, and a cotangent that is large on the chosen chart."""
+    rng = np.random.default_rng(3)
+    scores = rng.normal(size=(16, CHARTS))
+    scores[:, 1] += 12.0
+    cotangent = 1e3 + rng.normal(size=(16, CHARTS))
+    return scores, cotangent
+
+
+def gradient_of(function, scores, cotangent):
+    return np.asarray(jax.jit(jax.grad(lambda s: jnp.sum(cotangent * function(s))))(scores))
+
+
+def test_gradient_of_route_is_that_of_softmax():
+    scores, cotangent = saturated()
+    with jax.enable_x64(True):
+        scores, cotangent = jnp.asarray(scores, jnp.float64), jnp.asarray(cotangent, jnp.float64)
+        np.testing.assert_array_equal(route(scores), jax.nn.softmax(scores, axis=-1))
+        for temper in (1.0, 0.05):
+            plain = gradient_of(lambda s: jax.nn.softmax(temper * s, axis=-1), scores, cotangent)
+            ours = gradient_of(lambda s: route(temper * s), scores, cotangent)
+            assert ours.dtype == np.float64
+            np.testing.assert_allclose(ours, plain, rtol=1e-7, atol=1e-12)
+
+
+def test_route_keeps_its_digits_where_routing_is_hard():
+    scores, cotangent = saturated()
+    w = np.exp(scores - scores.max(axis=1, keepdims=True))
+    w /= w.sum(axis=1, keepdims=True)
+    small = np.float32(cotangent).astype(np.float64)
+    true = w * (small - np.sum(w * small, axis=1, keepdims=True))
+    scores, cotangent = jnp.asarray(scores, jnp.float32), jnp.asarray(cotangent, jnp.float32)
+    errors = [
+        np.linalg.norm(gradient_of(function, scores, cotangent) - true) / np.linalg.norm(true)
+        for function in (route, lambda s: jax.nn.softmax(s, axis=-1))
+    ]
+    assert errors[0] < 1e-3
+    assert errors[0] < errors[1] / 10
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.floats(-1e6, 1e6, width=32), min_size=2, max_size=2),
+    st.floats(0.125, 10.0, width=32),
+)
+def test_the_ball_bounds_any_point(v, scale):
+    v = jnp.array([v], jnp.float32)
+    inside = np.asarray(to_ball(v, scale), np.float64)
+    norm = np.linalg.norm(inside)
+    assert norm <= BALL_RADIUS * (1 + 1e-6)
+    length = np.linalg.norm(np.float64(v))
+    assert norm == pytest.approx(BALL_RADIUS * np.tanh(scale * length), rel=1e-4, abs=1e-5)
+    if length > 1e-3:  # direction kept
+        assert np.sum(inside * np.float64(v)) == pytest.approx(norm * length, rel=1e-5)
+
+
+def test_the_ball_is_smooth_at_its_centre():
+    slope = jax.jit(jax.jacrev(lambda v: to_ball(v, 3.0)[0]))(jnp.zeros((1, 2)))[:, 0]
+    np.testing.assert_allclose(slope, 3.0 * BALL_RADIUS * np.eye(2), rtol=1e-5)
+
+
+def test_the_encoder_stays_in_the_ball_and_on_the_simplex():
+    model, params, spectral = default_model()
+    weights, _ = jax.jit(model.normalise)(params, spectral)
+    encoding = jax.jit(model.encode)(weights, inputs(scale=100.0))
+    assert np.linalg.norm(encoding.v, axis=1).max() < BALL_RADIUS * (1 + 1e-6)
+    np.testing.assert_allclose(np.sum(encoding.router, axis=1), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(encoding.z_geo + encoding.z_tex, encoding.v, atol=1e-5)
+    macro = encoding.c_bar + np.einsum("bn,bnd->bd", encoding.router, encoding.z_q_all)
+    np.testing.assert_allclose(encoding.z_geo, macro + encoding.z_n, atol=1e-5)
+    free, params, spectral = built(ball=False, covariant=False)
+    weights, _ = free.normalise(params, spectral)
+    assert np.linalg.norm(jax.jit(free.encode)(weights, inputs(scale=100.0)).v, axis=1).max() > 1
+
+
+def test_nearest_code_by_hand():
+    codes = jnp.array([[[0.0, 0.0], [1.0, 0.0]], [[0.0, 2.0], [0.0, 3.0]]])  # 2 charts, 2 codes
+    distances, index, chosen = nearest_code(jnp.array([[0.75, 0.0]]), codes)
+    np.testing.assert_allclose(distances, [[[0.5625, 0.0625], [4.5625, 9.5625]]])
+    np.testing.assert_array_equal(index, [[1, 0]])
+    np.testing.assert_array_equal(chosen, [[[1.0, 0.0], [0.0, 2.0]]])
+
+
+@functools.cache
+def straight_through(mode):
+    """Value of z_geo; gradient of Σ macro (z_geo without z_n) and of Σ c̄ with respect to the centres."""
+    model, params, spectral = built(straight_through=mode, covariant=False)
+    weights, _ = jax.jit(normalise)(params, spectral)
+
+    @jax.jit
+    def gradients(centers):
+        def encode(centers):
+            return model.encode({**weights, "encoder": {**weights["encoder"], "centers": centers}}, inputs())
+
+        macro = jax.grad(lambda c: jnp.sum(encode(c).z_geo - encode(c).z_n))(centers)
+        return encode(centers).z_geo, macro, jax.grad(lambda c: jnp.sum(encode(c).c_bar))(centers)
+
+    return [np.asarray(x) for x in gradients(weights["encoder"]["centers"])]
+
+
+def test_straight_through_forms_agree_in_value_and_differ_in_the_macro_path():
+    (parity_value, parity, _), (value, detached, c_bar) = (straight_through(m) for m in ("parity", "detached"))
+    np.testing.assert_allclose(parity_value, value, atol=1e-6)
+    np.testing.assert_allclose(parity, np.zeros_like(parity), atol=1e-6)  # centres: no macro path
+    assert np.abs(detached).max() > 0.1
+    np.testing.assert_allclose(detached, c_bar, atol=1e-6)
+
+
+@pytest.mark.parametrize("rank, expected", [(0, 2), (1, 1), (3, 3)])
+def test_jump_shapes_and_values(rank, expected):
+    model, params, _ = built(jump_rank=rank, covariant=False)
+    jump = params["jump"]
+    assert jump["up"]["kernel"].shape == (CHARTS, expected, 2)
+    assert jump["down"]["kernel"].shape == (CHARTS, 2, expected)
+    assert jump["c"].shape == (CHARTS, expected)
+    rng = np.random.default_rng(0)
+    jump = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), jump)
+    z = rng.normal(size=(BATCH, CHARTS, 2)).astype(np.float32)
+    jumped = jax.jit(model.jump)({**params, "jump": jump}, z)
+    back = jax.jit(model.jump_back)({**params, "jump": jump}, jumped)
+    assert jumped.shape == back.shape == (BATCH, CHARTS, CHARTS, 2)
+    up, down, c, d = jump["up"]["kernel"], jump["down"]["kernel"], jump["c"], jump["d"]
+    for i in range(CHARTS):
+        for j in range(CHARTS):
+            there = (z[:, i] @ up[i].T + c[i]) @ down[j].T + d[j]
+            np.testing.assert_allclose(jumped[:, i, j], there, rtol=1e-4, atol=1e-5)
+            home = (there @ up[j].T + c[j]) @ down[i].T + d[i]
+            np.testing.assert_allclose(back[:, i, j], home, rtol=1e-4, atol=1e-4)
+
+
+def test_jumps_start_near_the_identity():
+    model, params, spectral = default_model()
+    weights, _ = jax.jit(normalise)(params, spectral)
+    z = jax.random.normal(jax.random.key(0), (BATCH, CHARTS, 2))
+    jumped = jax.jit(model.jump)(weights, z)
+    for to in range(CHARTS):
+        np.testing.assert_allclose(jumped[:, :, to], z, atol=0.25)
+
+
+def test_class_affinity_favours_one_class_a_chart():
+    model, params, _ = default_model()  # affinity 4
+    table = np.asarray(model.class_table(params, jnp.float32(1.0)))
+    assert table.shape == params["supervised"]["table"].shape == (CHARTS, CLASSES)
+    np.testing.assert_allclose(table.sum(axis=1), 1.0, rtol=1e-5)
+    np.testing.assert_array_equal(table.argmax(axis=1), np.arange(CHARTS) % CLASSES)
+    # e⁴/(e⁴ + 2) = 0.965, up to the noise of ± 0.02 in the table
+    np.testing.assert_allclose(table.max(axis=1), 0.965, atol=0.003)
+    warm = np.asarray(model.class_table(params, jnp.float32(4.0)))  # e/(e + 2) = 0.576
+    np.testing.assert_allclose(warm.max(axis=1), 0.576, atol=0.005)
+
+
+def test_no_affinity_starts_without_a_preference():
+    model, params, _ = built(class_affinity=0.0, covariant=False)
+    np.testing.assert_allclose(model.class_table(params, jnp.float32(1.0)), 1 / CLASSES, atol=0.01)
+
+
+def test_the_readout_sends_no_gradient_back():
+    model, params, spectral = default_model()
+    weights, _ = jax.jit(normalise)(params, spectral)
+
+    @jax.jit
+    @jax.grad
+    def gradient(weights):
+        encoding = model.encode(weights, inputs())
+        return jnp.sum(model.readout(weights, encoding.router, encoding.z_geo)[:, 0])
+
+    grads = dict(gradient(weights))
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(grads.pop("readout")))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(grads))
