@@ -102,9 +102,9 @@ def _lookup(data, prefix: str, path: str):
             "jump/up": "jump/encoders",
             "jump/down": "jump/decoders",
         }[head]
-        count = sum(name.startswith(f"param/{stack}.") and name.endswith(".weight") for name in data.files)
+        count = sum(name.startswith(f"{prefix}/{stack}.") and name.endswith(f".{names[leaf]}") for name in data.files)
         keys = [f"{prefix}/{stack}.{n}.{names[leaf]}" for n in range(count)]
-        return np.stack([data[key] for key in keys]) if keys[0] in data.files else None
+        return np.stack([data[key] for key in keys]) if keys else None
     return data[key] if key in data.files else None
 
 
@@ -115,7 +115,7 @@ def load(name: str):
 
 
 def tree(data, prefix: str, like):
-    """Golden values (`param`, `grad` or `u_after`) in the structure and shapes of `like`; zeros where there are none."""
+    """Golden values (`param` or `grad`) in the structure and shapes of `like`; zeros where there are none."""
     from flax.traverse_util import flatten_dict, unflatten_dict
 
     out = {}
@@ -125,21 +125,23 @@ def tree(data, prefix: str, like):
     return unflatten_dict(out, sep="/")
 
 
+class _View(dict):
+    """A dict that `_lookup` can read like an npz file."""
+
+    @property
+    def files(self):
+        return list(self)
+
+
 def updated_vectors(data, like):
     """`u_after/*` (stored without the atlas/ level) in the structure of `like`, and the paths that have a value."""
     from flax.traverse_util import flatten_dict
 
     prefixed = {key.replace("u_after/", "u/atlas/", 1): data[key] for key in data.files if key.startswith("u_after/")}
-
-    class View:
-        files = [*data.files, *prefixed]
-
-        def __getitem__(self, key):
-            return prefixed[key] if key in prefixed else data[key]
-
+    view = _View(prefixed)
     found = {}
     for path, leaf in flatten_dict(like, sep="/").items():
-        value = _lookup(View(), "u", path)
+        value = _lookup(view, "u", path)
         if value is not None:
             found[path] = np.asarray(value).reshape(leaf.shape)
     return found

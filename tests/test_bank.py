@@ -49,7 +49,12 @@ def one(row, value, *, steps=1, charts=CHARTS, moving=ALL_MOVE):
 
 def test_two_updates_by_hand():
     controller = bank(ROWS, UNITS, charts=CHARTS)
-    assert controller.slices == {"sharp": slice(0, 1), "ground": slice(1, 2), "codes": slice(2, 5), "fixed": slice(5, 6)}
+    assert controller.slices == {
+        "sharp": slice(0, 1),
+        "ground": slice(1, 2),
+        "codes": slice(2, 5),
+        "fixed": slice(5, 6),
+    }
     state = controller.init()
     np.testing.assert_allclose(state.target, [0.4, 0.8, 2.0, 2.0, 2.0, 0.2])
     assert_weights(controller, state, {"sharp": 0.3, "ground": 0.5, "codes": [0.1] * 3, "fixed": 0.7})

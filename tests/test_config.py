@@ -65,7 +65,7 @@ def test_the_default_is_valid():
         ({"optim__learning_rate": 0.0}, r"learning_rate = 0\.0: must lie in \(0, inf\)"),
         (
             {"optim__learning_rate": 0.5},
-            r"= 0\.5: must lie between .* learning_rate_max = 0\.02",
+            r"= 0\.5: must lie between .* learning_rate_max = 0\.01",
         ),
         (
             {"optim__learning_rate_min": 0.015},

@@ -1,6 +1,7 @@
 """The model and its losses against numbers of the original program (model §8)."""
 
 import functools
+from typing import NamedTuple
 
 import golden_files
 import jax
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from topojax import losses
+from topojax import losses, signals
 from topojax.model import make_model
 from topojax.model.layers import normalise
+from topojax.types import Decoding, Encoding
 
 pytestmark = pytest.mark.parametrize("name", golden_files.NAMES)
 
@@ -24,12 +26,43 @@ def close(actual, expected, tolerance, what=""):
     assert error <= tolerance, f"{what}: {error:.2e} > {tolerance}"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_compiles():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+class Results(NamedTuple):
+    """Everything that this file compares, of one program."""
+
+    losses: dict
+    encoding: Encoding
+    decoding: Decoding
+    hard: Decoding  # decoded in the encoder's chart
+    logits: jax.Array
+    spectral: dict
+    grads: dict
+
+
 @functools.cache
-def setup(name):
+def computed(name):
+    """(golden arrays, params, spectral, Results), compiled once for all tests."""
     data, config, inputs, classes = golden_files.load(name)
     model = make_model(config, input_dim=inputs, num_classes=classes)
-    params, spectral = model.init(jax.random.key(0))
-    return data, model, golden_files.tree(data, "param", params), golden_files.tree(data, "param", spectral)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    params, spectral = (golden_files.tree(data, "param", part) for part in shapes)
+
+    @jax.jit
+    def run(params):
+        gradient = jax.value_and_grad(lambda p: all_losses(model, data, p, spectral), has_aux=True)
+        (_, (values, encoding, decoding)), grads = gradient(params)
+        weights, after = normalise(params, spectral)
+        hard = model.decode(weights, encoding.z_geo, encoding.z_tex, encoding.chart)
+        logits = model.readout(weights, encoding.router, encoding.z_geo)
+        return Results(values, encoding, decoding, hard, logits, after, grads)
+
+    return data, params, spectral, run(params)
 
 
 def all_losses(model, data, params, spectral):
@@ -76,46 +109,58 @@ def all_losses(model, data, params, spectral):
 
 
 def test_outputs(name):
-    data, model, params, spectral = setup(name)
-    weights, _ = jax.jit(normalise)(params, spectral)
-    encoding, decoding = jax.jit(model)(weights, jnp.asarray(data["in/x"]))
+    data, _, _, (_, encoding, decoding, hard, logits, *_) = computed(name)
     for field, key in {"chart": "K_chart", "code": "K_code", "codes": "indices"}.items():
         np.testing.assert_array_equal(getattr(encoding, field), data[f"out/{key}"], key)
     for field in ("router", "z_geo", "z_n", "z_tex", "z_n_all", "c_bar"):
         close(getattr(encoding, field), data[f"out/{field}"], 1e-4, field)
     close(decoding.x_hat, data["out/x_hat"], 1e-4, "x_hat")
     close(decoding.router, data["out/dec_router"], 1e-4, "dec_router")
-    hard = model.decode(weights, encoding.z_geo, encoding.z_tex, encoding.chart)
     close(hard.x_hat, data["out/x_hat_hard"], 1e-4, "x_hat_hard")
-    logits = model.readout(weights, encoding.router, encoding.z_geo)
     close(logits, data["out/cls_logits"], 1e-4, "cls_logits")
     close(encoding.z_geo + encoding.z_tex, encoding.v, 1e-5, "z_geo + z_tex = v")
 
 
 def test_losses_and_gradients(name):
-    data, model, params, spectral = setup(name)
-    compute = jax.jit(jax.value_and_grad(lambda p: all_losses(model, data, p, spectral), has_aux=True))
-    (_, (values, _, _)), grads = compute(params)
-    for key, value in values.items():
+    data, params, _, results = computed(name)
+    for key, value in results.losses.items():
         close(value, data[f"loss/{key}"], 1e-4, key)
     expected = flatten_dict(golden_files.tree(data, "grad", params), sep="/")
-    for path, grad in flatten_dict(grads, sep="/").items():
+    for path, grad in flatten_dict(results.grads, sep="/").items():
         close(grad, expected[path], 1e-3, path)
 
 
 def test_training_mode_moves_the_power_iteration_vectors(name):
-    data, model, params, spectral = setup(name)
-    weights, after = jax.jit(normalise)(params, spectral)
+    data, _, spectral, results = computed(name)
     expected = golden_files.updated_vectors(data, spectral)
     assert len(expected) >= 10
-    flat = flatten_dict(after, sep="/")
+    flat = flatten_dict(results.spectral, sep="/")
     for path, value in expected.items():
         close(flat[path], value, 1e-4, path)
-    encoding, decoding = model(weights, jnp.asarray(data["in/x"]))
     for key, value in {
-        "router": encoding.router,
-        "z_geo": encoding.z_geo,
-        "x_hat": decoding.x_hat,
-        "dec_router": decoding.router,
+        "router": results.encoding.router,
+        "z_geo": results.encoding.z_geo,
+        "x_hat": results.decoding.x_hat,
+        "dec_router": results.decoding.router,
     }.items():
         close(value, data[f"out_train/{key}"], 1e-4, key)
+
+
+def test_metrics_that_count(name):
+    data, *_ = computed(name)
+    pooled, within = signals.hard_code_entropies(
+        jnp.asarray(data["out/K_chart"]),
+        jnp.asarray(data["out/indices"]),
+        data["param/atlas/encoder.codebook"].shape[1],
+    )
+    close(pooled, data["loss/code_entropy_hard"], 1e-4, "code_entropy_hard")
+    close(within, data["loss/per_chart_code_entropy_hard"], 1e-4, "per_chart_code_entropy_hard")
+
+
+def test_orthogonality(name):
+    """The original's mean also takes in kernels that it never applies, and its variance is the unbiased one."""
+    data, *_ = computed(name)
+    weights = [data[k] for k in data.files if k.startswith("param/atlas/") and ("weight" in k)]
+    small = [w for w in weights if w.ndim == 2 and max(w.shape) <= 64]
+    values = [losses.log_singular_variance(jnp.asarray(w), ddof=1) for w in small]
+    close(np.mean(values), data["loss/orthogonality"], 1e-4, "orthogonality")

@@ -40,7 +40,7 @@ def dense_transport(generators, z, query):
 
 @functools.cache
 def transport_case(radius):
-    """Generators of a kernel with spectral norm 1, points at a distance from the origin, queries, cotangents."""
+    """A kernel of spectral norm 1, its generators, points at a distance from the origin, queries, cotangents."""
     rng = np.random.default_rng(0)
     kernel = rng.normal(size=(HIDDEN**2, DIM))
     kernel /= np.linalg.norm(kernel, 2)
@@ -48,7 +48,7 @@ def transport_case(radius):
     z = rng.normal(size=(BATCH, DIM))
     z = (radius * z / np.linalg.norm(z, axis=1, keepdims=True)).astype(np.float32)
     query, cotangent = rng.normal(size=(2, BATCH, HIDDEN)).astype(np.float32)
-    return generators, z, query, cotangent
+    return kernel.astype(np.float32), generators, z, query, cotangent
 
 
 def central_differences(f, x, h=1e-5):
@@ -62,7 +62,7 @@ def central_differences(f, x, h=1e-5):
 
 
 def test_generators_are_skew():
-    generators = transport_case(1.0)[0]
+    generators = transport_case(1.0)[1]
     assert generators.shape == (DIM, HIDDEN, HIDDEN)
     np.testing.assert_array_equal(generators, -np.swapaxes(generators, 1, 2))
     assert np.abs(generators).max() > 0.05
@@ -73,7 +73,7 @@ def test_generators_are_skew():
 
 @pytest.mark.parametrize("radius", [0.0, 0.5, 0.98, 5.0, 50.0])
 def test_transport_is_the_dense_solve(radius):
-    generators, z, query, _ = transport_case(radius)
+    _, generators, z, query, _ = transport_case(radius)
     actual = jax.jit(transport_adjoint)(generators, z, query)
     expected = dense_transport(generators, z, query)
     np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
@@ -82,7 +82,7 @@ def test_transport_is_the_dense_solve(radius):
 
 
 def test_transport_keeps_lengths_nearly():
-    generators, z, query, _ = transport_case(0.98)
+    _, generators, z, query, _ = transport_case(0.98)
     turned = jax.jit(transport_adjoint)(generators, z, query)
     before, after = np.linalg.norm(query, axis=1), np.linalg.norm(turned, axis=1)
     # E commutes with A, so U is orthogonal whatever ε
@@ -90,28 +90,33 @@ def test_transport_keeps_lengths_nearly():
     assert np.abs(np.asarray(turned) - query).max() > 0.01
 
 
+@functools.cache
+def transport_gradients():
+    def total(kernel, z, query, cotangent):
+        return jnp.sum(cotangent * transport_adjoint(skew_generators(kernel, HIDDEN), z, query))
+
+    return jax.jit(jax.grad(total, argnums=(0, 1, 2)))
+
+
 @pytest.mark.parametrize("radius", [0.5, 5.0])
-@pytest.mark.parametrize("argument", ["generators", "z", "query"])
+@pytest.mark.parametrize("argument", ["kernel", "z", "query"])
 def test_gradient_of_transport_is_that_of_the_dense_solve(radius, argument):
-    *case, cotangent = transport_case(radius)
-    place = ("generators", "z", "query").index(argument)
+    kernel, _, z, query, cotangent = transport_case(radius)
+    case = (kernel, z, query)
+    place = ("kernel", "z", "query").index(argument)
 
     def dense(x):
-        arguments = [*case[:place], x, *case[place + 1 :]]
-        return np.sum(cotangent * dense_transport(*arguments))
+        kernel, z, query = (*case[:place], x, *case[place + 1 :])
+        square = kernel.T.reshape(DIM, HIDDEN, HIDDEN)
+        return np.sum(cotangent * dense_transport(0.5 * (square - np.swapaxes(square, 1, 2)), z, query))
 
     actual = transport_gradients()(*case, cotangent)[place]
     expected = central_differences(dense, case[place])
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
-@functools.cache
-def transport_gradients():
-    return jax.jit(jax.grad(lambda g, z, q, c: jnp.sum(c * transport_adjoint(g, z, q)), argnums=(0, 1, 2)))
-
-
 def test_samples_of_a_batch_do_not_meet_in_the_solve():
-    generators, z, query, _ = transport_case(0.5)
+    _, generators, z, query, _ = transport_case(0.5)
     far = z.copy()
     far[-1] *= 80.0  # many more iterations for the whole batch
     near_alone = jax.jit(transport_adjoint)(generators, z, query)
@@ -125,7 +130,7 @@ def test_samples_of_a_batch_do_not_meet_in_the_solve():
 
 
 def test_a_query_of_zeros_stays_zero():
-    generators, z, query, _ = transport_case(0.98)
+    _, generators, z, query, _ = transport_case(0.98)
     query = query.copy()
     query[2] = 0.0
     turned = jax.jit(transport_adjoint)(generators, z, query)
@@ -198,10 +203,10 @@ def test_gradient_of_route_is_that_of_softmax():
     scores, cotangent = saturated()
     with jax.enable_x64(True):
         scores, cotangent = jnp.asarray(scores, jnp.float64), jnp.asarray(cotangent, jnp.float64)
-        np.testing.assert_array_equal(route(scores), jax.nn.softmax(scores, axis=-1))
-        for temper in (1.0, 0.05):
-            plain = gradient_of(lambda s: jax.nn.softmax(temper * s, axis=-1), scores, cotangent)
-            ours = gradient_of(lambda s: route(temper * s), scores, cotangent)
+        np.testing.assert_array_equal(route(scores), jax.nn.softmax(scores))
+        for sharpness in (1.0, 0.05):
+            plain = gradient_of(jax.nn.softmax, sharpness * scores, cotangent)
+            ours = gradient_of(route, sharpness * scores, cotangent)
             assert ours.dtype == np.float64
             np.testing.assert_allclose(ours, plain, rtol=1e-7, atol=1e-12)
 
@@ -215,7 +220,7 @@ def test_route_keeps_its_digits_where_routing_is_hard():
     scores, cotangent = jnp.asarray(scores, jnp.float32), jnp.asarray(cotangent, jnp.float32)
     errors = [
         np.linalg.norm(gradient_of(function, scores, cotangent) - true) / np.linalg.norm(true)
-        for function in (route, lambda s: jax.nn.softmax(s, axis=-1))
+        for function in (route, jax.nn.softmax)
     ]
     assert errors[0] < 1e-3
     assert errors[0] < errors[1] / 10

@@ -68,7 +68,7 @@ class Tiny:
     """A program compiled once for the whole file, and how often its step was traced."""
 
     def __init__(self):
-        self.config = config(MANY)
+        self.config = config(MANY, optim__update_ratio=0.01)
         self.program, self.model = program(self.config)
         self.traces = 0
 
@@ -116,12 +116,13 @@ def test_a_thousand_steps_are_one_trace(tiny, run):
 
 def test_a_step_keeps_structure_shapes_and_types(tiny, run):
     def kinds(state):
-        return jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), state)
+        leaves = jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), state.replace(key=None))
+        return leaves, state.key.shape, state.key.dtype
 
     before, after = kinds(tiny.first), kinds(run[0][1])
     assert jax.tree.structure(before) == jax.tree.structure(after)
     assert before == after
-    assert not any(leaf.weak_type for leaf in jax.tree.leaves(tiny.first))
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves(tiny.first.replace(key=None)))
 
 
 def test_training_lowers_the_loss_it_descends(run):
@@ -133,15 +134,17 @@ def test_no_gradient_reaches_control(tiny, run):
     leaves, structure = jax.tree.flatten(run[0][-1].control)
     floats = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)]
 
+    batch = next(batches(1))
+
     def loss(values):
         now = list(leaves)
         for i, value in zip(floats, values, strict=True):
             now[i] = value
         state = run[0][-1].replace(control=jax.tree.unflatten(structure, now))
-        return tiny.program.train_step(state, next(batches(1)))[1]["loss/total"]
+        return tiny.program.train_step(state, batch)[1]["loss/total"]
 
     grads = jax.jit(jax.grad(loss))([leaves[i] for i in floats])
-    assert len(grads) >= 20
+    assert {g.shape for g in grads} >= {(), (len(MANY) + 3,)}  # rates and sums, and a vector of the whole bank
     for grad in grads:
         np.testing.assert_array_equal(grad, np.zeros(grad.shape))
 
@@ -279,9 +282,9 @@ def test_the_rate_in_force_is_under_every_cap(tiny, run):
     for before, after, m in zip(states[:-1], states[1:], metrics, strict=True):
         old, new = without_readout(before.params), without_readout(after.params)
         rate, size = float(m["lr"]), np.linalg.norm(old)
-        caps = [float(m["lr_governor"]), float(schedule(before.step))]
+        caps = [float(before.control.governor.rate), float(schedule(before.step))]
         caps.append(c.update_ratio * size / float(m["norm/direction"]))
-        assert m["lr_governor"] == before.control.governor.rate
+        assert m["lr_governor"] == after.control.governor.rate  # what the next step will start from
         np.testing.assert_allclose(rate, min(caps), rtol=1e-4)
         causes.add(int(m["lr_cap"]))
         assert rate == pytest.approx(caps[int(m["lr_cap"])], rel=1e-4)
@@ -296,7 +299,7 @@ def test_a_constant_rate_without_caps_is_plain_adam():
     c.optim.learning_rate, c.optim.grad_clip = 3e-3, 0.1
     made, model = program(c)
     system, rows, targets = make_control(c, num_classes=CLASSES)
-    gradient = jax.jit(jax.grad(make_objective(c, model, rows, targets), has_aux=True))
+    gradient = jax.grad(make_objective(c, model, rows, targets), has_aux=True)
     train_step = jax.jit(made.train_step)
     state = jax.jit(made.init)()
 
@@ -306,26 +309,33 @@ def test_a_constant_rate_without_caps_is_plain_adam():
         atlas = dict(params["atlas"])
         return {"readout": atlas.pop("readout"), "atlas": atlas}
 
-    expected = split(state.params)
-    moments = {name: optimizers[name].init(expected[name]) for name in expected}
-    clipped = False
-    for batch in batches(2):
+    @jax.jit
+    def plain_adam(expected, moments, state, batch):
         weights = system.weights(state.control)
         grads = split(gradient(state.params, state.spectral, weights, batch, batch.image)[0])
-        clipped |= bool(optax.global_norm(grads["atlas"]) > 0.1)
+        out = {}
         for name, optimizer in optimizers.items():
             updates, moments[name] = optimizer.update(grads[name], moments[name], expected[name])
-            expected[name] = optax.apply_updates(expected[name], updates)
+            out[name] = optax.apply_updates(expected[name], updates)
+        return out, moments, optax.tree.norm(grads["atlas"]) > 0.1
+
+    expected = split(state.params)
+    moments = {name: optimizers[name].init(expected[name]) for name in expected}
+    any_clipped = False
+    for batch in batches(2):
+        expected, moments, clipped = plain_adam(expected, moments, state, batch)
+        any_clipped |= bool(clipped)
         state, metrics = train_step(state, batch)
         assert metrics["lr"] == np.float32(3e-3)
         assert metrics["lr_cap"] == 0
         for a, b in zip(jax.tree.leaves(split(state.params)), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6)
-    assert clipped
+    assert any_clipped
 
 
 def test_without_supervision_labels_reach_the_readout_alone():
     c = config((*FEW, "sup_purity"), supervised__enabled=False, precision__enabled=True)
+    c.optim.grad_clip = 0.01  # always at work: a shared norm would let labels scale the rest
     made, _ = program(c)
     assert [row.name for row in made.rows] == list(FEW)
     train_step = jax.jit(made.train_step)
@@ -357,5 +367,3 @@ def test_evaluation_is_per_example_and_moves_nothing(tiny, run):
     half = jax.jit(tiny.program.evaluate)(state, Batch(train.image[:13], train.label[:13]))
     for name, value in half.items():
         np.testing.assert_allclose(value, out[name][:13], rtol=1e-4, atol=1e-5, err_msg=name)
-
-

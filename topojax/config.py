@@ -66,7 +66,7 @@ def default_config() -> ConfigDict:
     # Bound the latent to the ball of radius 0.98, where the router's temperature is meant to live.
     c.model.ball = True
     # Scale of the value projection before the ball.
-    c.model.ball_scale = 3.0
+    c.model.ball_scale = 1.5
     # detached: reconstruction trains centres and router; parity: the original, in which it does not.
     c.model.straight_through = "detached"
     # Rank of the jump operators; 0 is latent_dim.

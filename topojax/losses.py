@@ -148,7 +148,7 @@ def soft_assignment(distances: Array, temperature: Array) -> Array:
 
 
 def code_usage(assignment: Array, router: Array) -> tuple[Array, Array]:
-    """Usage of codes within each chart, weighted by sg(w): [N, K] rows sum to 1, and chart masses [N]."""
+    """Code usage within each chart, weighted by sg(w): [N, K], rows of used charts sum to 1; and chart masses [N]."""
     w = jax.lax.stop_gradient(router)
     mass = jnp.sum(w, axis=0)
     counts = jnp.einsum("bn,bnk->nk", w, assignment)
@@ -168,10 +168,13 @@ def code_entropy(usage: Array, mass: Array) -> Array:
     return jnp.log(usage.shape[-1]) - entropy(mass @ usage)
 
 
-def log_singular_variance(matrix: Array) -> Array:
-    """Variance of the log singular values of one matrix: 0 where it is isotropic."""
+def log_singular_variance(matrix: Array, *, ddof: int = 0) -> Array:
+    """Variance of the log singular values of one matrix: 0 where it is isotropic.
+
+    Biased, unlike the original's (ddof = 1), which is NaN for a single singular value (theory A7).
+    """
     values = jnp.linalg.svd(matrix, compute_uv=False)
-    return jnp.var(jnp.log(values + LOG_FLOOR))
+    return jnp.var(jnp.log(values + LOG_FLOOR), ddof=ddof)
 
 
 def jump(jumped: Array, z_n_all: Array, router: Array, *, returned: Array | None = None) -> Array:

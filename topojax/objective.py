@@ -129,8 +129,8 @@ def make_objective(config: Any, model: Model, rows: tuple, targets: Mapping[str,
 
 
 def orthogonality(params: Params) -> Array:
-    """Mean variance of log singular values over the matrices with both sides ≤ 64 (model §7)."""
-    matrices = [
-        leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 2 and max(leaf.shape) <= 64 and min(leaf.shape) >= 2
-    ]
-    return jnp.mean(jnp.stack([losses.log_singular_variance(matrix) for matrix in matrices]))
+    """Mean variance of log singular values over the atlas's kernels with both sides ≤ 64 (model §7)."""
+    leaves = jax.tree_util.tree_leaves_with_path({part: params[part] for part in ("encoder", "decoder")})
+    kernels = [leaf for path, leaf in leaves if path[-1].key == "kernel"]
+    small = [k for k in kernels if k.ndim == 2 and max(k.shape) <= 64]
+    return jnp.mean(jnp.stack([losses.log_singular_variance(kernel) for kernel in small]))

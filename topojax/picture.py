@@ -10,6 +10,7 @@ import pathlib
 import sys
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from topojax.errors import UserError
 
@@ -64,10 +65,10 @@ def draw(workdir: str | pathlib.Path) -> pathlib.Path:
     return path
 
 
-def _pairs(x: np.ndarray, x_hat: np.ndarray, labels: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+def _pairs(x: ArrayLike, x_hat: ArrayLike, labels: ArrayLike, shape: tuple[int, int, int]) -> np.ndarray:
     """First example of every class above its reconstruction, in one image."""
-    first = [int(np.flatnonzero(labels == label)[0]) for label in np.unique(labels)]
-    rows = [np.concatenate(list(images[first].reshape(-1, *shape)), axis=1) for images in (x, x_hat)]
+    first = [int(np.flatnonzero(labels == label)[0]) for label in np.unique(np.asarray(labels))]
+    rows = [np.concatenate(list(np.asarray(images)[first].reshape(-1, *shape)), axis=1) for images in (x, x_hat)]
     return np.clip(np.concatenate(rows), 0.0, 1.0).squeeze()
 
 

@@ -38,6 +38,31 @@ def code_entropies(counts: Array) -> dict[str, Array]:
     return {"H_code_in_chart": losses.entropy(usage), "H_code": losses.entropy(pooled)}
 
 
+def hard_code_entropies(chart: Array, codes: Array, num_codes: int) -> tuple[Array, Array]:
+    """The original's counting metrics: log K − H of the code index pooled over all charts, and its mean within charts.
+
+    Pooled counts take in the nearest code of charts that a point is not routed to (theory B21), and small batches read
+    far from uniform (B20): metrics for comparison, not signals.
+
+    Args:
+      chart: K_chart, [B].
+      codes: nearest code of every chart, [B, N].
+      num_codes: K.
+
+    Returns:
+      Both in nats; the second is the mean over charts that at least two points are routed to.
+    """
+    one_hot = jax.nn.one_hot(codes, num_codes)
+    routed = jax.nn.one_hot(chart, codes.shape[1])
+    pooled = jnp.mean(one_hot, axis=(0, 1))
+    counts = jnp.einsum("bn,bnk->nk", routed, one_hot)
+    size = jnp.sum(counts, axis=1)
+    within = jnp.log(num_codes) - losses.entropy(counts / jnp.maximum(size, 1.0)[:, None])
+    counted = size >= 2
+    mean = jnp.sum(jnp.where(counted, within, 0.0)) / jnp.maximum(jnp.sum(counted), 1)
+    return jnp.log(num_codes) - losses.entropy(pooled), mean
+
+
 def perplexity(chart: Array, code: Array, charts: int, codes: int) -> Array:
     """Exp H of the (chart, code) pairs chosen by a set of points, [B] and [B]; at most N K."""
     counts = jnp.zeros(charts * codes).at[chart * codes + code].add(1.0)

@@ -180,7 +180,7 @@ def make_program(
             **{f"signal/{name}": jnp.mean(value) for name, value in seen.items()},
             **{f"weight/{name}": jnp.mean(value) for name, value in lambdas.items()},
             **{f"norm/{name}": value for name, value in norms.items()},
-            "norm/update": rate * norms["direction"],
+            "norm/update": jnp.where(finite, rate * norms["direction"], 0.0),
             "lr": rate,
             "lr_governor": new.control.governor.rate,
             "lr_cap": cap,

@@ -1,0 +1,41 @@
+"""Controllers of loss weights and of the learning rate: pure functions, usable in any JAX training loop.
+
+`dual_ascent` for constraints, `pid` for set-points, `precision` for likelihood scales, `governor` for the rate, `caps`
+for its bounds, `gate` for what has to wait; `bank` drives a whole table of contracts as one controller.
+"""
+
+from topojax.control import caps, precision
+from topojax.control.bank import Bank, BankState, bank
+from topojax.control.base import Controller, Info
+from topojax.control.contracts import TABLE, Contract, select, unit_values
+from topojax.control.governor import CAUSES, Decision, Governor, GovernorState, governor
+from topojax.control.pid import PidState, pid, report_form_is_stable
+from topojax.control.primal_dual import DualState, dual_ascent
+from topojax.control.protocol import Gate, GateState, gate
+
+__all__ = [
+    "CAUSES",
+    "TABLE",
+    "Bank",
+    "BankState",
+    "Contract",
+    "Controller",
+    "Decision",
+    "DualState",
+    "Gate",
+    "GateState",
+    "Governor",
+    "GovernorState",
+    "Info",
+    "PidState",
+    "bank",
+    "caps",
+    "dual_ascent",
+    "gate",
+    "governor",
+    "pid",
+    "precision",
+    "report_form_is_stable",
+    "select",
+    "unit_values",
+]

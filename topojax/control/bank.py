@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from topojax.control.base import Controller, Info
 from topojax.control.contracts import Contract
@@ -46,8 +47,8 @@ class Bank(NamedTuple):
       init: () → BankState.
       weights: (state, openings) → {name: weight}, scalar or (charts,), gradient stopped; `openings` maps a gate's name
         to the factor in [0, 1] on its rows' weights.
-      update: (state, signals, *, dt, moving) → (state, Info of shape (n,)); every step. `moving` maps a gate's name to
-        whether its rows adapt.
+      update: (state, signals, *, dt, moving, counted) → (state, Info of shape (n,)); every step. `moving` maps a gate's
+        name to whether its rows adapt; `counted` says whether the step enters the epoch's averages.
       end_epoch: state → (state, EpochInfo); once an epoch.
     """
 
@@ -88,9 +89,9 @@ def bank(rows: Sequence[Contract], units: Mapping[str, float], *, charts: int) -
       ValueError: from the mechanisms, for gains and bounds that make no sense; the message names the contract.
     """
     rows = tuple(rows)
-    sizes = [charts if row.per_chart else 1 for row in rows]
+    sizes = np.array([charts if row.per_chart else 1 for row in rows], int)
     starts = np.cumsum([0, *sizes])
-    slices = {row.name: slice(int(a), int(a) + size) for row, a, size in zip(rows, starts, sizes, strict=False)}
+    slices = {row.name: slice(int(a), int(a + size)) for row, a, size in zip(rows, starts, sizes, strict=False)}
 
     members: dict[tuple[str, str], list[int]] = {}
     for index, row in enumerate(rows):
@@ -109,19 +110,22 @@ def bank(rows: Sequence[Contract], units: Mapping[str, float], *, charts: int) -
     def column(value) -> np.ndarray:
         return np.repeat(np.asarray([value(row) for row in rows]), sizes)
 
+    def join(parts: Sequence[Array], dtype: Any = jnp.float32) -> Array:
+        return jnp.concatenate(parts) if parts else jnp.zeros(0, dtype)  # a run may have no contract at all
+
     target = column(lambda row: row.target * units[row.unit]).astype(np.float32)
-    by_target = column(lambda row: row.mechanism != "pid" or row.unit in ("1", "nat"))
+    by_target = column(lambda row: row.mechanism != "pid" or row.unit in ("1", "nat")).astype(bool)
     unit = column(lambda row: units[row.unit]).astype(np.float32)
     sign = column(lambda row: row.sign).astype(np.float32)
-    adaptive = column(lambda row: row.adaptive and row.mechanism != "constant")
+    adaptive = column(lambda row: row.adaptive and row.mechanism != "constant").astype(bool)
     maximum = column(lambda row: row.maximum).astype(np.float32)
     gate_names = [row.gate for row in rows]
 
-    def gather(parts: list[Array]) -> Array:
-        return jnp.concatenate(parts)[order] if parts else jnp.zeros(0)
+    def gather(parts: Sequence[Array]) -> Array:
+        return join(parts)[order]
 
-    def by_gate(values: Mapping[str, Array]) -> Array:
-        return jnp.concatenate([jnp.full((size,), values[g]) for g, size in zip(gate_names, sizes, strict=True)])
+    def by_gate(values: Mapping[str, Array], dtype: Any) -> Array:
+        return join([jnp.full((size,), values[g]) for g, size in zip(gate_names, sizes, strict=True)], dtype)
 
     def init() -> BankState:
         n = int(starts[-1])
@@ -132,32 +136,37 @@ def bank(rows: Sequence[Contract], units: Mapping[str, float], *, charts: int) -
 
     def weights(state: BankState, openings: Mapping[str, Array]) -> dict[str, Array]:
         flat = gather([group.effective(s) for group, s in zip(groups, state.groups, strict=True)])
-        flat = flat * by_gate(openings)
+        flat = flat * by_gate(openings, jnp.float32)
         flat = jax.lax.stop_gradient(flat)
         return {row.name: flat[slices[row.name]] if row.per_chart else flat[slices[row.name].start] for row in rows}
 
     def update(
-        state: BankState, signals: Mapping[str, Array], *, dt: float, moving: Mapping[str, Array]
+        state: BankState,
+        signals: Mapping[str, Array],
+        *,
+        dt: float,
+        moving: Mapping[str, Array],
+        counted: ArrayLike = True,
     ) -> tuple[BankState, Info]:
-        measured = jnp.concatenate(
+        measured = join(
             [jnp.broadcast_to(signals[row.signal].reshape(-1), (size,)) for row, size in zip(rows, sizes, strict=True)]
         )
         measured = jax.lax.stop_gradient(measured)
         scale = jnp.where(by_target, jnp.abs(state.target), unit)
         error = sign * (measured - state.target) / scale
-        active = jnp.asarray(adaptive) & by_gate(moving)
+        active = jnp.asarray(adaptive) & by_gate(moving, bool)
         updated = [
             group.update(s, error[i], dt=dt, active=active[i])
             for group, s, i in zip(groups, state.groups, where, strict=True)
         ]
-        info = Info(*(gather(list(parts)) for parts in zip(*(info for _, info in updated), strict=True)))
-        finite = jnp.isfinite(error)
+        info = Info(*(gather([getattr(info, field) for _, info in updated]) for field in Info._fields))
+        finite, counted = jnp.isfinite(error), jnp.asarray(counted, bool)
         return state._replace(
             groups=tuple(s for s, _ in updated),
-            error=state.error + jnp.where(finite, error, 0.0),
-            signal=state.signal + jnp.where(finite, measured, 0.0),
-            seen=state.seen + finite,
-            frozen=state.frozen + ~finite,
+            error=state.error + jnp.where(finite & counted, error, 0.0),
+            signal=state.signal + jnp.where(finite & counted, measured, 0.0),
+            seen=state.seen + (finite & counted),
+            frozen=state.frozen + (~finite & counted),
         ), info
 
     def end_epoch(state: BankState) -> tuple[BankState, EpochInfo]:

@@ -67,8 +67,8 @@ def control(
         perfect balanced atlas has H(K) = I = log N (theory 1.3).
     """
     high, low = over_mixing
-    sizes = [bank.slices[row.name].stop - bank.slices[row.name].start for row in bank.rows]
-    mean = np.repeat(np.eye(len(sizes), dtype=np.float32) / np.array(sizes, np.float32), sizes, axis=1)
+    sizes = np.array([bank.slices[row.name].stop - bank.slices[row.name].start for row in bank.rows], int)
+    mean = np.repeat(np.eye(len(sizes), dtype=np.float32) / sizes[:, None].astype(np.float32), sizes, axis=1)
 
     def init() -> ControlState:
         sums = {name: jnp.zeros((), jnp.float32) for name in EPOCH_SUMS}
@@ -88,7 +88,7 @@ def control(
     ) -> tuple[ControlState, Metrics]:
         signals = jax.lax.stop_gradient(dict(signals))
         moves = {gate: opened & finite for gate, opened in moving(state).items()}
-        moved, info = bank.update(state.bank, signals, dt=dt, moving=moves)
+        moved, info = bank.update(state.bank, signals, dt=dt, moving=moves, counted=finite)
         rate, _ = governor.update_step(state.governor, finite)
         sums = {name: state.sums[name] + jnp.where(finite, signals[name], 0.0) for name in EPOCH_SUMS}
         new = ControlState(moved, rate, state.window, sums, state.steps + finite)
