@@ -34,7 +34,7 @@ def events(previous: Row, current: Row, advice: Mapping[str, str]) -> list[dict[
     """
     found = _rate(previous, current)
     if current.get("guard/skipped"):
-        found.append({"event": "steps_skipped", "count": current["guard/skipped"]})
+        found.append({"event": "steps_skipped", "count": int(current["guard/skipped"])})
     if current.get("gate/window") and not previous.get("gate/window"):
         found.append({"event": "gate_opened", "gate": "window"})
     found += [{"event": name} for flag, name in _FLAGS.items() if _begins(flag, previous, current)]

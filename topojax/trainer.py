@@ -175,7 +175,7 @@ class _Training:
                 writers.event(at, at * self.program.steps_per_epoch, event)
                 progress.say(at, event)
             self.previous = row
-            failures = row["guard/failures"] or 0
+            failures = int(row["guard/failures"] or 0)
             if failures >= self.config.monitor.max_failures:
                 event = {"event": "diverged", "failures": failures}
                 writers.event(at, at * self.program.steps_per_epoch, event)
