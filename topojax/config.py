@@ -156,6 +156,8 @@ def default_config() -> ConfigDict:
     c.losses.prior_std_tex = 0.05
     # Softness of the code assignment that carries code entropy's gradient, relative to the mean squared distance.
     c.losses.code_temperature = 0.3
+    # Jump targets detached, and the way i → j → i added; off, the original, for which z_n → 0 is the trivial minimum.
+    c.losses.jump_cycle = True
     # The original's disentanglement, Cov(w, ‖z_geo‖), instead of Cov(w, z_n) and Cov(w, z_tex).
     c.losses.disentangle_parity = False
 

@@ -97,7 +97,8 @@ def make_objective(config: Any, model: Model, rows: tuple, targets: Mapping[str,
 
     def jump_term(weights: Params, e: Encoding) -> Array:
         jumped = model.jump(weights, e.z_n_all)
-        return losses.jump(jumped, e.z_n_all, e.router, returned=model.jump_back(weights, jumped))
+        returned = model.jump_back(weights, jumped) if config.losses.jump_cycle else None
+        return losses.jump(jumped, e.z_n_all, e.router, returned=returned)
 
     def objective(params: Params, spectral: Spectral, lambdas: Mapping[str, Array], batch: Batch, view: Array):
         weights, spectral = model.normalise(params["atlas"], spectral)
