@@ -12,24 +12,43 @@ RESULT = {
     "labels_used": False,
     "epochs": 4,
     "seed": 0,
-    "unsatisfied": [{"name": "window", "advice": "use a wider model"}],
-}
-ROW = {
-    **{f"contract/window/{part}": value for part, value in (("signal", 0.31234), ("target", 1.15))},
-    "weight/window": 10.0,
-    **{f"contract/jump/{part}": value for part, value in (("signal", None), ("target", 0.05))},
-    "weight/jump": 0.0,
+    "contracts": [
+        {
+            "contract": "window",
+            "signal": "I_XK",
+            "relation": ">=",
+            "target": 1.15,
+            "value": 0.31234,
+            "weight": 10.0,
+            "satisfied": False,
+            "saturated": True,
+            "gated": False,
+            "advice": "use a wider model",
+        },
+        {
+            "contract": "jump",
+            "signal": "jump",
+            "relation": "<=",
+            "target": 0.05,
+            "value": None,
+            "weight": 0.0,
+            "satisfied": None,
+            "saturated": False,
+            "gated": True,
+            "advice": "",
+        },
+    ],
 }
 
 
 def test_the_table_shows_scores_contracts_and_advice():
-    text = console.table(RESULT, ROW)
+    text = console.table(RESULT)
     assert "labels not used" in text
-    lines = {line.split()[0]: line.split() for line in text.splitlines() if line}
-    assert lines["mse"] == ["mse", "0.05712"]
-    assert lines["acc_supervised"][1] == "–"
-    assert lines["window"] == ["window", "0.3123", "1.15", "10", "unsatisfied:", "use", "a", "wider", "model"]
-    assert lines["jump"] == ["jump", "–", "0.05", "0"]
+    lines = {line.split()[0]: " ".join(line.split()) for line in text.splitlines() if line}
+    assert lines["mse"] == "mse 0.05712"
+    assert lines["acc_supervised"] == "acc_supervised –"
+    assert lines["window"] == "window I_XK >= 1.15 0.3123 10 saturated: use a wider model"
+    assert lines["jump"] == "jump jump <= 0.05 – 0 not measured"
 
 
 def test_without_a_terminal_a_log_is_a_line_and_rates_do_not_interrupt(capsys):

@@ -62,31 +62,43 @@ def number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def table(result: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+def table(result: Mapping[str, Any]) -> str:
     """The last word of a run: scores, then each contract with its weight.
 
     Args:
       result: what result.json holds.
-      row: metrics of the last epoch.
     """
     labels = "used" if result["labels_used"] else "not used (the readout alone sees them)"
     head = f"{result['name']}: {result['epochs']} epochs, seed {result['seed']}, labels {labels}"
     scored = [(name.removeprefix("test/"), number(v)) for name, v in result.items() if name.startswith("test/")]
-    names = [name.split("/")[1] for name in row if name.startswith("contract/") and name.endswith("/target")]
-    stuck = {contract["name"]: contract["advice"] for contract in result["unsatisfied"]}
-    contracts = [
-        (
-            name,
-            *(number(row.get(f"contract/{name}/{part}")) for part in ("signal", "target")),
-            number(row.get(f"weight/{name}")),
-            f"unsatisfied: {stuck[name]}" if name in stuck else "",
-        )
-        for name in names
-    ]
     parts = [head, _columns([("test", ""), *scored])]
-    if contracts:
-        parts.append(_columns([("contract", "signal", "target", "weight", ""), *contracts]))
+    if result["contracts"]:
+        parts.append(contract_table(result["contracts"]))
     return "\n\n".join(parts)
+
+
+def contract_table(contracts: Sequence[Mapping[str, Any]]) -> str:
+    """Contracts (`contracts.audit`) as text: what is held, where, by which weight, and what to do where it is not."""
+    rows = [
+        (
+            contract["contract"],
+            f"{contract['signal']} {contract['relation']} {number(contract['target'])}",
+            number(contract["value"]),
+            number(contract["weight"]),
+            _verdict(contract),
+        )
+        for contract in contracts
+    ]
+    return _columns([("contract", "promise", "measured", "weight", ""), *rows])
+
+
+def _verdict(contract: Mapping[str, Any]) -> str:
+    if contract["satisfied"] is None:
+        return "not measured"
+    if contract["satisfied"]:
+        return "satisfied"
+    state = "saturated" if contract["saturated"] else "gate closed" if contract["gated"] else "unsatisfied"
+    return f"{state}: {contract['advice']}"
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> str:

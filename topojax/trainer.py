@@ -19,9 +19,10 @@ from topojax import data
 from topojax import workdir as workdirs
 from topojax.checkpoint import Checkpoints
 from topojax.console import Progress, table
+from topojax.contracts import audit
 from topojax.errors import UserError
 from topojax.evaluate import BATCH_SIZE, predict, scores
-from topojax.events import events, unsatisfied
+from topojax.events import events
 from topojax.run import build, restore
 from topojax.runtime import compile_program, use_compilation_cache, versions
 from topojax.state import TrainState
@@ -214,7 +215,7 @@ class _Training:
             "seed": self.config.seed,
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
             "data": self.dataset.manifest,
-            "unsatisfied": unsatisfied(self.previous, self.advice),
+            "contracts": audit(self.config, self.previous),
             "versions": versions(),
             "time/first_epoch_s": round(self.first_epoch_s, 3),
             "time/compile_s": round(self.compile_s, 3),
@@ -222,7 +223,7 @@ class _Training:
             "time/total_s": round(time.perf_counter() - self.started, 3),
         }
         write_json(self.path / "result.json", result)
-        print(table(result, self.previous))
+        print(table(result))
         print(
             f"\n{self.path / 'result.json'}: {result['time/total_s']:.1f} s in all, "
             f"{result['time/compile_s']:.1f} s of it compiling"
