@@ -256,7 +256,9 @@ def test_fetch_without_network_is_one_line_and_status_2(tmp_path):
     )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("error: cannot fetch mnist: no connection to https://storage.googleapis.com/")
+    assert done.stderr.startswith(
+        "topojax: error: cannot fetch mnist: no connection to https://storage.googleapis.com/"
+    )
 
 
 def test_fetch_prepares_by_tfds_and_reports_its_failure(tmp_path, monkeypatch, capsys):
@@ -276,7 +278,7 @@ def test_fetch_prepares_by_tfds_and_reports_its_failure(tmp_path, monkeypatch, c
     monkeypatch.setattr(tfds_arrays, "_import_tfds", lambda: types.SimpleNamespace(builder=Builder))
     fails = True
     assert data.main(["fetch", "mnist", f"--data_dir={tmp_path}"]) == 2
-    assert capsys.readouterr().err == f"error: cannot fetch mnist into {tmp_path}: checksum differs\n"
+    assert capsys.readouterr().err == f"topojax: error: cannot fetch mnist into {tmp_path}: checksum differs\n"
     fails = False
     assert data.main(["fetch", "mnist", f"--data_dir={tmp_path}"]) == 0
     assert capsys.readouterr().out == f"mnist is in {tmp_path / 'mnist' / '3.0.1'}\n"

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from topojax.control import contracts
-from topojax.errors import UserError
+from topojax.errors import exit_status
 
 TOLERANCE = 0.05
 """Dimensionless error up to which a contract counts as satisfied: 5 % of its target (of its unit, for set-points)."""
@@ -63,12 +63,7 @@ def main() -> int:
     parser.add_argument("--workdir", required=True, help="where the run lives")
     parser.add_argument("--step", type=int, help="which checkpoint, by epoch (default: the last)")
     arguments = parser.parse_args()
-    try:
-        print(show(pathlib.Path(arguments.workdir), arguments.step))
-    except UserError as error:
-        print(f"topojax: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: print(show(pathlib.Path(arguments.workdir), arguments.step)))
 
 
 def show(workdir: pathlib.Path, step: int | None = None) -> str:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from topojax import manifolds, tfds_arrays
-from topojax.errors import UserError
+from topojax.errors import UserError, exit_status
 from topojax.types import Array, Batch
 
 NAMES = ("digits", *tfds_arrays.SOURCES, *manifolds.MANIFOLDS)
@@ -248,16 +248,15 @@ def main(argv: list[str] | None = None) -> int:
     for command in (listing, fetching):
         command.add_argument("--data_dir", help="default: $TFDS_DATA_DIR, or ~/tensorflow_datasets")
     args = parser.parse_args(argv)
-    try:
+
+    def carry_out() -> None:
         if args.command == "fetch":
             print(f"{args.name} is in {tfds_arrays.fetch(args.name, args.data_dir)}")
         else:
             for name in NAMES:
                 print(f"{name:14} {_describe(name, args.data_dir)}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return exit_status(carry_out)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 from numpy.typing import ArrayLike
 
-from topojax.errors import UserError
+from topojax.errors import exit_status
 
 
 def draw(workdir: str | pathlib.Path) -> pathlib.Path:
@@ -76,12 +76,8 @@ def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m topojax.picture", description="Draw the atlas of a run.")
     parser.add_argument("--workdir", required=True, help="where the run lives")
-    try:
-        print(draw(parser.parse_args().workdir))
-    except UserError as error:
-        print(f"topojax: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    arguments = parser.parse_args()
+    return exit_status(lambda: print(draw(arguments.workdir)))
 
 
 if __name__ == "__main__":

@@ -66,7 +66,8 @@ def make_control(config: Any, *, num_classes: int) -> tuple[Control, tuple[contr
     rows = contracts.select(config.contracts.to_dict(), labels=config.supervised.enabled)
     charts = config.model.num_charts
     units = contracts.unit_values(charts=charts, codes=config.model.codes_per_chart, classes=num_classes)
-    targets = {name: c.target * units[row.unit] for name, c, row in _all_rows(config)}
+    # Of all rows: a hinge or the governor may need the target of a contract that is off.
+    targets = {row.name: config.contracts[row.name].target * units[row.unit] for row in contracts.TABLE}
     g = config.governor.to_dict()
     if config.optim.rate == "constant":
         g |= {"grow": 1.0, "shrink": 1.0, "recover": 1.0}
@@ -84,10 +85,6 @@ def make_control(config: Any, *, num_classes: int) -> tuple[Control, tuple[contr
         over_mixing=(config.monitor.over_mixing_high, config.monitor.over_mixing_low),
     )
     return system, rows, targets
-
-
-def _all_rows(config: Any):
-    return [(row.name, config.contracts[row.name], row) for row in contracts.TABLE]
 
 
 def make_program(
