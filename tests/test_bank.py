@@ -1,4 +1,4 @@
-"""The bank of contracts against numbers worked out by hand, its table, and the gate that it waits for."""
+"""The bank of contracts against numbers worked out by hand: every mechanism, every rule of a row."""
 
 import dataclasses
 
@@ -7,14 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from topojax import losses, signals
-from topojax.control.bank import SATURATION_PATIENCE, bank
-from topojax.control.contracts import TABLE, Contract, select, unit_values
-from topojax.control.protocol import gate
+from topojax.control.bank import bank
+from topojax.control.contracts import GATES, Contract
 
 UNITS = {"1": 1.0, "nat": 1.0, "log_charts": 2.0, "log_codes": 4.0, "log_classes": 3.0}  # round numbers, not logs
-OPEN = {name: jnp.float32(1.0) for name in ("none", "hold", "window")}
-ALL_MOVE = {name: jnp.bool_(True) for name in ("none", "hold", "window")}
+OPEN = {name: jnp.float32(1.0) for name in GATES}
+ALL_MOVE = {name: jnp.bool_(True) for name in GATES}
 CHARTS = 3
 
 # Mechanisms and sizes interleaved, so that gathering by group has something to undo.
@@ -40,13 +38,23 @@ def assert_weights(controller, state, expected, openings=OPEN):
         np.testing.assert_allclose(weights[name], value, rtol=1e-6, err_msg=name)
 
 
-def one(row, value, *, steps=1, charts=CHARTS, moving=ALL_MOVE):
-    """Weight of a bank of one row, with its damped part, after some steps at a signal."""
-    controller = bank([row], UNITS, charts=charts)
-    state = controller.init()
-    for _ in range(steps):
-        state, _ = controller.update(state, {row.signal: jnp.float32(value)}, dt=1.0, moving=moving)
-    return controller.weights(state, OPEN)[row.name]
+def run(rows, epochs, *, moving=ALL_MOVE, **rules):
+    """One step of one epoch at each dict of signals: the last state, weights and reports after each epoch."""
+    rows = [rows] if isinstance(rows, Contract) else rows
+    controller = bank(rows, UNITS, charts=CHARTS, **rules)
+    state, weights, reports = controller.init(), [], []
+    for signals in epochs:
+        signals = {name: jnp.asarray(value, jnp.float32) for name, value in signals.items()}
+        state, _ = controller.update(state, signals, dt=1.0, moving=moving)
+        state, report = controller.end_epoch(state, moving=moving)
+        weights.append(controller.weights(state, OPEN))
+        reports.append(report)
+    return state, weights, reports
+
+
+def path(row, epochs, **rules):
+    """Weights of a bank of one scalar row after each epoch."""
+    return [float(weights[row.name]) for weights in run(row, epochs, **rules)[1]]
 
 
 def test_two_updates_by_hand():
@@ -83,7 +91,7 @@ def test_epoch_means_by_hand():
     state = controller.init()
     for values in (FIRST, SECOND):
         state, _ = controller.update(state, values, dt=0.5, moving=ALL_MOVE)
-    state, epoch = controller.end_epoch(state)
+    state, epoch = controller.end_epoch(state, moving=ALL_MOVE)
     # fixed: mean of (1.4 − 0.2)/0.2 = 6 and (0.8 − 0.2)/0.2 = 3; errors are not clipped in reports
     np.testing.assert_allclose(epoch.error, [0.35, 0.0, 0.125, 0.0, -0.25, 4.5], atol=1e-6)
     np.testing.assert_allclose(epoch.signal, [1.1, 0.8, 1.5, 2.0, 3.0, 1.1], rtol=1e-6)
@@ -108,7 +116,7 @@ def test_scale_is_the_unit_for_set_points_in_logs_and_the_target_otherwise():
             row = Contract("c", mechanism, "m", "<=", 0.25, unit)
             controller = bank([row], UNITS, charts=CHARTS)
             state, _ = controller.update(controller.init(), {"m": jnp.float32(1.0)}, dt=1.0, moving=ALL_MOVE)
-            errors[mechanism, unit] = float(controller.end_epoch(state)[1].error[0])
+            errors[mechanism, unit] = float(controller.end_epoch(state, moving=ALL_MOVE)[1].error[0])
     assert errors["pid", "log_charts"] == 0.25  # (1 − 0.5) / 2
     assert errors["dual", "log_charts"] == 1.0  # (1 − 0.5) / 0.5
     assert errors["pid", "nat"] == errors["dual", "nat"] == 3.0  # (1 − 0.25) / 0.25
@@ -117,21 +125,22 @@ def test_scale_is_the_unit_for_set_points_in_logs_and_the_target_otherwise():
 def test_gates_scale_weights_and_hold_them_still():
     rows = [Contract(name, "dual", "m", "<=", 0.5, initial=0.2, rate=0.1, gate=name) for name in OPEN]
     controller = bank(rows, UNITS, charts=CHARTS)
-    openings = {"none": jnp.float32(1.0), "hold": jnp.float32(1.0), "window": jnp.float32(0.25)}
-    moving = {"none": jnp.bool_(True), "hold": jnp.bool_(False), "window": jnp.bool_(False)}
+    openings = {**OPEN, "warmup": jnp.float32(0.0), "window": jnp.float32(0.25)}
+    moving = {name: jnp.bool_(name == "none") for name in GATES}
     state, info = controller.update(controller.init(), {"m": jnp.float32(1.0)}, dt=1.0, moving=moving)
-    assert_weights(controller, state, {"none": 0.3, "hold": 0.2, "window": 0.05}, openings)
+    assert_weights(controller, state, {"none": 0.3, "warmup": 0.0, "hold": 0.2, "window": 0.05}, openings)
     assert not info.frozen.any()  # waiting is not failing
     moving["hold"] = jnp.bool_(True)
     state, _ = controller.update(state, {"m": jnp.float32(1.0)}, dt=1.0, moving=moving)
-    assert_weights(controller, state, {"none": 0.4, "hold": 0.3, "window": 0.05}, openings)
+    assert_weights(controller, state, {"none": 0.4, "warmup": 0.0, "hold": 0.3, "window": 0.05}, openings)
+    assert_weights(controller, state, {"none": 0.4, "warmup": 0.2, "hold": 0.3, "window": 0.2})
 
 
-@pytest.mark.parametrize("mechanism", ["pid", "dual", "constant"])
+@pytest.mark.parametrize("mechanism", ["pid", "dual", "track", "constant"])
 def test_a_row_that_does_not_adapt_never_moves(mechanism):
-    row = Contract("c", mechanism, "m", "<=", 0.5, initial=0.2, adaptive=mechanism == "constant")
-    assert one(row, 100.0, steps=5) == np.float32(0.2)
-    assert one(row, 0.0, steps=5) == np.float32(0.2)
+    fields = {"initial": 0.2, "minimum": 0.1, "follows": "ratio", "adaptive": mechanism == "constant"}
+    row = Contract("c", mechanism, "m", "<=", 0.5, **fields)
+    assert path(row, [{"m": 100.0, "ratio": 5.0}, {"m": 0.0, "ratio": 0.1}] * 3) == [np.float32(0.2)] * 6
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -151,41 +160,197 @@ def test_a_signal_that_is_not_finite_freezes_its_row_alone(value):
         a, b = (controller.weights(s, OPEN)[name].reshape(-1) for s in (again, whole))
         pick = 1 if name == "codes" else 0
         np.testing.assert_array_equal(a[pick], b[pick])
-    epoch = controller.end_epoch(after)[1]
+    epoch = controller.end_epoch(after, moving=ALL_MOVE)[1]
     np.testing.assert_allclose(epoch.signal, [1.1, 0.4, 1.5, 2.0, 3.0, 1.1], rtol=1e-6)
 
 
-def test_unsatisfiable_after_patience_and_reset():
-    row = Contract("c", "dual", "m", "<=", 0.5, initial=0.2, maximum=0.2, rate=0.1)
-    controller = bank([row], UNITS, charts=CHARTS)
+# Saturation.
 
-    @jax.jit
-    def epoch(state, value):
-        state, _ = controller.update(state, {"m": value}, dt=1.0, moving=ALL_MOVE)
-        return controller.end_epoch(state)
+FULL = Contract("c", "dual", "m", "<=", 0.5, initial=0.2, maximum=0.2, rate=0.1, gate="hold")
 
-    state = controller.init()
-    reported = []
-    for _ in range(SATURATION_PATIENCE + 1):
-        state, info = epoch(state, jnp.float32(1.0))
-        reported.append(bool(info.unsatisfiable[0]))
-    assert reported == [False] * (SATURATION_PATIENCE - 1) + [True] * 2
-    state, info = epoch(state, jnp.float32(0.25))  # kept: e = −0.5
-    assert not info.unsatisfiable[0]
-    assert state.saturated[0] == 0
-    assert controller.weights(state, OPEN)["c"] == np.float32(0.15)  # 0.2 − 0.1 · 0.5
-    state, info = epoch(state, jnp.float32(1.0))  # back at the maximum: counting starts anew
+
+@pytest.mark.parametrize("patience", [1, 3])
+def test_unsatisfiable_after_patience_and_reset(patience):
+    violated, kept = {"m": 1.0}, {"m": 0.25}  # e = 1 and e = −0.5
+    state, weights, reports = run(FULL, [violated] * (patience + 1) + [kept, violated], patience=patience)
+    expected = [False] * (patience - 1) + [True] * 2 + [False, patience == 1]
+    assert [bool(report.unsatisfiable[0]) for report in reports] == expected
+    # at its bound, 0.2 − 0.1 · 0.5, and back; counting starts anew
+    assert [float(w["c"]) for w in weights[-3:]] == pytest.approx([0.2, 0.15, 0.2])
     assert state.saturated[0] == 1
 
 
-def test_a_constant_at_its_maximum_is_no_saturation():
-    row = Contract("c", "constant", "m", "<=", 0.5, initial=0.2, maximum=0.2)
-    controller = bank([row], UNITS, charts=CHARTS)
-    state = controller.init()
-    for _ in range(2):
-        state, _ = controller.update(state, {"m": jnp.float32(9.0)}, dt=1.0, moving=ALL_MOVE)
-        state, _ = controller.end_epoch(state)
+def test_patience_is_ten_epochs_unless_told():
+    reports = run(FULL, [{"m": 1.0}] * 10)[2]
+    assert [bool(report.unsatisfiable[0]) for report in reports] == [False] * 9 + [True]
+
+
+def test_a_row_behind_a_closed_gate_is_never_stuck():
+    closed = {**ALL_MOVE, "hold": jnp.bool_(False)}
+    state, _, reports = run(FULL, [{"m": 1.0}] * 3, moving=closed, patience=1)
+    assert not any(report.unsatisfiable[0] for report in reports)
+    assert float(reports[-1].error[0]) == 1.0  # it is violated, and says so
     assert state.saturated[0] == 0
+
+
+def test_a_row_that_waits_for_its_target_is_not_stuck():
+    warming = dataclasses.replace(FULL, target_rule="warmup")
+    # The warm-up sets the target to 2 · 0.9 + 2 · 0.1 = 2; from then on 3 is too much: e = 0.5.
+    reports = run(warming, [{"m": 2.0}] * 2 + [{"m": 3.0}], patience=1, warmup_epochs=2)[2]
+    assert [bool(report.unsatisfiable[0]) for report in reports] == [False, False, True]
+
+
+def test_a_row_that_does_not_move_is_no_saturation():
+    for change in ({"mechanism": "constant"}, {"adaptive": False}):
+        reports = run(dataclasses.replace(FULL, **change), [{"m": 9.0}] * 2, patience=1)[2]
+        assert not any(report.unsatisfiable[0] for report in reports)
+
+
+@pytest.mark.parametrize("value, stuck", [(0.9, True), (0.96, False), (1.04, False), (1.1, True)])
+def test_equality_is_missed_on_both_sides(value, stuck):
+    # The ratio holds the weight at its maximum; errors of −10 %, −4 %, 4 % and 10 %: more than 5 % is a miss.
+    row = Contract("c", "track", "m", "=", 1.0, initial=2.0, minimum=0.1, maximum=2.0, follows="ratio")
+    report = run(row, [{"m": value, "ratio": 9.0}], patience=1)[2][0]
+    assert float(report.error[0]) == pytest.approx(value - 1, abs=1e-6)
+    assert bool(report.unsatisfiable[0]) is stuck
+    report = run(dataclasses.replace(row, relation="<="), [{"m": value, "ratio": 9.0}], patience=1)[2][0]
+    assert bool(report.unsatisfiable[0]) is (value > 1)
+
+
+# Tracking, and what is not measured.
+
+# A lag of 1/log 2 epochs: half of the way to the aim in an epoch, in logarithms.
+LIMITS = {"initial": 0.25, "minimum": 0.05, "maximum": 2.0}
+FOLLOW = Contract("f", "track", "balance", "=", 1.0, follows="ratio", factor=2.0, lag=1 / np.log(2), **LIMITS)
+
+
+def test_a_tracking_weight_follows_factor_times_its_measurement():
+    # aim 2 · 0.5 = 1: √(0.25 · 1) = 0.5, √(0.5 · 1) = 0.7071; aim 2 · 4 = 8, clipped to 2: √(0.7071 · 2) = 1.1892
+    epochs = [{"ratio": ratio, "balance": 1.5} for ratio in (0.5, 0.5, 4.0)]
+    assert path(FOLLOW, epochs) == pytest.approx([0.5, 0.70711, 1.18921], rel=1e-5)
+    # What it holds has no say in it, but is reported: (1.5 − 1)/1, then (0.25 − 1)/1.
+    epochs[1]["balance"] = 0.25
+    _, weights, reports = run(FOLLOW, epochs)
+    assert [float(w["f"]) for w in weights] == pytest.approx([0.5, 0.70711, 1.18921], rel=1e-5)
+    assert [float(report.error[0]) for report in reports] == [0.5, -0.75, 0.5]
+
+
+@pytest.mark.parametrize("ratio", [None, np.nan, np.inf, 0.0, -1.0])
+def test_a_tracking_weight_stands_still_without_a_measurement(ratio):
+    gone = {"balance": 1.5} | ({} if ratio is None else {"ratio": ratio})
+    state, weights, reports = run(FOLLOW, [{"ratio": 0.5, "balance": 1.5}, gone, gone])
+    assert [float(w["f"]) for w in weights] == pytest.approx([0.5] * 3)
+    assert state.frozen[0] == 2
+    assert float(reports[-1].error[0]) == 0.5  # the contract itself was measured
+
+
+@pytest.mark.parametrize("row", [FOLLOW, FIXED, SHARP, GROUND, CODES], ids=lambda row: row.mechanism + row.name)
+def test_a_signal_that_is_missing_is_reported_as_not_measured(row):
+    controller = bank([row], UNITS, charts=CHARTS)
+    before = controller.weights(controller.init(), OPEN)
+    state, weights, reports = run(row, [{"unrelated": 1.0}] * 2, patience=1)
+    np.testing.assert_array_equal(weights[-1][row.name], before[row.name])
+    for report in reports:
+        assert np.isnan(report.error).all()
+        assert np.isnan(report.signal).all()
+        assert not report.unsatisfiable.any()
+    assert np.all(state.frozen == (0 if row is FIXED else 2))  # a constant has nothing to freeze
+
+
+def test_a_tracking_row_among_others_minds_only_its_own_measurement():
+    rows = [SHARP, FOLLOW, GROUND]
+    signals = {"h": 1.4, "info": 0.4, "ratio": 0.5}  # no `balance`
+    _, weights, reports = run(rows, [signals])
+    assert {name: float(w) for name, w in weights[0].items()} == pytest.approx(
+        {"sharp": 0.4, "f": 0.5, "ground": 0.8}  # 0.3 + 0.2 · 0.5;  0.5 + 0.4 · 0.5 + 0.2 · 0.5
+    )
+    np.testing.assert_allclose(reports[0].error, [0.5, np.nan, 0.5])
+
+
+def test_an_aggregate_row_holds_the_mean_of_a_per_chart_signal():
+    row = dataclasses.replace(CODES, per_chart=False)
+    # mean of (1, 2, 0) is 1; e = −(1 − 2)/4 = 0.25; 0.1 + 0.2 · 0.25
+    _, weights, reports = run(row, [{"h_code": [1.0, 2.0, 0.0]}])
+    assert weights[0]["codes"].shape == ()
+    assert float(weights[0]["codes"]) == pytest.approx(0.15)
+    assert float(reports[0].signal[0]) == 1.0
+
+
+# Limits of one step.
+
+
+@pytest.mark.parametrize(
+    "fields, step",
+    [
+        ({"mechanism": "dual", "rate": 1.0}, 0.05),  # asked: 1 · 1
+        ({"mechanism": "pid", "kp": 0.0, "ki": 1.0}, 0.05),
+        ({"mechanism": "dual", "form": "multiplicative", "rate": 1.0}, 0.2 * (np.exp(0.05) - 1)),  # of its logarithm
+        ({"mechanism": "track", "follows": "m", "factor": 10.0, "lag": 0.0}, 0.2 * (np.exp(0.05) - 1)),
+    ],
+)
+def test_max_step_bounds_one_step_and_zero_does_not(fields, step):
+    row = Contract("c", signal="m", relation="<=", target=0.5, initial=0.2, minimum=0.01, **fields)
+    assert path(dataclasses.replace(row, max_step=0.05), [{"m": 1.0}]) == pytest.approx([0.2 + step], rel=1e-5)
+    assert path(row, [{"m": 1.0}])[0] > 0.4
+
+
+@pytest.mark.parametrize("mechanism", ["pid", "dual"])
+def test_errors_are_clipped_for_control_and_whole_in_reports(mechanism):
+    row = Contract("c", mechanism, "m", "<=", 0.5, initial=0.2, rate=0.1, kp=0.0, ki=0.1, error_clip=0.5)
+    _, weights, reports = run(row, [{"m": 10.0}])  # e = 19
+    assert float(weights[0]["c"]) == pytest.approx(0.25)  # 0.2 + 0.1 · 0.5
+    assert float(reports[0].error[0]) == 19.0
+
+
+# Targets.
+
+WARM = Contract("c", "dual", "m", "<=", 0.5, initial=0.2, rate=0.1, target_rule="warmup", ratio=0.5)
+
+
+def test_a_warm_up_sets_the_target_and_holds_the_row_still():
+    absolute = dataclasses.replace(WARM, name="a", target_rule="absolute")
+    # average 1, then 0.75 · 1 + 0.25 · 2 = 1.25: target 0.5 · 1.25 = 0.625, and e = (1.25 − 0.625)/0.625 = 1
+    epochs = [{"m": m} for m in (1.0, 2.0, 1.25, 1.25)]
+    state, weights, reports = run([WARM, absolute], epochs, warmup_epochs=2, warmup_decay=0.75)
+    assert [float(w["c"]) for w in weights] == pytest.approx([0.2, 0.2, 0.3, 0.4])
+    # its twin moves from the start: e = 1, 3 clipped to 2, 1.5, 1.5
+    assert [float(w["a"]) for w in weights] == pytest.approx([0.3, 0.5, 0.65, 0.8])
+    assert [float(report.error[0]) for report in reports] == pytest.approx([1.0, 3.0, 1.0, 1.0])
+    np.testing.assert_allclose(state.target, [0.625, 0.5])
+
+
+def test_a_warm_up_averages_steps_and_sets_no_target_below_its_minimum():
+    controller = bank([WARM], UNITS, charts=CHARTS, warmup_epochs=1, warmup_minimum=0.01)
+    for values, target in (((0.8, 1.6), 0.6), ((0.0, 0.004), 0.01)):  # 0.5 · 1.2;  0.5 · 0.002 is less than 0.01
+        state = controller.init()
+        for value in values:
+            state, _ = controller.update(state, {"m": jnp.float32(value)}, dt=0.5, moving=ALL_MOVE)
+        state, _ = controller.end_epoch(state, moving=ALL_MOVE)
+        assert float(controller.targets(state)["c"]) == pytest.approx(target)
+
+
+def test_a_per_chart_row_warms_up_chart_by_chart():
+    row = dataclasses.replace(CODES, target_rule="warmup", ratio=2.0)
+    state, _, _ = run(row, [{"h_code": [1.0, 2.0, 0.0]}], warmup_epochs=1, warmup_minimum=0.5)
+    np.testing.assert_allclose(state.target, [2.0, 4.0, 0.5])
+
+
+def test_targets_can_be_read_and_moved():
+    controller = bank(ROWS, UNITS, charts=CHARTS)
+    state = controller.init()
+    signals = FIRST
+    np.testing.assert_allclose(controller.errors(state, signals), [0.5, 0.5, 0.25, 0.0, -0.5, 6.0], rtol=1e-6)
+    assert {name: float(t) for name, t in controller.targets(state).items()} == pytest.approx(
+        {"sharp": 0.4, "ground": 0.8, "codes": 2.0, "fixed": 0.2}
+    )
+    state = controller.retarget(state, "ground", jnp.float32(1.6))
+    state = controller.retarget(state, "codes", jnp.float32(1.0))
+    np.testing.assert_allclose(state.target, [0.4, 1.6, 1.0, 1.0, 1.0, 0.2])
+    # ground: −(0.4 − 1.6)/1.6;  codes: −([1, 2, 4] − 1)/4, in its unit
+    np.testing.assert_allclose(controller.errors(state, signals), [0.5, 0.75, 0.0, -0.25, -0.75, 6.0], rtol=1e-6)
+
+
+# Types.
 
 
 def test_weights_carry_no_gradient():
@@ -199,12 +364,12 @@ def test_weights_carry_no_gradient():
 
 
 def test_state_keeps_shapes_and_strong_types():
-    controller = bank(ROWS, UNITS, charts=CHARTS)
+    controller = bank([*ROWS, FOLLOW, WARM], UNITS, charts=CHARTS)
     state = controller.init()
     assert not any(leaf.weak_type for leaf in jax.tree.leaves(state))
     kinds = jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), state)
     after, _ = controller.update(state, FIRST, dt=0.5, moving=ALL_MOVE)
-    after, _ = controller.end_epoch(after)
+    after, _ = controller.end_epoch(after, moving=ALL_MOVE)
     assert jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), after) == kinds
 
 
@@ -213,135 +378,5 @@ def test_bad_gains_name_their_contract():
         bank([Contract("c", "dual", "m", "<=", 0.5, initial=20.0)], UNITS, charts=CHARTS)
     with pytest.raises(ValueError, match=r"contracts\.c: form"):
         bank([Contract("c", "pid", "m", "<=", 0.5, form="additive")], UNITS, charts=CHARTS)
-
-
-@pytest.mark.parametrize(
-    "overrides, message",
-    [
-        ({"entropie": {}}, "unknown contract 'entropie'; known are entropy, "),
-        ({"entropy": {"kI": 1.0}}, "contract entropy has no field 'kI'"),
-        ({"entropy": {"mechanism": "adam"}}, "contracts.entropy.mechanism must be one of pid, dual, constant"),
-        ({"entropy": {"relation": "<"}}, "contracts.entropy.relation must be one of <=, >=, ="),
-        ({"entropy": {"gate": "door"}}, "contracts.entropy.gate must be one of none, hold, window"),
-        ({"entropy": {"unit": "bit"}}, "contracts.entropy.unit must be one of 1, nat"),
-        ({"entropy": {"target": 0.0}}, "contracts.entropy.target must be finite and > 0, got 0.0"),
-        ({"entropy": {"target": -0.1}}, "contracts.entropy.target must be finite and > 0, got -0.1"),
-        ({"entropy": {"target": float("nan")}}, "contracts.entropy.target must be finite and > 0, got nan"),
-    ],
-)
-def test_select_refuses(overrides, message):
-    with pytest.raises(ValueError) as error:
-        select(overrides, labels=True)
-    assert message in str(error.value)
-
-
-def test_select_keeps_enabled_rows_in_order_and_overrides_fields():
-    rows = select({"entropy": {"enabled": False}, "orbit": {"enabled": True}, "jump": {"target": 0.3}}, labels=True)
-    names = [row.name for row in rows]
-    assert names == [r.name for r in TABLE if r.name in names]
-    assert "entropy" not in names
-    assert "orbit" in names
-    assert next(row for row in rows if row.name == "jump").target == 0.3
-    assert next(row for row in TABLE if row.name == "jump").target == 0.1  # the table itself is untouched
-
-
-def test_select_without_labels_leaves_out_rows_that_want_them():
-    with_labels, without = ({row.name for row in select({}, labels=labels)} for labels in (True, False))
-    assert with_labels - without == {"sup_purity", "sup_metric"}
-    forced = select({"sup_balance": {"enabled": True}}, labels=False)
-    assert "sup_balance" not in {row.name for row in forced}
-
-
-def test_a_disabled_row_is_not_checked():
-    assert "entropy" not in {r.name for r in select({"entropy": {"enabled": False, "target": 0.0}}, labels=True)}
-
-
-@pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
-def test_a_violated_contract_raises_its_weight(row):
-    row = dataclasses.replace(row, maximum=10.0)  # away from its bound
-    target = row.target * UNITS[row.unit]
-    better, worse = (1.1, 0.9) if row.relation == ">=" else (0.9, 1.1)
-    assert np.all(one(row, worse * target) > row.initial)
-    assert np.all(one(row, better * target) < row.initial)
-    assert one(row, target) == pytest.approx(np.full(CHARTS if row.per_chart else (), row.initial))
-
-
-ROUTER = jax.nn.softmax(jax.random.normal(jax.random.key(1), (12, 4)))
-LATENT = jax.random.normal(jax.random.key(2), (12, 2))
-COUNTS = jnp.abs(jax.random.normal(jax.random.key(3), (4, 5))) + 0.2
-
-
-def pooled(counts):
-    usage = counts / jnp.sum(counts, axis=1, keepdims=True)
-    return losses.code_entropy(usage, jnp.sum(counts, axis=1) / jnp.sum(counts))
-
-
-def in_chart(counts):
-    return jnp.sum(losses.per_chart_code_entropy(counts / jnp.sum(counts, axis=1, keepdims=True)))
-
-
-# Contract → its loss and its signal as functions of the same array: what the weight presses on, and what is measured.
-PRESSED = {
-    "entropy": (losses.routing_entropy, lambda w: -jnp.mean(jnp.sum(w * jnp.log(w), axis=-1)), ROUTER),
-    "diversity": (losses.diversity, losses.usage_entropy, ROUTER),
-    "window": (lambda w: losses.window(w, 1.0), losses.information, ROUTER),
-    "variance": (lambda z: losses.variance(z, 10.0), losses.energy, LATENT),
-    "code_entropy": (pooled, lambda c: signals.code_entropies(c)["H_code"], COUNTS),
-    "per_chart_code_entropy": (in_chart, lambda c: jnp.sum(signals.code_entropies(c)["H_code_in_chart"]), COUNTS),
-}
-SAME_QUANTITY = {"sup_purity": "class_entropy", "sup_balance": "balance"}  # the loss itself, under its signal's name
-
-
-@pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
-def test_descending_the_loss_moves_the_signal_towards_its_contract(row):
-    if row.name not in PRESSED:  # the signal is the loss, and descent lowers it
-        assert row.signal == SAME_QUANTITY.get(row.name, row.name)
-        assert row.sign == 1.0
-        return
-    loss, signal, at = PRESSED[row.name]
-    moved = -jnp.vdot(jax.jit(jax.grad(loss))(at), jax.jit(jax.grad(signal))(at))  # d signal / dt under dx/dt = −∇loss
-    assert abs(moved) > 1e-6
-    assert np.sign(moved) == -row.sign
-
-
-def test_unit_values_are_logs():
-    units = unit_values(charts=10, codes=1, classes=0)
-    assert units["log_charts"] == pytest.approx(2.302585)
-    assert units["log_codes"] == units["log_classes"] == pytest.approx(0.693147)  # of 2: never 0, which would divide
-    assert units["1"] == units["nat"] == 1.0
-
-
-def run_gate(hold, ramp, conditions):
-    g = gate(hold, ramp)
-    state, out = g.init(), []
-    for condition in conditions:
-        state = g.update(state, condition)
-        out.append((int(state.held), bool(state.opened), float(state.ramp)))
-    return out
-
-
-def test_gate_by_hand():
-    # Broken off once, opens at the second epoch in a row, loses its condition halfway, and ends at 1.
-    assert run_gate(2, 4, [True, False, True, True, True, False, False, True, True, True]) == [
-        (1, False, 0.0),
-        (0, False, 0.0),
-        (1, False, 0.0),
-        (2, True, 0.25),
-        (3, True, 0.5),
-        (0, True, 0.5),
-        (0, True, 0.5),
-        (1, True, 0.75),
-        (2, True, 1.0),
-        (3, True, 1.0),
-    ]
-
-
-def test_gate_without_hold_opens_at_once_and_ramps_only_while_the_condition_holds():
-    assert run_gate(0, 1, [False, True, False]) == [(0, True, 0.0), (1, True, 1.0), (0, True, 1.0)]
-
-
-def test_gate_refuses():
-    with pytest.raises(ValueError, match="hold_epochs must be >= 0, got -1"):
-        gate(-1, 5)
-    with pytest.raises(ValueError, match="ramp_epochs must be >= 1, got 0"):
-        gate(5, 0)
+    with pytest.raises(ValueError, match=r"contracts\.c: minimum must be > 0"):
+        bank([Contract("c", "track", "m", "<=", 0.5, follows="ratio")], UNITS, charts=CHARTS)

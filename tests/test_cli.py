@@ -67,6 +67,10 @@ def test_print_config_shows_what_the_flags_make():
         ("--workdi=x", "unknown flag --workdi: did you mean --workdir?"),
         ("digits", "unexpected argument 'digits'"),
         ("--config=no/such.py", "--config=no/such.py: there is no file 'no/such.py'"),
+        ("--config.contracts.windo.target=0.3", "did you mean --config.contracts.window.target?"),
+        ("--config.contracts.window.signal=H_K", "unknown field config.contracts.window.signal"),
+        ("--config.contracts.window.target=0.9", "config.contracts.window asks for I(X;K) >= 2.07 nats"),
+        ("--config.monitor.on_saturation=stop", "choose one of warn, freeze, halt"),
         ("--config.model.num_charts=1", "config.model.num_charts = 1: must lie in [2, inf)"),
     ],
 )

@@ -1,5 +1,6 @@
 """Configurations: every field checked, saved and read back, compared; the files in configs/."""
 
+import dataclasses
 import importlib.util
 import json
 import math
@@ -10,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from topojax import config_io, validate
+from topojax.assemble import select_rows
 from topojax.config import RESUMABLE, default_config, get_config
+from topojax.control import contracts
 from topojax.errors import UserError
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
@@ -89,6 +92,33 @@ def test_the_default_is_valid():
         ),
         ({"contracts__entropy__kp": -1.0}, r"config\.contracts\.entropy: kp must be >= 0"),
         ({"contracts__entropy__maximum": 0.001}, r"config\.contracts\.entropy: initial must lie in"),
+        ({"contracts__jump__minimum": 0.0}, r"config\.contracts\.jump: minimum must be > 0, got"),
+        ({"contracts__entropy__gate": "windo"}, r"contracts\.entropy\.gate must be one of .*'windo'"),
+        ({"contracts__variance__target_rule": "warm"}, r"target_rule must be one of absolute, warmup, got 'warm'"),
+        ({"contracts__entropy__mechanism": "track"}, r"there is nothing that its weight follows"),
+        ({"contracts__window__max_step": -1.0}, r"config\.contracts\.window: max_step must be >= 0"),
+        ({"governor__signal": "loss"}, r"'loss': choose one of task, lyapunov"),
+        ({"losses__metric_distance": "laten"}, r"did you mean 'latent'"),
+        ({"window__ground": "capcity"}, r"did you mean 'capacity'"),
+        ({"window__estimate": "batch"}, r"'batch': choose one of epoch, usage, probe"),
+        ({"window__capacity_fraction": 1.0}, r"capacity_fraction = 1\.0: must lie in \(0, 1\)"),
+        ({"window__capacity_horizon": 0}, r"capacity_horizon = 0"),
+        ({"targets__warmup_epochs": 0}, r"targets\.warmup_epochs = 0: must lie in \[1, inf\)"),
+        ({"targets__warmup_minimum": 0.0}, r"targets\.warmup_minimum = 0\.0: must lie in \(0, inf\)"),
+        ({"probe__size": 1}, r"probe\.size = 1: must lie in \[2, inf\)"),
+        ({"probe__every_steps": 0}, r"probe\.every_steps = 0"),
+        ({"geometry__metric": "fisher"}, r"did you mean 'router_fisher'"),
+        ({"geometry__after": "melt"}, r"'melt': choose one of freeze, slow"),
+        ({"geometry__initial_length": 0.05}, r"initial_length = 0\.05: must lie in \[0\.1, 10\]"),
+        ({"hierarchy__action": "stop"}, r"'stop': choose one of warn, rate, freeze"),
+        ({"hierarchy__minimum": 0.0}, r"hierarchy\.minimum = 0\.0: must lie in \(0, 1\]"),
+        ({"optim__group_rates__codes": -1.0}, r"optim\.group_rates\.codes = -1\.0: must lie in \[0, inf\)"),
+        ({"optim__latent_speed": -0.1}, r"latent_speed = -0\.1"),
+        ({"revival__dead_code": 1.0}, r"dead_code = 1\.0: must lie in \[0, 1\)"),
+        ({"gates__warmup_epochs": -1}, r"gates\.warmup_epochs = -1"),
+        ({"gates__stability": 0.0}, r"gates\.stability = 0\.0: must lie in \(0, inf\)"),
+        ({"monitor__on_saturation": "stop"}, r"'stop': choose one of warn, freeze, halt"),
+        ({"monitor__saturation_patience": 0}, r"saturation_patience = 0"),
         ({"name": " "}, r"config\.name is empty"),
     ],
 )
@@ -104,6 +134,36 @@ def test_every_number_of_the_default_is_asked_for():
     for name, value in config_io.flat(default_config()):
         if not (name.startswith("contracts.") or isinstance(value, bool)):
             assert name in asked | free, name
+
+
+@pytest.mark.parametrize("field", sorted(validate.CHOICES))
+def test_every_word_that_a_field_may_be_is_valid(field):
+    for word in validate.CHOICES[field]:
+        validate.validate(changed(**{field.replace(".", "__"): word}))
+
+
+def test_every_contract_has_every_field_that_a_run_may_change():
+    config = default_config()
+    fixed = {"name", "signal", "relation", "wants_labels", "advice", "follows"}
+    every = {field.name for field in dataclasses.fields(contracts.Contract)}
+    assert set(config.contracts) == {row.name for row in contracts.TABLE}
+    for row in contracts.TABLE:
+        block = config.contracts[row.name].to_dict()
+        assert set(block) == every - fixed
+        assert block == {name: getattr(row, name) for name in block}
+
+
+def test_a_contract_may_change_its_mechanism_gate_and_rule():
+    fields = {"mechanism": "pid", "gate": "none", "target_rule": "warmup", "ratio": 0.5, "form": "report", "kp": 0.2}
+    config = changed(**{f"contracts__consistency__{name}": value for name, value in fields.items()})
+    validate.validate(config)
+    row = next(row for row in select_rows(config) if row.name == "consistency")
+    assert {name: getattr(row, name) for name in fields} == fields
+
+
+def test_a_weight_that_a_precision_learns_has_no_contract():
+    names = {row.name for row in select_rows(changed(precision__enabled=True))}
+    assert {row.name for row in select_rows(default_config())} - names == {"route"}
 
 
 @given(
@@ -149,7 +209,7 @@ def test_text_that_is_no_configuration_is_refused(text, said):
 
 
 def test_differences_name_fields_and_leave_out_what_may_change():
-    new = changed(seed=3, train__epochs=7, log__every_epochs=9, optim__b1=0.5)
+    new = changed(seed=3, train__epochs=7, log__every_epochs=9, optim__b1=0.5, monitor__on_saturation="halt")
     assert config_io.differences(default_config(), new, ignore=RESUMABLE) == [
         "optim.b1: 0.9 → 0.5",
         "seed: 0 → 3",

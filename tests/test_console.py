@@ -15,6 +15,7 @@ RESULT = {
     "contracts": [
         {
             "contract": "window",
+            "mechanism": "dual",
             "signal": "I_XK",
             "relation": ">=",
             "target": 1.15,
@@ -23,10 +24,12 @@ RESULT = {
             "satisfied": False,
             "saturated": True,
             "gated": False,
+            "ripple": 0.01234,
             "advice": "use a wider model",
         },
         {
             "contract": "jump",
+            "mechanism": "track",
             "signal": "jump",
             "relation": "<=",
             "target": 0.05,
@@ -35,10 +38,12 @@ RESULT = {
             "satisfied": None,
             "saturated": False,
             "gated": True,
+            "ripple": None,
             "advice": "",
         },
     ],
 }
+JUMP = RESULT["contracts"][1]
 
 
 def test_the_table_shows_scores_contracts_and_advice():
@@ -47,14 +52,61 @@ def test_the_table_shows_scores_contracts_and_advice():
     lines = {line.split()[0]: " ".join(line.split()) for line in text.splitlines() if line}
     assert lines["mse"] == "mse 0.05712"
     assert lines["acc_supervised"] == "acc_supervised –"
-    assert lines["window"] == "window I_XK >= 1.15 0.3123 10 saturated: use a wider model"
-    assert lines["jump"] == "jump jump <= 0.05 – 0 not measured"
+    assert lines["window"] == "window I_XK >= 1.15 0.3123 10 1.2% saturated: use a wider model"
+    assert lines["jump"] == "jump jump <= 0.05 – 0 – not measured"
+
+
+@pytest.mark.parametrize(
+    "change, verdict",
+    [
+        ({}, "not measured"),
+        ({"mechanism": "constant"}, "constant"),
+        ({"mechanism": "constant", "satisfied": True}, "satisfied"),
+        ({"mechanism": "constant", "satisfied": False, "gated": False, "advice": "wait"}, "unsatisfied: wait"),
+        ({"satisfied": False, "advice": "wait"}, "gate closed: wait"),
+        ({"satisfied": False, "saturated": True, "advice": "wait"}, "saturated: wait"),
+    ],
+)
+def test_a_verdict_says_what_is_known(change, verdict):
+    text = console.contract_table([{**JUMP, **change}])
+    assert " ".join(text.splitlines()[1].split()) == f"jump jump <= 0.05 – 0 – {verdict}"
+
+
+QUIET = {
+    "rate": {"cause": "grow", "from": 0.01, "to": 0.02},
+    "group_rate": {"group": "router", "cause": "beta", "from": 1.0, "to": 0.5},
+    "cap": {"from": "governor", "to": "schedule"},
+    "phase": {"from": "coupling", "to": "ramp"},
+    "lyapunov_rose": {"by": 0.2, "value": 2.4},
+    "revived": {"codes": 1, "charts": 0},
+    "barrier": {"scale": "beta", "groups": "router"},
+}
+
+
+@pytest.mark.parametrize("name", QUIET)
+def test_what_comes_often_is_left_to_the_file(name, capsys):
+    console.Progress(0, 4, enabled=True).say(1, {"event": name, **QUIET[name]})
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "event, line",
+    [
+        ({"event": "grounding_lost", "value": 0.31234, "epsilon": 0.9}, "grounding_lost: value 0.3123, epsilon 0.9"),
+        ({"event": "barrier_given_up"}, "barrier_given_up"),
+        ({"event": "signal_not_finite", "name": "jump", "count": 2}, "signal_not_finite: name jump, count 2"),
+        ({"event": "spike", "loss": None}, "spike"),
+    ],
+)
+def test_what_a_user_should_not_miss_is_a_line(event, line, capsys):
+    console.Progress(0, 4, enabled=True).say(3, event)
+    assert capsys.readouterr().err == f"epoch 3: {line}\n"
 
 
 def test_without_a_terminal_a_log_is_a_line_and_rates_do_not_interrupt(capsys):
     progress = console.Progress(0, 4, enabled=True)
     progress.advance()
-    progress.show(1, {"signal/loss": 1.23456, "test/ami": 0.5, "lr": 0.01})
+    progress.show(1, {"signal/task": 1.23456, "test/ami": 0.5, "lr": 0.01})
     progress.say(1, {"event": "rate", "cause": "grow", "from": 0.01, "to": 0.02})
     progress.say(1, {"event": "gate_opened", "gate": "window"})
     progress.say(2, {"event": "over_mixing"})
@@ -70,7 +122,7 @@ def test_without_a_terminal_a_log_is_a_line_and_rates_do_not_interrupt(capsys):
 
 def test_switched_off_it_is_silent(capsys):
     progress = console.Progress(0, 4, enabled=False)
-    progress.show(1, {"signal/loss": 1.0})
+    progress.show(1, {"signal/task": 1.0})
     progress.say(1, {"event": "over_mixing"})
     assert capsys.readouterr() == ("", "")
 
@@ -79,7 +131,7 @@ def test_on_a_terminal_there_is_a_bar(capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     progress = console.Progress(2, 4, enabled=True)
     progress.advance()
-    progress.show(3, {"signal/loss": 1.0})
+    progress.show(3, {"signal/task": 1.0})
     progress.say(3, {"event": "over_mixing"})
     progress.close()
     err = capsys.readouterr().err

@@ -1,12 +1,13 @@
 """The audit of a run: measured values against promises."""
 
+import json
 import subprocess
 import sys
 
 import pytest
 
 from topojax.config import default_config
-from topojax.contracts import audit
+from topojax.contracts import audit, last_fifth, ripple
 
 ROW = {
     "gate/window": 0.0,
@@ -46,10 +47,65 @@ def test_an_inequality_is_missed_on_one_side_only():
         assert {line["contract"]: line for line in audit(config, row)}["entropy"]["satisfied"] is satisfied
 
 
+def test_an_equality_is_missed_on_both_sides():
+    config = default_config()
+    config.contracts.commitment.mechanism = "track"
+    for error, satisfied in ((0.04, True), (-0.04, True), (0.2, False), (-0.2, False)):
+        line = audit(config, {"contract/commitment/error": error})[0]
+        assert (line["contract"], line["relation"], line["satisfied"]) == ("commitment", "=", satisfied)
+
+
+def test_a_weight_that_does_not_move_is_a_constant():
+    config = default_config()
+    config.contracts.entropy.adaptive = False
+    mechanisms = {line["contract"]: line["mechanism"] for line in audit(config, {})}
+    expected = {"commitment": "constant", "entropy": "constant", "window": "dual", "diversity": "pid", "jump": "track"}
+    assert {name: mechanisms[name] for name in expected} == expected
+
+
+def test_a_precision_takes_the_place_of_the_route_weight():
+    config = default_config()
+    config.precision.enabled = True
+    names = {line["contract"] for line in audit(config, {})}
+    assert "route" not in names
+    assert "commitment" in names  # β stays within vq
+
+
+@pytest.mark.parametrize(
+    "weights, initial, expected",
+    [
+        # mean 2, slope 2/5; about it −0.4, 1.2, −1.2, 0.4: RMS √0.8 = 0.894427
+        ([1.0, 3.0, 1.0, 3.0], 0.1, 0.447214),
+        ([1.0, 3.0, 1.0, 3.0], 10.0, 0.089443),  # of its start, below which it has fallen
+        ([1.0, 3.0, 1.0, 3.0], -10.0, 0.089443),
+        ([1.0, 2.0, 3.0, 4.0, 5.0], 0.1, 0.0),  # a trend is no ripple
+        ([0.0, 0.0, 0.0, 0.0], 0.0, 0.0),
+        ([1.0, 3.0, 1.0], 0.1, None),
+        ([1.0, None, 1.0, 3.0], 0.1, None),
+    ],
+)
+def test_ripple_by_hand(weights, initial, expected):
+    assert ripple(weights, initial) == expected
+
+
+def test_the_audit_has_the_ripple_of_each_weight():
+    history = [{"weight/window": weight, "weight/jump": 1.0} for weight in (1.0, 3.0, 1.0, 3.0)]
+    ripples = {line["contract"]: line["ripple"] for line in audit(default_config(), {}, history)}
+    assert (ripples["window"], ripples["jump"], ripples["entropy"]) == (0.447214, 0.0, None)
+
+
+def test_ripple_is_of_the_last_fifth_of_the_run_so_far(tmp_path):
+    assert last_fifth(tmp_path, 10) == []
+    rows = [{"epoch": epoch} for epoch in range(1, 16)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [row["epoch"] for row in last_fifth(tmp_path, 10)] == [9, 10]
+    assert [row["epoch"] for row in last_fifth(tmp_path, 15)] == [13, 14, 15]
+
+
 def test_without_labels_their_contracts_are_not_there():
     config = default_config()
     config.supervised.enabled = False
-    assert not [line for line in audit(config, {}) if line["contract"].startswith("sup_")]
+    assert not [line for line in audit(config, {}) if line["contract"].startswith(("sup_", "route"))]
 
 
 @pytest.mark.parametrize("arguments", [[], ["--step=3"]])

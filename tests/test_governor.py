@@ -163,6 +163,31 @@ def test_the_barrier_is_bounded_and_released():
     assert drive([{}, {"barrier": True}], state=state, freeze_limit=2)[2] == ["grow", "barrier"]
 
 
+def test_a_barrier_is_counted_by_measurement_not_by_epoch():
+    old, new = {"barrier": True, "barrier_measured": False}, {"barrier": True, "barrier_measured": True}
+    # limit 2: the two measurements cut; epochs in between neither cut nor use the limit up
+    state, rates, causes = drive([new, old, old, new, old, new], freeze_limit=2, grow=1.0)
+    assert causes == ["barrier", "none", "none", "barrier", "none", "none"]
+    assert rates == pytest.approx([0.005] * 3 + [0.0025] * 3)
+    assert int(state.frozen) == 3
+    # what was not measured does not release it either
+    state, _, causes = drive(
+        [{"barrier": False, "barrier_measured": False}, new], state=state, freeze_limit=2, grow=1.0
+    )
+    assert (causes, int(state.frozen)) == (["none", "none"], 4)
+    assert drive([{}, new], state=state, freeze_limit=2, grow=1.0)[2] == ["none", "barrier"]
+
+
+def test_a_hold_stops_growth_and_recovery_and_no_cut():
+    held = {"hold": True}
+    _, rates, causes = drive([held] * 4 + [{}])
+    assert causes == ["none"] * 4 + ["grow"]  # patience went on meanwhile
+    assert rates == pytest.approx([0.01] * 4 + [0.011])
+    assert drive([held] * 3, recovery_threshold=0.5, recover=1.3)[2] == ["none"] * 3
+    assert drive([{}, {**held, "loss": 2.0}, {**held, "loss": 2.0}])[2] == ["none", "none", "spike"]
+    assert drive([{**held, "barrier": True}])[2] == ["barrier"]
+
+
 def test_an_oversized_update_cuts_until_the_request_fits():
     # the request is 8 times the allowance: 1/2, 1/4, 1/8 and there it stays (ratio 1 is not oversized)
     control, state, causes = governor(**{**BASE, "grow": 1.0}), None, []

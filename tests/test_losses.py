@@ -258,6 +258,26 @@ def test_supervised_terms_by_hand():
     )
 
 
+def test_latent_metric_by_hand():
+    z = jnp.array([[0.0, 0.0], [0.3, 0.4], [3.0, 4.0]])  # distances 0.5, 5, 4.5
+    label = jnp.array([0, 1, 1])
+    # Pairs of different class are 0-1, twice, and 0-2, twice: relu(1 − ½)² = ¼ and 0
+    assert float(losses.sup_metric_latent(z, label, 1.0)) == pytest.approx(0.125, rel=1e-4)
+    assert float(losses.sup_metric_latent(z, label, 10.0)) == pytest.approx((0.95**2 + 0.5**2) / 2, rel=1e-4)
+    assert losses.sup_metric_latent(z, label, 0.4) == 0
+    assert losses.sup_metric_latent(z, jnp.array([2, 2, 2]), 1.0) == 0  # no pair to keep apart
+
+
+def test_latent_metric_pushes_classes_apart_and_not_points_of_one():
+    z, label = jnp.array([[0.0, 0.0], [0.2, 0.0], [0.0, 0.2]]), jnp.array([0, 1, 0])
+    grad = jax.jit(jax.grad(lambda z: losses.sup_metric_latent(z, label, 1.0)))(z)
+    assert grad[0, 0] > 0  # descent moves the first point to the left,
+    assert grad[1, 0] < 0  # the other class to the right,
+    assert grad[0, 1] == 0  # and leaves the distance within the class alone
+    same = jax.jit(jax.grad(lambda z: losses.sup_metric_latent(z, label, 1.0)))(jnp.zeros((3, 2)))
+    assert np.isfinite(same).all()
+
+
 def test_gram_difference_ignores_rotations_and_shifts():
     z = jax.random.normal(jax.random.key(0), (B, 2))
     turned = z @ jnp.array([[0.6, 0.8], [-0.8, 0.6]]) + 3.0
@@ -276,11 +296,57 @@ def test_counts_of_codes_decay_and_follow_the_router():
     counts = jnp.array([[2.0, 0.0], [0.0, 4.0]])
     codes = jnp.array([[0, 1], [1, 1]])
     w = jnp.array([[0.75, 0.25], [0.5, 0.5]])
-    new = signals.count_codes(counts, w, codes, 0.5)
-    np.testing.assert_allclose(new, [[1.75, 0.5], [0.0, 2.75]])
+    new = signals.count(signals.Usage(counts, jnp.float32(3.0)), w, codes, 0.5)
+    np.testing.assert_allclose(new.counts, [[1.75, 0.5], [0.0, 2.75]])
+    # half of what was, and H(¾, ¼) + log 2 = 0.5623 + 0.6931
+    assert float(new.entropy) == pytest.approx(1.5 + 1.2555, abs=1e-4)
     out = signals.code_entropies(jnp.array([[5.0, 5.0], [0.0, 0.0]]))
     np.testing.assert_allclose(out["H_code_in_chart"], [math.log(2)] * 2, rtol=1e-4)  # an unused chart: no evidence
     assert float(out["H_code"]) == pytest.approx(math.log(2), rel=1e-4)
+
+
+def test_usage_remembers_what_single_batches_cannot_tell():
+    """Batches that each lie in one chart: I(X;K) of a batch is 0, of their usage log 2."""
+    codes = jnp.zeros((4, 2), jnp.int32)
+    batches = [jnp.zeros((4, 2)).at[:, chart].set(1.0) for chart in (0, 1)]
+    seen = signals.no_usage(2, 3)
+    for w in batches:
+        assert float(signals.routing(w)["I_XK"]) == pytest.approx(0, abs=1e-4)
+        seen = signals.count(seen, w, codes, 1.0)
+    out = signals.usage(seen)
+    assert float(out["H_K_usage"]) == pytest.approx(math.log(2), rel=1e-4)
+    assert float(out["I_XK_usage"]) == pytest.approx(math.log(2), rel=1e-4)
+    # A decay of ½ leaves masses of 2 and 4: H(⅓, ⅔) = 0.6365
+    seen = functools.reduce(lambda u, w: signals.count(u, w, codes, 0.5), batches, signals.no_usage(2, 3))
+    assert float(signals.usage(seen)["H_K_usage"]) == pytest.approx(0.6365, abs=1e-4)
+
+
+def test_usage_of_flat_routing_and_of_nothing_carries_no_information():
+    flat = signals.count(signals.no_usage(2, 3), jnp.full((4, 2), 0.5), jnp.zeros((4, 2), jnp.int32), 0.9)
+    out = signals.usage(flat)
+    assert float(out["H_K_usage"]) == pytest.approx(math.log(2), rel=1e-4)
+    assert float(out["I_XK_usage"]) == pytest.approx(0, abs=1e-4)
+    assert all(np.isfinite(value) for value in signals.usage(signals.no_usage(2, 3)).values())
+
+
+@FEW
+@given(rows((B, N)))
+def test_usage_of_one_batch_is_that_batch(w):
+    seen = signals.count(signals.no_usage(N, K), w, jnp.zeros((B, N), jnp.int32), 0.9)
+    out, batch = signals.usage(seen), compiled(signals.routing)(w)
+    assert float(out["H_K_usage"]) == pytest.approx(float(batch["H_K"]), abs=1e-4)
+    assert float(out["I_XK_usage"]) == pytest.approx(float(batch["I_XK"]), abs=1e-4)
+
+
+def test_hard_code_entropies_by_hand():
+    # Nearest codes of (chart 0, chart 1): pooled 3 zeros and 3 ones of 2 codes: nothing missing. Chart 0 has two points
+    # with codes 0 and 0, log 2 missing; chart 1 has one, which says nothing.
+    codes = jnp.array([[0, 1], [0, 1], [1, 0]])
+    pooled, within = signals.hard_code_entropies(jnp.array([0, 0, 1]), codes, 2)
+    assert float(pooled) == pytest.approx(0, abs=1e-5)
+    assert float(within) == pytest.approx(math.log(2), rel=1e-4)
+    _, within = signals.hard_code_entropies(jnp.array([0, 1, 0]), codes, 2)  # codes 0 and 1: nothing missing
+    assert float(within) == pytest.approx(0, abs=1e-4)
 
 
 def test_perplexity_counts_the_pairs_in_use():

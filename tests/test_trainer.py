@@ -93,7 +93,7 @@ def test_what_a_run_leaves(finished):
 
 
 def test_it_learns(finished):
-    losses = [row["signal/loss"] for row in rows(finished[0])]
+    losses = [row["signal/task"] for row in rows(finished[0])]
     assert losses[-1] < losses[0]
 
 

@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from topojax.control import contracts
+from topojax.control.hierarchy import GROUPS
 
 
 def default_config() -> ConfigDict:
@@ -63,6 +64,8 @@ def default_config() -> ConfigDict:
     c.model.center_scale = 0.3
     # Standard deviation of the initial codes.
     c.model.code_scale = 0.05
+    # Centres and codes start at k-means of the value projection of training data.
+    c.model.kmeans_start = False
     # Bound the latent to the ball of radius 0.98, where the router's temperature is meant to live.
     c.model.ball = True
     # Scale of the value projection before the ball.
@@ -98,6 +101,10 @@ def default_config() -> ConfigDict:
     c.optim.warmup_epochs = 1
     # Largest ‖Δθ‖/‖θ‖ of one step, on the update that Adam really makes; 0 is no cap.
     c.optim.update_ratio = 0.05
+    # Largest mean distance that a probe point may move in one update, in λ_wfr (its metric's units); 0 is no cap.
+    c.optim.latent_speed = 0.2
+    # Share of the rate of each parameter group (readout: heads).
+    c.optim.group_rates = ConfigDict(dict.fromkeys(GROUPS, 1.0))
     # Gradient clipping by global norm (atlas and readout apart, so that no label reaches the atlas through it).
     c.optim.grad_clip = 1.0
     # Adam's decay rates and epsilon.
@@ -106,6 +113,8 @@ def default_config() -> ConfigDict:
     c.optim.eps = 1e-8
 
     c.governor = ConfigDict()
+    # What it watches for spikes and plateaus: task (unweighted losses over the epoch) or lyapunov (V_L on the probe).
+    c.governor.signal = "task"
     # Factors on the rate: while stable, on trouble, and while healthy but far below the maximum.
     c.governor.grow = 1.05
     c.governor.shrink = 0.5
@@ -130,9 +139,7 @@ def default_config() -> ConfigDict:
     c.supervised = ConfigDict()
     # Train the atlas's charts with labels. Off, labels reach only the detached readout.
     c.supervised.enabled = True
-    # Weight of the route term, the likelihood of the label under the charts.
-    c.supervised.weight = 1.0
-    # Class temperature T of P(y|k).
+    # Class temperature T of P(y|k); where contracts.sup_temperature is on, its weight is log of a factor on this.
     c.supervised.temperature = 1.0
 
     c.precision = ConfigDict()
@@ -140,15 +147,15 @@ def default_config() -> ConfigDict:
     c.precision.enabled = False
 
     c.losses = ConfigDict()
-    # Weight of the commitment term within the quantisation loss.
-    c.losses.vq_beta = 0.25
     # Hinged losses aim this fraction beyond their contract: a hinge has no gradient at its edge.
     c.losses.hinge_margin = 0.1
     # Distance at which soft centres, and centre parameters, stop repelling, latent units.
     c.losses.separation_margin = 0.5
     c.losses.center_margin = 0.5
-    # Margin of the supervised metric, in router overlap.
+    # Margin of the supervised metric: in router overlap, or in latent units where the distance is latent.
     c.losses.metric_margin = 1.0
+    # What keeps classes apart: overlap of their routing (the original), or latent distance (theory 1.10).
+    c.losses.metric_distance = "overlap"
     # Bound H(K) from above as well, as the coupling-window theorem has it (theory 1.3).
     c.losses.window_two_sided = False
     # Target standard deviation per dimension of structured residual and texture (prior_n, prior_tex).
@@ -168,9 +175,78 @@ def default_config() -> ConfigDict:
     c.view.scale = 0.0
     c.view.noise_std = 0.05
 
+    c.window = ConfigDict()
+    # ε of the coupling window: target (contracts.window's), or capacity: from the boundary capacity (theory 1.7),
+    # max(floor · log N, fraction · the 0.9 quantile of I(X;K) over the horizon), never falling.
+    c.window.ground = "target"
+    c.window.capacity_fraction = 0.25
+    c.window.capacity_floor = 0.05
+    # Epochs.
+    c.window.capacity_horizon = 20
+    # Where decisions read I(X;K) and H(K): epoch (mean over batches), usage (decayed average) or probe (its batch).
+    c.window.estimate = "epoch"
+
+    # Targets of contracts whose target_rule is `warmup`: ratio × average over these epochs, at least the minimum.
+    c.targets = ConfigDict()
+    c.targets.warmup_epochs = 10
+    c.targets.warmup_decay = 0.9
+    c.targets.warmup_minimum = 1e-3
+
+    # The fixed batch on which V_L, latent speed, drift and geometry are measured.
+    c.probe = ConfigDict()
+    # Training examples in it, at most.
+    c.probe.size = 512
+    # Steps between probes, rounded to whole epochs.
+    c.probe.every_steps = 50
+
+    c.geometry = ConfigDict()
+    # Latent metric behind λ_wfr = √(tr G⁻¹ / D): precision, router_fisher, pullback, value_rms or poincare.
+    c.geometry.metric = "precision"
+    # Margins of separation and centres (and of a latent sup_metric) are λ_wfr instead of losses.*_margin.
+    c.geometry.margins = True
+    # λ_wfr before it is measured, latent units.
+    c.geometry.initial_length = 0.5
+    # Measurements averaged, from the opening of the window on; then λ_wfr is frozen, or moves slowly.
+    c.geometry.calibrations = 4
+    c.geometry.after = "freeze"
+    # Decay per measurement of the average while calibrating, and after it if slow.
+    c.geometry.decay = 0.5
+    c.geometry.slow_decay = 0.99
+
+    # BarrierTypeII: drift of latent (δ), decoder (γ) and routing (β) against the signal (α), per update (theory 1.4).
+    c.hierarchy = ConfigDict()
+    # What a broken order does to the group that breaks it: warn, rate (its rate × shrink) or freeze (rate 0).
+    c.hierarchy.action = "rate"
+    # Largest healthy δ/γ and γ/α.
+    c.hierarchy.delta_gamma = 100.0
+    c.hierarchy.gamma_alpha = 0.5
+    # Width of the dead band, relative.
+    c.hierarchy.margin = 0.2
+    # Decay per probe of the averaged scales.
+    c.hierarchy.decay = 0.5
+    # Factors on a group's share of the rate behind the barrier and after it, and the least share.
+    c.hierarchy.shrink = 0.5
+    c.hierarchy.recover = 1.25
+    c.hierarchy.minimum = 0.0625
+    # Probes in a row that one barrier may cut or freeze.
+    c.hierarchy.freeze_limit = 5
+
+    # Dead codes and charts take over half of the most scattered one; usage is counted between revivals.
+    c.revival = ConfigDict()
+    # A code is dead below this fraction of its chart's mean code usage; 0 revives none.
+    c.revival.dead_code = 0.0
+    # A chart is dead below this fraction of the mean chart usage; 0 revives none.
+    c.revival.dead_chart = 0.0
+    # Epochs between revivals, of at most one chart, and one code a chart.
+    c.revival.every_epochs = 5
+
     c.gates = ConfigDict()
-    # Epochs that I(X;K) ≥ ε must have held before jump and invariances may start.
+    # Epochs of reconstruction and quantisation before the rows behind gate `warmup` begin.
+    c.gates.warmup_epochs = 0
+    # Epochs that I(X;K) ≥ ε must have held, stable, before jump and invariances may start.
     c.gates.hold_epochs = 5
+    # Relative change of I(X;K) between epochs up to which it is stable.
+    c.gates.stability = 0.1
     # Epochs of the linear ramp to their full weight; a lost window holds it.
     c.gates.ramp_epochs = 20
 
@@ -180,6 +256,10 @@ def default_config() -> ConfigDict:
     # Over-mixing: H(K) above (1 − high) log N while I(X;K) is below low · log N.
     c.monitor.over_mixing_high = 0.1
     c.monitor.over_mixing_low = 0.1
+    # Epochs at the maximum and violated before a contract is reported as unsatisfied.
+    c.monitor.saturation_patience = 10
+    # What then happens: warn, freeze (the rate may not grow) or halt (save, say so, stop).
+    c.monitor.on_saturation = "warn"
     # Stop after this many non-finite steps in a row.
     c.monitor.max_failures = 50
 
@@ -205,7 +285,7 @@ def default_config() -> ConfigDict:
 CONTRACT_FIELDS = tuple(
     field.name
     for field in dataclasses.fields(contracts.Contract)
-    if field.name not in ("name", "signal", "relation", "unit", "wants_labels", "advice", "per_chart")
+    if field.name not in ("name", "signal", "relation", "wants_labels", "advice", "follows")
 )
 
 RESUMABLE = (
@@ -214,6 +294,7 @@ RESUMABLE = (
     "train.compilation_cache",
     "checkpoint",
     "log",
+    "monitor.on_saturation",
     "data.data_dir",
     "data.cache",
 )

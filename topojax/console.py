@@ -4,7 +4,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_QUIET = ("rate",)  # events too frequent to interrupt the bar; events.jsonl has them
+_QUIET = (
+    "rate",
+    "group_rate",
+    "cap",
+    "phase",
+    "lyapunov_rose",
+    "revived",
+    "barrier",
+)  # events too frequent to interrupt the bar; events.jsonl has them
 
 
 class Progress:
@@ -30,7 +38,7 @@ class Progress:
 
     def show(self, epoch: int, row: Mapping[str, Any]) -> None:
         """Loss, AMI and rate of a logged epoch."""
-        parts = {"loss": row.get("signal/loss"), "ami": row.get("test/ami"), "lr": row.get("lr")}
+        parts = {"loss": row.get("signal/task"), "ami": row.get("test/ami"), "lr": row.get("lr")}
         shown = {name: number(value) for name, value in parts.items() if name in parts}
         if self._bar is not None:
             self._bar.set_postfix(shown)
@@ -85,16 +93,17 @@ def contract_table(contracts: Sequence[Mapping[str, Any]]) -> str:
             f"{contract['signal']} {contract['relation']} {number(contract['target'])}",
             number(contract["value"]),
             number(contract["weight"]),
+            "–" if contract["ripple"] is None else f"{contract['ripple']:.1%}",
             _verdict(contract),
         )
         for contract in contracts
     ]
-    return _columns([("contract", "promise", "measured", "weight", ""), *rows])
+    return _columns([("contract", "promise", "measured", "weight", "ripple", ""), *rows])
 
 
 def _verdict(contract: Mapping[str, Any]) -> str:
     if contract["satisfied"] is None:
-        return "not measured"
+        return "constant" if contract["mechanism"] == "constant" else "not measured"
     if contract["satisfied"]:
         return "satisfied"
     state = "saturated" if contract["saturated"] else "gate closed" if contract["gated"] else "unsatisfied"

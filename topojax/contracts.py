@@ -6,33 +6,37 @@ prints the table of any checkpoint.
 """
 
 import argparse
+import json
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from topojax.control import contracts
+import numpy as np
+
+from topojax.assemble import select_rows
+from topojax.control.bank import EQUAL_TOLERANCE as TOLERANCE
 from topojax.errors import exit_status
 
-TOLERANCE = 0.05
-"""Dimensionless error up to which a contract counts as satisfied: 5 % of its target (of its unit, for set-points)."""
 
-
-def audit(config: Any, row: Mapping[str, float | None]) -> list[dict[str, Any]]:
+def audit(
+    config: Any, row: Mapping[str, float | None], history: Sequence[Mapping[str, Any]] = ()
+) -> list[dict[str, Any]]:
     """Each contract of a run at the end of an epoch.
 
     Args:
       config: of the run.
       row: metrics of the epoch, name → number, None where it was not finite.
+      history: logged rows of the last fifth of the run, for the ripple of the weights.
 
     Returns:
-      A dict a contract: contract, signal (what is held), value, relation, target (both in the signal's unit), error
-      (dimensionless, positive = violated), weight (before gates), satisfied, saturated (at its maximum and violated for
-      ten epochs), gated (its gate has not opened), advice ('' where satisfied). `satisfied` is None if not measured.
+      A dict a contract: contract, mechanism (`constant` where the weight does not move), signal (what is held), value,
+      relation, target (both in the signal's unit), error (dimensionless, positive = violated), weight (gates applied),
+      satisfied (None: not measured), saturated (at its maximum and violated for `monitor.saturation_patience` epochs),
+      gated (its gate has not opened), ripple (of the weight, see `ripple`), advice ('' where satisfied).
     """
-    rows = contracts.select(config.contracts.to_dict(), labels=config.supervised.enabled)
     table = []
-    for contract in rows:
+    for contract in select_rows(config):
         value, target, error, stuck = (
             row.get(f"contract/{contract.name}/{field}") for field in ("signal", "target", "error", "unsatisfiable")
         )
@@ -42,6 +46,7 @@ def audit(config: Any, row: Mapping[str, float | None]) -> list[dict[str, Any]]:
         table.append(
             {
                 "contract": contract.name,
+                "mechanism": contract.mechanism if contract.adaptive else "constant",
                 "signal": contract.signal,
                 "value": value,
                 "relation": contract.relation,
@@ -51,10 +56,34 @@ def audit(config: Any, row: Mapping[str, float | None]) -> list[dict[str, Any]]:
                 "satisfied": satisfied,
                 "saturated": bool(stuck),
                 "gated": contract.gate == "window" and not row.get("gate/window"),
+                "ripple": ripple([past.get(f"weight/{contract.name}") for past in history], contract.initial),
                 "advice": "" if satisfied else contract.advice,
             }
         )
     return table
+
+
+def ripple(weights: Sequence[float | None], initial: float) -> float | None:
+    """Oscillation of a weight: RMS about its linear trend, over the larger of its mean and its initial value.
+
+    A weight that has fallen far below where it began is switched off, and its last wiggles are no ripple. None for
+    fewer than four numbers.
+    """
+    if len(weights) < 4 or any(w is None for w in weights):
+        return None
+    w = np.asarray(weights, float)
+    t = np.arange(len(w)) - (len(w) - 1) / 2
+    around = w - w.mean() - t * (t @ w) / (t @ t)
+    return round(float(np.sqrt(np.mean(around**2)) / max(w.mean(), abs(initial), 1e-12)), 6)
+
+
+def last_fifth(workdir: pathlib.Path, epoch: int) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl in the last 20 % of the epochs up to `epoch`."""
+    path = workdir / "metrics.jsonl"
+    if not path.exists():
+        return []
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [row for row in rows if 0.8 * epoch < row["epoch"] <= epoch]
 
 
 def main() -> int:
@@ -82,7 +111,8 @@ def show(workdir: pathlib.Path, step: int | None = None) -> str:
         meta = checkpoints.meta(step)
     finally:
         checkpoints.close()
-    return f"{config.name}, epoch {meta['epoch']}\n\n{contract_table(audit(config, meta['previous']))}"
+    table = audit(config, meta["previous"], last_fifth(workdir, meta["epoch"]))
+    return f"{config.name}, epoch {meta['epoch']}\n\n{contract_table(table)}"
 
 
 if __name__ == "__main__":

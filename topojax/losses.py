@@ -226,6 +226,17 @@ def sup_metric(router: Array, label: Array, margin: Array) -> Array:
     return jnp.sum(different * overlap * jax.nn.relu(margin - 1.0 + overlap) ** 2) / (jnp.sum(different) + 1e-8)
 
 
+def sup_metric_latent(z_geo: Array, label: Array, margin: Array) -> Array:
+    """Mean over pairs of different class of relu(1 − ‖z_i − z_j‖/margin)²: the theory's geodesic separation.
+
+    The margin is a length here, λ_wfr by the report, where in `sup_metric` it is a router overlap (theory 1.10).
+    """
+    squared = jnp.sum((z_geo[:, None] - z_geo[None]) ** 2, axis=-1)
+    hinge = jax.nn.relu(1.0 - jnp.sqrt(squared + 1e-12) / margin) ** 2
+    different = (label[:, None] != label[None, :]).astype(hinge.dtype)
+    return jnp.sum(different * hinge) / (jnp.sum(different) + 1e-8)
+
+
 def cross_entropy(logits: Array, label: Array) -> Array:
     """Mean cross entropy of [B, C] logits: the readout's own loss."""
     return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), label[:, None], axis=1))

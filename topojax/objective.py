@@ -1,7 +1,7 @@
 """The objective: one pass through the atlas, every term of it, and the sum that training descends.
 
-L = recon + codebook + β commitment + w_sup route + Σ_k λ_k C_k (+ the detached readout's cross entropy).
-The λ_k come from controllers and carry no gradient; precisions, when on, weigh the likelihood terms instead of 1.
+L = recon + codebook + Σ_k λ_k C_k (+ the detached readout's cross entropy), commitment and route among the C_k.
+The λ_k come from controllers and carry no gradient; precisions, when on, weigh the likelihood terms instead.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,8 +15,8 @@ from topojax.control import precision
 from topojax.model import Model, nearest_code
 from topojax.types import Array, Batch, Encoding, Outputs, Params, Spectral
 
-LIKELIHOODS = ("recon", "vq", "route")
-"""Terms that are negative log likelihoods up to scale: what precisions may weigh."""
+TASK = ("recon", "codebook", "route")
+"""Terms whose unweighted sum is the signal of the rate: no controller moves it by moving a weight."""
 
 
 class Aux(NamedTuple):
@@ -27,24 +27,48 @@ class Aux(NamedTuple):
     spectral: Spectral
 
 
-def make_objective(config: Any, model: Model, rows: tuple, targets: Mapping[str, float]) -> Callable:
-    """Build `objective(params, spectral, lambdas, batch, view) -> (loss, Aux)`.
+class Settings(NamedTuple):
+    """What control sets beside the weights; scalars, gradients stopped."""
+
+    window: Array  # ε of the coupling window, nats
+    variance: Array  # least energy of the latent, latent units squared
+    separation_margin: Array  # latent units
+    center_margin: Array  # latent units
+    metric_margin: Array  # overlap, or latent units where the metric is latent
+    temperature: Array  # T of P(y|k)
+
+
+class Objective(NamedTuple):
+    """Pure functions of the terms of a run.
+
+    Attributes:
+      loss: (params, spectral, lambdas, settings, batch, view) → (loss, Aux).
+      terms: (params, weights, settings, outputs, batch, view) → every term but the readout's, of a pass already made;
+        `params` are the atlas's, `weights` those after spectral normalisation.
+    """
+
+    loss: Callable[..., tuple[Array, Aux]]
+    terms: Callable[..., dict[str, Array]]
+
+
+def make_objective(config: Any, model: Model, rows: tuple) -> Objective:
+    """Close the loss terms over a configuration.
 
     Args:
       config: the run's configuration.
       model: the atlas.
       rows: contracts of the run; only their terms are computed.
-      targets: contract name → target in the signal's units, where a hinge or a prior needs it.
     """
     names = {row.name for row in rows}
     supervised = config.supervised.enabled
     aim = 1.0 + config.losses.hinge_margin
 
-    def contract_terms(params: Params, weights: Params, out: Outputs, batch: Batch, view) -> dict[str, Array]:
+    def contract_terms(
+        params: Params, weights: Params, settings: Settings, out: Outputs, batch: Batch, view: Array
+    ) -> dict[str, Array]:
         e, w = out.encoding, out.encoding.router
-        table: Any = model.class_table(weights, jnp.float32(config.supervised.temperature)) if supervised else None
-        charts = w.shape[1]
-        ceiling = jnp.log(charts) - targets["window"] if config.losses.window_two_sided else None
+        table: Any = model.class_table(weights, settings.temperature) if supervised else None
+        ceiling = jnp.log(w.shape[1]) - settings.window if config.losses.window_two_sided else None
         latent = config.model.latent_dim
         augmented: list[Encoding] = []
         if names & {"orbit", "vicreg_inv"}:
@@ -63,14 +87,10 @@ def make_objective(config: Any, model: Model, rows: tuple, targets: Mapping[str,
             "entropy": lambda: losses.routing_entropy(w),
             "diversity": lambda: losses.diversity(w),
             "consistency": lambda: losses.consistency(w, out.decoding.router),
-            "window": lambda: losses.window(w, targets["window"] * aim, ceiling),
-            "separation": lambda: losses.hinge_separation(
-                losses.soft_centers(w, e.z_geo), config.losses.separation_margin
-            ),
-            "chart_center_sep": lambda: losses.hinge_separation(
-                weights["encoder"]["centers"], config.losses.center_margin
-            ),
-            "variance": lambda: losses.variance(e.z_geo, targets["variance"] * aim),
+            "window": lambda: losses.window(w, settings.window * aim, ceiling),
+            "separation": lambda: losses.hinge_separation(losses.soft_centers(w, e.z_geo), settings.separation_margin),
+            "chart_center_sep": lambda: losses.hinge_separation(weights["encoder"]["centers"], settings.center_margin),
+            "variance": lambda: losses.variance(e.z_geo, settings.variance * aim),
             "orthogonality": lambda: orthogonality(params),
             "per_chart_code_entropy": lambda: losses.per_chart_code_entropy(usage[0]),
             "code_entropy": lambda: losses.code_entropy(*usage),
@@ -88,7 +108,11 @@ def make_objective(config: Any, model: Model, rows: tuple, targets: Mapping[str,
             "jump": lambda: jump_term(weights, e),
             "sup_purity": lambda: losses.class_entropy(w, table),
             "sup_balance": lambda: losses.sup_balance(w),
-            "sup_metric": lambda: losses.sup_metric(w, batch.label, config.losses.metric_margin),
+            "sup_metric": lambda: (
+                losses.sup_metric_latent(e.z_geo, batch.label, settings.metric_margin)
+                if config.losses.metric_distance == "latent"
+                else losses.sup_metric(w, batch.label, settings.metric_margin)
+            ),
         }
         out_terms = {name: terms[name]() for name in terms if name in names}
         if supervised:
@@ -100,33 +124,47 @@ def make_objective(config: Any, model: Model, rows: tuple, targets: Mapping[str,
         returned = model.jump_back(weights, jumped) if config.losses.jump_cycle else None
         return losses.jump(jumped, e.z_n_all, e.router, returned=returned)
 
-    def objective(params: Params, spectral: Spectral, lambdas: Mapping[str, Array], batch: Batch, view: Array):
-        weights, spectral = model.normalise(params["atlas"], spectral)
-        out = model(weights, batch.image)
+    def all_terms(
+        params: Params, weights: Params, settings: Settings, out: Outputs, batch: Batch, view: Array
+    ) -> dict[str, Array]:
         e = out.encoding
         v_loc = e.v - e.c_bar
-        code, commit = (f(v_loc, e.z_q_all, e.router) for f in (losses.codebook, losses.commitment))
-        terms = {
+        return {
             "recon": losses.recon(out.decoding.x_hat, batch.image),
-            "codebook": code,
-            "commitment": commit,
-            "vq": code + config.losses.vq_beta * commit,
-            **contract_terms(params["atlas"], weights, out, batch, view),
+            "codebook": losses.codebook(v_loc, e.z_q_all, e.router),
+            "commitment": losses.commitment(v_loc, e.z_q_all, e.router),
+            **contract_terms(params, weights, settings, out, batch, view),
         }
-        scale = {"recon": 1.0, "vq": 1.0, "route": config.supervised.weight}
-        likelihood = {name: terms[name] for name in LIKELIHOODS if name in terms}
-        if config.precision.enabled:
-            loss = precision.total(likelihood, params["precision"])
+
+    def objective(
+        params: Params,
+        spectral: Spectral,
+        lambdas: Mapping[str, Array],
+        settings: Settings,
+        batch: Batch,
+        view: Array,
+    ) -> tuple[Array, Aux]:
+        lambdas, settings = jax.lax.stop_gradient((dict(lambdas), settings))
+        weights, spectral = model.normalise(params["atlas"], spectral)
+        out = model(weights, batch.image)
+        terms = all_terms(params["atlas"], weights, settings, out, batch, view)
+        likelihood = {"recon": terms["recon"], "codebook": terms["codebook"]}
+        if config.precision.enabled:  # β stays within vq; the route's weight is its precision
+            vq = terms["codebook"] + lambdas.get("commitment", 0.0) * terms["commitment"]
+            weighed = {"recon": terms["recon"], "vq": vq} | ({"route": terms["route"]} if supervised else {})
+            loss = precision.total(weighed, params["precision"])
         else:
-            loss = sum(scale[name] * term for name, term in likelihood.items())
+            loss = jnp.sum(jnp.stack(list(likelihood.values())))
+        in_precision = ("commitment", "route") if config.precision.enabled else ()
         for name, weight in lambdas.items():
-            loss = loss + jnp.sum(jax.lax.stop_gradient(weight) * terms[name])
-        logits = model.readout(weights, e.router, e.z_geo)
+            if name in terms and name not in in_precision:
+                loss = loss + jnp.sum(weight * terms[name])
+        logits = model.readout(weights, out.encoding.router, out.encoding.z_geo)
         terms["readout"] = losses.cross_entropy(logits, batch.label)
         terms["total"] = loss
         return loss + terms["readout"], Aux(terms, out, spectral)
 
-    return objective
+    return Objective(objective, all_terms)
 
 
 def orthogonality(params: Params) -> Array:

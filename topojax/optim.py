@@ -1,11 +1,13 @@
 """The optimizer without its rate: clipped gradients to Adam directions; the rate is the governor's."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from topojax.control.hierarchy import GROUPS
 from topojax.types import Array, Params
 
 
@@ -40,8 +42,35 @@ def labels(params: Params) -> Params:
     return jax.tree_util.tree_map_with_path(label, params)
 
 
-def masked(finite: Array, new: optax.OptState, old: optax.OptState) -> optax.OptState:
-    """The new optimizer state after a finite step, the old one bit for bit after another."""
+def groups(params: Params) -> Params:
+    """`hierarchy.GROUPS`' name of every leaf: which part of the model it is, in the tree of the params."""
+
+    def group(path: tuple, _: Array) -> str:
+        keys = [str(getattr(key, "key", "")) for key in path]
+        if "encoder" in keys:
+            own = set(keys)
+            if own & {"centers", "codebook"}:
+                return "codes"
+            return "router" if own & {"router", "chart_keys"} else "encoder"
+        return "decoder" if {"decoder", "jump"} & set(keys) else "heads"
+
+    return jax.tree_util.tree_map_with_path(group, params)
+
+
+def scaled(direction: Params, rates: Mapping[str, float], factors: Array) -> Params:
+    """The direction with each group's share of the rate.
+
+    Args:
+      direction: Adam's, a tree of the params.
+      rates: group → static factor (`optim.group_rates`).
+      factors: shape=(5,), of the drift hierarchy, in `GROUPS`' order.
+    """
+    share = {group: rates[group] * factors[i] for i, group in enumerate(GROUPS)}
+    return jax.tree.map(lambda u, group: share[group] * u, direction, groups(direction))
+
+
+def masked(finite: Array, new: Any, old: Any) -> Any:
+    """The new state after a finite step, the old one bit for bit after another."""
     return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
 
 

@@ -3,6 +3,8 @@
 Entropies and information in nats; geometry in latent units; everything a scalar, but for per-chart vectors [N].
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -21,13 +23,30 @@ def routing(router: Array) -> dict[str, Array]:
     return {"H_K": h_k, "H_K_given_X": h_kx, "I_XK": jnp.maximum(h_k - h_kx, 0.0), "varentropy": varentropy}
 
 
-def count_codes(counts: Array, router: Array, codes: Array, decay: float) -> Array:
-    """Decayed counts of (chart, code) pairs, by router weight: [N, K] from [B, N] weights and code indices.
+class Usage(NamedTuple):
+    """Decayed sums over points: a batch alone is biased far below the truth (theory B20)."""
 
-    Counts of one batch would be biased far below the truth (theory B20).
-    """
-    one_hot = jax.nn.one_hot(codes, counts.shape[1])
-    return decay * counts + jnp.einsum("bn,bnk->nk", jax.lax.stop_gradient(router), one_hot)
+    counts: Array  # shape=(N, K), float32: router weight of (chart, nearest code) pairs
+    entropy: Array  # shape=(), float32: nats of routing entropy
+
+
+def no_usage(charts: int, codes: int) -> Usage:
+    """Before the first step."""
+    return Usage(jnp.zeros((charts, codes), jnp.float32), jnp.zeros((), jnp.float32))
+
+
+def count(usage: Usage, router: Array, codes: Array, decay: float) -> Usage:
+    """The sums after a batch of router weights [B, N] and code indices [B, N], the old ones decayed."""
+    w = jax.lax.stop_gradient(router)
+    pairs = jnp.einsum("bn,bnk->nk", w, jax.nn.one_hot(codes, usage.counts.shape[1]))
+    return Usage(decay * usage.counts + pairs, decay * usage.entropy + jnp.sum(losses.entropy(w)))
+
+
+def usage(usage: Usage) -> dict[str, Array]:
+    """H(K) and I(X;K) of decayed usage: smooth where those of a batch are noise (theory 1.3)."""
+    mass = jnp.maximum(jnp.sum(usage.counts), 1e-12)
+    h_k = losses.entropy(jnp.sum(usage.counts, axis=1) / mass)
+    return {"H_K_usage": h_k, "I_XK_usage": jnp.maximum(h_k - usage.entropy / mass, 0.0)}
 
 
 def code_entropies(counts: Array) -> dict[str, Array]:

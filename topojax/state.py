@@ -4,6 +4,9 @@ import flax.struct
 import jax
 
 from topojax.control.system import ControlState
+from topojax.measure import Probed
+from topojax.revival import Liveness
+from topojax.signals import Usage
 from topojax.types import Array, Params, Spectral
 
 
@@ -17,7 +20,9 @@ class TrainState:
       spectral: power-iteration vectors of the spectrally normalised weights.
       opt_state: of optax.
       control: weights, integrators, targets, rate, gates.
-      usage: shape=(N, K), float32, decayed counts of codes.
+      usage: decayed counts of charts and codes.
+      liveness: counts since the last revival.
+      probed: what the last probe saw.
       key: typed PRNG key; step t uses fold_in(key, t).
     """
 
@@ -26,5 +31,7 @@ class TrainState:
     spectral: Spectral
     opt_state: tuple
     control: ControlState
-    usage: Array
+    usage: Usage
+    liveness: Liveness
+    probed: Probed
     key: jax.Array

@@ -1,36 +1,32 @@
 """One step: where model, losses and controllers meet.
 
 λ = weights(control)                             losses and their weights, no gradient to control
-g = ∇_θ Σ L + Σ_k λ_k C_k                         one backward pass
+g = ∇_θ L_task + Σ_k λ_k ∇_θ C_k                  one backward pass
 u = Adam(clip g),   η = min(governor, caps)
-θ ← θ − η u                                       (report §1)
+θ ← θ − η r u                                     r: each group's share of the rate (report §1)
 control ← update(control, signals)
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from topojax import losses, optim, signals
+from topojax import losses, optim, revival, signals
+from topojax.assemble import Rows, make_control
 from topojax.augment import augment
-from topojax.control import caps, contracts, precision
-from topojax.control.bank import bank
-from topojax.control.governor import governor
-from topojax.control.protocol import gate
-from topojax.control.system import Control, control
+from topojax.control import caps, precision
+from topojax.control.system import ControlState
 from topojax.data import batch_indices
+from topojax.measure import Probed, make_measure, make_prober, make_settings
+from topojax.metrics import expanded, pack, reduce_epoch
 from topojax.model import Model
-from topojax.objective import LIKELIHOODS, Aux, make_objective
+from topojax.objective import Settings, make_objective
 from topojax.state import TrainState
 from topojax.types import Array, Batch, Metrics
-
-CAPS = ("governor", "schedule", "update_ratio")
-"""Names of the codes in the metric `lr_cap`: what set the rate in force."""
 
 
 class Program(NamedTuple):
@@ -41,7 +37,8 @@ class Program(NamedTuple):
       rows: the contracts of the run.
       metric_names: () → names of the metrics, in the order of `epoch`'s vector.
       init: () → TrainState.
-      train_step: (state, batch) → (state, metrics of scalars).
+      probe_of: data → the probe batch, the same for the whole run.
+      train_step: (state, batch, probe) → (state, metrics of scalars).
       epoch: (state, data) → (state, metrics): a scan of `train_step` in the order of (seed, epoch); losses, signals
         and norms are means over the epoch's finite steps, weights and rates its last values; one vector, since a
         hundred scalars would be a hundred buffers (`named` gives them their names back).
@@ -49,42 +46,17 @@ class Program(NamedTuple):
     """
 
     steps_per_epoch: int
-    rows: tuple[contracts.Contract, ...]
+    rows: Rows
     metric_names: Callable[[], tuple[str, ...]]
     init: Callable[[], TrainState]
-    train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+    probe_of: Callable[[Batch], Batch]
+    train_step: Callable[[TrainState, Batch, Batch], tuple[TrainState, Metrics]]
     epoch: Callable[[TrainState, Batch], tuple[TrainState, Array]]
     evaluate: Callable[[TrainState, Batch], dict[str, Array]]
 
     def named(self, metrics: np.ndarray) -> dict[str, np.ndarray]:
         """An epoch's vector of metrics as name → number."""
         return dict(zip(self.metric_names(), metrics, strict=True))
-
-
-def make_control(config: Any, *, num_classes: int) -> tuple[Control, tuple[contracts.Contract, ...], dict[str, float]]:
-    """The controllers of a run, its contracts, and their targets in the units of the signals."""
-    rows = contracts.select(config.contracts.to_dict(), labels=config.supervised.enabled)
-    charts = config.model.num_charts
-    units = contracts.unit_values(charts=charts, codes=config.model.codes_per_chart, classes=num_classes)
-    # Of all rows: a hinge or the governor may need the target of a contract that is off.
-    targets = {row.name: config.contracts[row.name].target * units[row.unit] for row in contracts.TABLE}
-    g = config.governor.to_dict()
-    if config.optim.rate == "constant":
-        g |= {"grow": 1.0, "shrink": 1.0, "recover": 1.0}
-    system = control(
-        bank(rows, units, charts=charts),
-        governor(
-            initial=config.optim.learning_rate,
-            minimum=config.optim.learning_rate_min,
-            maximum=config.optim.learning_rate_max,
-            **g,
-        ),
-        gate(config.gates.hold_epochs, config.gates.ramp_epochs),
-        log_charts=units["log_charts"],
-        grounding=targets["window"],
-        over_mixing=(config.monitor.over_mixing_high, config.monitor.over_mixing_low),
-    )
-    return system, rows, targets
 
 
 def make_program(
@@ -109,12 +81,31 @@ def make_program(
     batch_size = config.train.batch_size
     steps_per_epoch = num_train // batch_size
     dt = 1.0 / steps_per_epoch
-    system, rows, targets = make_control(config, num_classes=num_classes)
-    objective = make_objective(config, model, rows, targets)
-    gradient = jax.value_and_grad(objective, has_aux=True)
+    charts, codes, latent = config.model.num_charts, config.model.codes_per_chart, config.model.latent_dim
+    system, rows = make_control(config, num_classes=num_classes)
+    objective = make_objective(config, model, rows)
+    gradient = jax.value_and_grad(objective.loss, has_aux=True)
     optimizer = optim.make_optimizer(config.optim)
     schedule = optim.schedule(config.optim, steps_per_epoch=steps_per_epoch, epochs=config.train.epochs)
     needs_view = any(row.name in ("orbit", "vicreg_inv") for row in rows)
+    revives = bool(config.revival.dead_code or config.revival.dead_chart)
+    set_by_targets = make_settings(config, rows)
+    measure = make_measure(config, rows)
+
+    def settings_of(control: ControlState, probed: Probed) -> Settings:
+        targets = system.targets(control)
+        return set_by_targets(targets, control.coupling.epsilon, probed.geometry.length, system.weights(control))
+
+    prober = make_prober(
+        config,
+        model,
+        rows,
+        system=system,
+        objective=objective,
+        settings_of=settings_of,
+        measure=measure,
+        image_shape=image_shape,
+    )
 
     def init() -> TrainState:
         key = jax.random.key(config.seed)
@@ -129,27 +120,31 @@ def make_program(
             spectral=spectral,
             opt_state=optimizer.init(params),
             control=system.init(),
-            usage=jnp.zeros((config.model.num_charts, config.model.codes_per_chart), jnp.float32),
+            usage=signals.no_usage(charts, codes),
+            liveness=revival.empty(charts, codes, latent),
+            probed=prober.init(),
             key=jax.random.fold_in(key, 1),
         )
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, batch: Batch, probe: Batch) -> tuple[TrainState, Metrics]:
         key, view_key = jax.random.split(jax.random.fold_in(state.key, state.step))
         batch = batch._replace(image=augment(key, batch.image, image_shape, **config.augment.to_dict()))
         view = batch.image
         if needs_view:
             view = augment(view_key, batch.image, image_shape, **config.view.to_dict())
 
-        lambdas = system.weights(state.control)
-        (loss, aux), grads = gradient(state.params, state.spectral, lambdas, batch, view)
+        lambdas, settings = system.weights(state.control), settings_of(state.control, state.probed)
+        (loss, aux), grads = gradient(state.params, state.spectral, lambdas, settings, batch, view)
         direction, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        direction = optim.scaled(direction, config.optim.group_rates, state.control.hierarchy.factors)
         norms = {
             "gradient": optim.norm(grads),
             "direction": optim.norm(direction),
             "params": optim.norm(state.params),
         }
         ratio = caps.update_ratio_cap(norms["direction"], norms["params"], config.optim.update_ratio or jnp.inf)
-        rate, cap = caps.active_cap(state.control.governor.rate, schedule(state.step), ratio)
+        # The order of the bounds is events.CAPS'.
+        rate, cap = caps.active_cap(state.control.governor.rate, schedule(state.step), ratio, state.probed.speed_cap)
         # A step that is not finite moves nothing: masked, not repaired.
         finite = jnp.isfinite(loss) & jnp.isfinite(norms["gradient"])
         params = jax.tree.map(lambda p, u: p - rate * jnp.where(finite, u, 0.0), state.params, direction)
@@ -157,21 +152,24 @@ def make_program(
             params["precision"] = precision.project(params["precision"])
 
         encoding = aux.outputs.encoding
-        usage = signals.count_codes(state.usage, encoding.router, encoding.codes, config.monitor.usage_decay)
-        usage = jnp.where(finite, usage, state.usage)
-        seen = measure(aux, usage) | {"update_ratio": state.control.governor.rate / ratio}
-        controlled, parts = system.update(state.control, seen, dt=dt, finite=finite)
-        new, epoch_metrics = close_epoch(
-            TrainState(
-                step=state.step + 1,
-                params=params,
-                spectral=aux.spectral,
-                opt_state=optim.masked(finite, opt_state, state.opt_state),
-                control=controlled,
-                usage=usage,
-                key=state.key,
-            )
+        counted = signals.count(state.usage, encoding.router, encoding.codes, config.monitor.usage_decay)
+        usage = optim.masked(finite, counted, state.usage)
+        seen = measure(aux, usage, settings) | {"update_ratio": state.control.governor.rate / ratio}
+        heard = seen | prober.signals(state.probed, lambdas)
+        controlled, parts = system.update(state.control, heard, dt=dt, finite=finite)
+        new = TrainState(
+            step=state.step + 1,
+            params=params,
+            spectral=aux.spectral,
+            opt_state=optim.masked(finite, opt_state, state.opt_state),
+            control=controlled,
+            usage=usage,
+            liveness=observed(state, encoding, finite),
+            probed=state.probed,
+            key=state.key,
         )
+        ends = new.step % steps_per_epoch == 0
+        new, epoch_metrics = jax.lax.cond(ends, close_epoch, go_on, state, new, probe, lambdas, rate)
         return new, {
             **{f"loss/{name}": jnp.mean(value) for name, value in aux.terms.items()},
             **{f"signal/{name}": jnp.mean(value) for name, value in seen.items()},
@@ -188,50 +186,72 @@ def make_program(
             **epoch_metrics,
         }
 
-    def measure(aux: Aux, usage: Array) -> dict[str, Array]:
-        """Everything a contract may hold, gradients stopped; only what the run's terms have computed."""
-        e, terms = aux.outputs.encoding, aux.terms
-        out = {
-            **signals.routing(e.router),
-            **signals.code_entropies(usage),
-            "energy": losses.energy(e.z_geo),
-            "energy_n": losses.energy(e.z_n),
-            "energy_tex": losses.energy(e.z_tex),
-            "loss": jnp.sum(jnp.stack([terms[name] for name in LIKELIHOODS if name in terms])),
-        }
-        renamed = {"sup_purity": "class_entropy", "sup_balance": "balance"}
-        scaled = {
-            "separation": 1.0 / config.losses.separation_margin,
-            "chart_center_sep": 1.0 / config.losses.center_margin,
-        }
-        for row in rows:
-            if row.signal not in out:
-                out[renamed.get(row.name, row.name)] = terms[row.name] * scaled.get(row.name, 1.0)
-        return jax.lax.stop_gradient(out)
+    def observed(state: TrainState, encoding: Any, finite: Array) -> revival.Liveness:
+        if not revives:
+            return state.liveness
+        codebook = state.params["atlas"]["encoder"]["codebook"]
+        return optim.masked(finite, revival.observe(state.liveness, encoding, codebook), state.liveness)
 
-    def close_epoch(state: TrainState) -> tuple[TrainState, Metrics]:
-        def close(control_state):
-            return system.end_epoch(control_state)
+    @jax.jit  # so that asking for the shapes of its metrics does not trace it twice
+    def close_epoch(
+        old: TrainState, state: TrainState, probe: Batch, lambdas: dict[str, Array], rate: Array
+    ) -> tuple[TrainState, Metrics]:
+        """At the end of an epoch: probe, decide, revive."""
+        epoch = state.step // steps_per_epoch  # closed ones, this included
+        probing = (epoch - 1) % max(1, round(config.probe.every_steps / steps_per_epoch)) == 0
 
-        def go_on(control_state):
-            return control_state, system.quiet(control_state)
+        def look(probed: Probed) -> Probed:
+            before, after = (old.params, old.spectral), (state.params, state.spectral)
+            return prober.measure(probed, state.control, state.usage, before, after, probe, rate)
 
-        last = state.step % steps_per_epoch == 0
-        controlled, metrics = jax.lax.cond(last, close, go_on, state.control)
-        return dataclasses.replace(state, control=controlled), metrics
+        probed = jax.lax.cond(probing, look, lambda probed: probed, state.probed)
+        control, metrics = system.end_epoch(state.control, prober.signals(probed, lambdas), probed=probing)
+        state = dataclasses.replace(state, control=control, probed=probed)
+        state, revived = revive(state, epoch)
+        return state, metrics | probe_metrics(probed) | revived
+
+    def go_on(
+        old: TrainState, state: TrainState, probe: Batch, lambdas: dict[str, Array], rate: Array
+    ) -> tuple[TrainState, Metrics]:
+        """Within an epoch: nothing but the books."""
+        shapes = jax.eval_shape(close_epoch, old, state, probe, lambdas, rate)[1]
+        return state, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    def revive(state: TrainState, epoch: Array) -> tuple[TrainState, Metrics]:
+        if not revives:
+            return state, {}
+        r = config.revival
+
+        def act(state: TrainState) -> tuple[TrainState, revival.Revived]:
+            params, opt_state, revived = revival.revive(
+                state.params, state.opt_state, state.liveness, dead_code=r.dead_code, dead_chart=r.dead_chart
+            )
+            fresh = revival.empty(charts, codes, latent)
+            return dataclasses.replace(state, params=params, opt_state=opt_state, liveness=fresh), revived
+
+        def wait(state: TrainState) -> tuple[TrainState, revival.Revived]:
+            return state, revival.Revived(jnp.int32(0), jnp.int32(0))
+
+        state, revived = jax.lax.cond(epoch % r.every_epochs == 0, act, wait, state)
+        return state, {"revived/codes": revived.codes, "revived/charts": revived.charts}
+
+    def probe_of(data: Batch) -> Batch:
+        index = jax.random.permutation(jax.random.key(config.seed), num_train)[: config.probe.size]
+        return Batch(data.image[index], data.label[index])
 
     def epoch(state: TrainState, data: Batch) -> tuple[TrainState, Array]:
         order = batch_indices(config.seed, state.step // steps_per_epoch, num_train, batch_size)
-
+        probe = probe_of(data)
         names: set[str] = set()  # known once the body is traced
 
         def body(state: TrainState, index: Array) -> tuple[TrainState, Array]:
-            state, metrics = train_step(state, Batch(data.image[index], data.label[index]))
+            state, metrics = train_step(state, Batch(data.image[index], data.label[index]), probe)
             names.update(metrics)
             return state, pack(metrics)
 
         state, metrics = jax.lax.scan(body, state, order)
-        return state, reduce_epoch(expanded(names, rows), metrics)
+        traced.append(expanded(names, rows))
+        return state, reduce_epoch(traced[-1], metrics)
 
     def evaluate(state: TrainState, batch: Batch) -> dict[str, Array]:
         atlas = state.params["atlas"]
@@ -248,56 +268,38 @@ def make_program(
             "readout_prediction": jnp.argmax(model.readout(weights, w, encoding.z_geo), axis=-1),
         }
         if config.supervised.enabled:
-            table = model.class_table(weights, jnp.float32(config.supervised.temperature))
+            table = model.class_table(weights, settings_of(state.control, state.probed).temperature)
             out["class_prediction"] = jnp.argmax(w @ table, axis=-1)
         return out
 
-    @functools.cache
+    traced: list[tuple[str, ...]] = []  # by tracing `epoch`: to ask again would trace the step once more
+
     def metric_names() -> tuple[str, ...]:
-        def step(image: Array, label: Array) -> Metrics:
-            return train_step(init(), Batch(image, label))[1]
+        if traced:
+            return traced[-1]
 
-        image, label = jnp.zeros((batch_size, input_dim)), jnp.zeros(batch_size, jnp.int32)
-        return expanded(jax.eval_shape(step, image, label), rows)
+        def step(data: Batch) -> Metrics:
+            head = Batch(data.image[:batch_size], data.label[:batch_size])
+            return train_step(init(), head, probe_of(data))[1]
 
-    return Program(steps_per_epoch, rows, metric_names, init, train_step, epoch, evaluate)
+        data = Batch(jnp.zeros((num_train, input_dim)), jnp.zeros(num_train, jnp.int32))
+        traced.append(expanded(jax.eval_shape(step, data), rows))
+        return traced[-1]
 
-
-def pack(metrics: Metrics) -> Array:
-    """Metrics as one float32 vector, in the order of their sorted names."""
-    return jnp.concatenate([metrics[name].astype(jnp.float32).reshape(-1) for name in sorted(metrics)])
-
-
-def expanded(names: Iterable[str], rows: Iterable[contracts.Contract]) -> tuple[str, ...]:
-    """The names behind `pack`'s vector: a `*` stands for each contract in turn."""
-    rows = tuple(rows)
-    out: list[str] = []
-    for name in sorted(names):
-        out += [name.replace("*", row.name) for row in rows] if "*" in name else [name]
-    return tuple(out)
+    return Program(steps_per_epoch, rows, metric_names, init, probe_of, train_step, epoch, evaluate)
 
 
-_LAST = ("weight/", "lr", "gate/", "governor/", "window/", "guard/failures", "contract/")
-_PARTS = ("/p", "/i", "/d")
-
-
-def reduce_epoch(names: tuple[str, ...], metrics: Array) -> Array:
-    """One number a metric from the steps of an epoch: last value of states, sum of counts, mean of the rest.
-
-    Means and sums skip the steps that were not finite, so that one NaN does not hide an epoch.
-
-    Args:
-      names: of the columns.
-      metrics: shape=(steps, len(names)).
-
-    Returns:
-      shape=(len(names),).
-    """
-    skipped = metrics[:, names.index("guard/skipped")]
-    finite = (skipped == 0)[:, None]
-    total = jnp.sum(jnp.where(finite, metrics, 0.0), axis=0)
-    mean = total / jnp.maximum(jnp.sum(finite), 1)
-    added = np.array([name.startswith("contract/") and name.endswith(_PARTS) for name in names])
-    last = np.array([name.startswith(_LAST) for name in names]) & ~added
-    out = jnp.where(last, metrics[-1], jnp.where(added, total, mean))
-    return out.at[names.index("guard/skipped")].set(jnp.sum(skipped))
+def probe_metrics(probed: Probed) -> Metrics:
+    """What the last probe saw, named."""
+    return {
+        **{f"probe/{name}": value for name, value in probed.drift._asdict().items()},
+        "probe/V_L": probed.lyapunov,
+        "probe/V_L_rise": probed.lyapunov_rise,
+        "probe/I_XK": probed.information,
+        "probe/H_K": probed.usage_entropy,
+        "probe/vq_ratio": probed.vq_ratio,
+        "probe/route_ratio": probed.route_ratio,
+        "probe/speed_cap": probed.speed_cap,
+        "geometry/length": probed.geometry.length,
+        "geometry/measured": probed.geometry.measured,
+    }

@@ -5,6 +5,7 @@ what was written after it; the epochs left are trained. The state alone fixes wh
 """
 
 import contextlib
+import dataclasses
 import pathlib
 import time
 from collections.abc import Callable, Iterator
@@ -19,14 +20,15 @@ from topojax import data
 from topojax import workdir as workdirs
 from topojax.checkpoint import Checkpoints
 from topojax.console import Progress, table
-from topojax.contracts import audit
+from topojax.console import number as number_text
+from topojax.contracts import audit, last_fifth
+from topojax.control.feasible import unstable_gains
 from topojax.errors import UserError
 from topojax.evaluate import BATCH_SIZE, predict, scores
-from topojax.events import events
+from topojax.events import events, unsatisfied
 from topojax.run import build, restore
 from topojax.runtime import compile_program, use_compilation_cache, versions
 from topojax.state import TrainState
-from topojax.step import Program
 from topojax.types import Batch, Metrics
 from topojax.validate import validate
 from topojax.writers import Writers, number, numbers, write_json
@@ -93,7 +95,7 @@ class _Training:
             "image_shape": self.dataset.image_shape,
             "num_classes": self.dataset.num_classes,
         }
-        self.program: Program = build(config, self.about)[1]
+        self.model, self.program = build(config, self.about)
         self.advice = {row.name: row.advice for row in self.program.rows}
         self.pool = futures.ThreadPoolExecutor(1)
         self.train_s = self.compile_s = self.first_epoch_s = 0.0
@@ -109,6 +111,8 @@ class _Training:
         writers = Writers(self.path, done, tensorboard=self.config.log.tensorboard)
         progress = Progress(done, self.config.train.epochs, enabled=self.config.log.progress)
         with contextlib.closing(writers), contextlib.closing(progress):
+            if not done:
+                self._warn(writers, progress)
             waiting: list[Metrics] = []  # on the device: nothing waits for the host between two logs
             for epoch in range(done + 1, self.config.train.epochs + 1):
                 with self._training_time():
@@ -128,6 +132,8 @@ class _Training:
                     progress.show(epoch, row)
                 if saves:
                     self._save(epoch, state)
+                if logs or saves:
+                    self._halt_if_unsatisfied(epoch, state, writers)
         self._finish(state)
         return state
 
@@ -148,7 +154,7 @@ class _Training:
 
     def _restore_or_init(self, abstract: Any) -> tuple[TrainState, int]:
         if not self.checkpoints.epochs():
-            return self.init(), 0
+            return self._start(), 0
         meta = self.checkpoints.meta()
         if meta["data"] != self.dataset.manifest:
             raise UserError(f"the data of {self.dataset.name} are not those {self.path} was trained on")
@@ -156,6 +162,37 @@ class _Training:
         self.previous, self.train_s = meta["previous"], meta["train_s"]
         # A copy that jax owns: restored buffers may be shared with the reader, and are about to be donated.
         return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(state), meta["epoch"]
+
+    def _start(self) -> TrainState:
+        state = self.init()
+        if not self.config.model.kmeans_start:
+            return state
+        from topojax.kmeans import kmeans_start
+
+        image = np.asarray(self.dataset.train.image)
+        start = kmeans_start(self.model, state.params, state.spectral, image, seed=self.config.seed)
+        return dataclasses.replace(state, params=start)
+
+    def _warn(self, writers: Writers, progress: Progress) -> None:
+        """What is known to go wrong before it does."""
+        for gains in unstable_gains(self.program.rows):
+            event = {"event": "unstable_gains", **gains}
+            writers.event(0, 0, event)
+            progress.say(0, event)
+
+    def _halt_if_unsatisfied(self, epoch: int, state: TrainState, writers: Writers) -> None:
+        if self.config.monitor.on_saturation != "halt":
+            return
+        found = unsatisfied(self.previous, self.advice)
+        if found:
+            self._save(epoch, state)
+            writers.event(epoch, epoch * self.program.steps_per_epoch, {"event": "halted", **found[0]})
+            name, advice = found[0]["name"], found[0]["advice"]
+            value, target, weight = (number_text(found[0][field]) for field in ("value", "target", "weight"))
+            raise UserError(
+                f"halted in epoch {epoch}: contract {name} cannot be satisfied (value {value}, target {target}, weight "
+                f"{weight} at its maximum): {advice}. {self.path} is saved; --config.monitor.on_saturation=warn goes on"
+            )
 
     def _due(self, epoch: int, block: Any) -> bool:
         return epoch % block.every_epochs == 0 or epoch == self.config.train.epochs
@@ -200,7 +237,7 @@ class _Training:
             "previous": self.previous,
             "train_s": self.train_s,
         }
-        self.checkpoints.save(epoch, state, meta, loss=self.previous["signal/loss"])
+        self.checkpoints.save(epoch, state, meta, loss=self.previous["signal/task"])
 
     def _finish(self, state: TrainState) -> None:
         tested = self._test(state)
@@ -215,7 +252,7 @@ class _Training:
             "seed": self.config.seed,
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
             "data": self.dataset.manifest,
-            "contracts": audit(self.config, self.previous),
+            "contracts": audit(self.config, self.previous, last_fifth(self.path, self.config.train.epochs)),
             "versions": versions(),
             "time/first_epoch_s": round(self.first_epoch_s, 3),
             "time/compile_s": round(self.compile_s, 3),

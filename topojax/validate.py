@@ -6,10 +6,16 @@ from collections.abc import Iterable
 from typing import Any
 
 from topojax import data
+from topojax.assemble import make_control, select_rows
 from topojax.config_io import flat
 from topojax.control import contracts
-from topojax.control.bank import bank
+from topojax.control.coupling import MODES
+from topojax.control.feasible import conflicts
+from topojax.control.hierarchy import ACTIONS, GROUPS
+from topojax.control.system import ESTIMATES, RATE_SIGNALS
 from topojax.errors import UserError
+from topojax.geometry import AFTER, METRICS
+from topojax.model.atlas import BALL_RADIUS
 
 INTERVALS: dict[str, tuple[str, ...]] = {
     "[0, 2147483647]": ("seed",),
@@ -25,12 +31,19 @@ INTERVALS: dict[str, tuple[str, ...]] = {
         "governor.stable_patience",
         "governor.unstable_patience",
         "gates.ramp_epochs",
+        "window.capacity_horizon",
+        "targets.warmup_epochs",
+        "probe.every_steps",
+        "geometry.calibrations",
+        "hierarchy.recover",
+        "revival.every_epochs",
+        "monitor.saturation_patience",
         "monitor.max_failures",
         "checkpoint.every_epochs",
         "checkpoint.keep",
         "log.every_epochs",
     ),
-    "[2, inf)": ("model.num_charts", "data.num_examples"),
+    "[2, inf)": ("model.num_charts", "data.num_examples", "probe.size"),
     "[0, inf)": (
         *(f"{block}.{name}" for block in ("augment", "view") for name in ("rotation", "shift", "noise_std")),
         "data.noise",
@@ -45,10 +58,12 @@ INTERVALS: dict[str, tuple[str, ...]] = {
         "governor.grounding_warmup",
         "governor.plateau_patience",
         "governor.freeze_limit",
-        "supervised.weight",
-        "losses.vq_beta",
+        "optim.latent_speed",
+        *(f"optim.group_rates.{group}" for group in GROUPS),
         "losses.hinge_margin",
         "gates.hold_epochs",
+        "gates.warmup_epochs",
+        "hierarchy.freeze_limit",
     ),
     "(0, inf)": (
         "model.ball_scale",
@@ -64,6 +79,10 @@ INTERVALS: dict[str, tuple[str, ...]] = {
         "losses.prior_std_n",
         "losses.prior_std_tex",
         "losses.code_temperature",
+        "gates.stability",
+        "targets.warmup_minimum",
+        "hierarchy.delta_gamma",
+        "hierarchy.gamma_alpha",
     ),
     "[0, 1)": (
         "augment.scale",
@@ -73,9 +92,23 @@ INTERVALS: dict[str, tuple[str, ...]] = {
         "governor.loss_decay",
         "governor.grounding_decay",
         "monitor.usage_decay",
+        "targets.warmup_decay",
+        "geometry.decay",
+        "geometry.slow_decay",
+        "hierarchy.margin",
+        "hierarchy.decay",
+        "revival.dead_code",
+        "revival.dead_chart",
     ),
-    "(0, 1)": ("data.test_fraction", "monitor.over_mixing_high", "monitor.over_mixing_low"),
-    "(0, 1]": ("governor.shrink", "governor.recovery_threshold"),
+    "[0.1, 10]": ("geometry.initial_length",),
+    "(0, 1)": (
+        "window.capacity_fraction",
+        "window.capacity_floor",
+        "data.test_fraction",
+        "monitor.over_mixing_high",
+        "monitor.over_mixing_low",
+    ),
+    "(0, 1]": ("governor.shrink", "governor.recovery_threshold", "hierarchy.shrink", "hierarchy.minimum"),
 }
 """Interval → the fields that must lie in it; a field that is unset is not asked."""
 
@@ -85,6 +118,14 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.straight_through": ("detached", "parity"),
     "optim.rate": ("governor", "constant"),
     "optim.schedule": ("none", "cosine"),
+    "governor.signal": RATE_SIGNALS,
+    "losses.metric_distance": ("overlap", "latent"),
+    "window.ground": MODES,
+    "window.estimate": tuple(ESTIMATES),
+    "geometry.metric": METRICS,
+    "geometry.after": AFTER,
+    "hierarchy.action": ACTIONS,
+    "monitor.on_saturation": ("warn", "freeze", "halt"),
 }
 """Field → the words it may be."""
 
@@ -151,10 +192,17 @@ def _sizes(model: Any) -> None:
 
 
 def _contracts(config: Any) -> None:
-    """Build the table and its controllers for their own checks, which do not depend on the classes."""
+    """Build the controllers for their own checks, and hold the targets against each other."""
     charts, codes = config.model.num_charts, config.model.codes_per_chart
     try:
-        rows = contracts.select(config.contracts.to_dict(), labels=config.supervised.enabled)
-        bank(rows, contracts.unit_values(charts=charts, codes=codes, classes=2), charts=charts)
+        make_control(config, num_classes=2)
     except ValueError as error:
         raise UserError(f"config.{str(error).removeprefix('config.')}") from error
+    found = conflicts(
+        select_rows(config),
+        contracts.unit_values(charts=charts, codes=codes, classes=2),
+        two_sided=config.losses.window_two_sided,
+        largest_energy=BALL_RADIUS**2 if config.model.ball else math.inf,
+    )
+    if found:
+        raise UserError(f"config.{found[0]}")

@@ -12,10 +12,12 @@ from topojax.control.base import Controller, Info
 from topojax.control.contracts import Contract
 from topojax.control.pid import pid
 from topojax.control.primal_dual import dual_ascent
+from topojax.control.tracking import tracking
 from topojax.types import Array
 
-SATURATION_PATIENCE = 10
-"""Epochs that a weight may sit on its upper bound with a violated contract before it is reported."""
+NO_LIMIT = float(np.finfo(np.float32).max)
+EQUAL_TOLERANCE = 0.05
+"""Relative deviation up to which a signal counts as equal to its target."""
 
 
 class BankState(NamedTuple):
@@ -28,14 +30,16 @@ class BankState(NamedTuple):
     seen: Array  # shape=(n,), int32: finite signals of this epoch
     frozen: Array  # shape=(n,), int32: updates skipped because the signal was not finite
     saturated: Array  # shape=(n,), int32: epochs in a row at the maximum and violated
+    baseline: Array  # shape=(n,), float32: average of the signals over the warm-up
+    epoch: Array  # shape=(), int32: epochs closed
 
 
 class EpochInfo(NamedTuple):
     """What an epoch says of each weight; shape=(n,)."""
 
-    error: Array  # float32: mean error, positive = violated (or off target)
-    signal: Array  # float32: mean signal
-    unsatisfiable: Array  # bool: at the maximum and violated for `SATURATION_PATIENCE` epochs
+    error: Array  # float32: mean error, positive = violated (or off target); NaN if nothing finite was measured
+    signal: Array  # float32: mean signal, likewise
+    unsatisfiable: Array  # bool: at the maximum and violated for `patience` epochs
 
 
 class Bank(NamedTuple):
@@ -48,8 +52,13 @@ class Bank(NamedTuple):
       weights: (state, openings) → {name: weight}, scalar or (charts,), gradient stopped; `openings` maps a gate's name
         to the factor in [0, 1] on its rows' weights.
       update: (state, signals, *, dt, moving, counted) → (state, Info of shape (n,)); every step. `moving` maps a gate's
-        name to whether its rows adapt; `counted` says whether the step enters the epoch's averages.
-      end_epoch: state → (state, EpochInfo); once an epoch.
+        name to whether its rows adapt; `counted` says whether the step enters the epoch's averages. A signal that is
+        missing is not measured: its row stands still.
+      errors: (state, signals) → dimensionless errors, shape=(n,).
+      end_epoch: (state, *, moving) → (state, EpochInfo); once an epoch. A row that waits, behind its gate or for the
+        target that its warm-up sets, is not stuck.
+      retarget: (state, name, target) → state; the target in the signal's unit.
+      targets: state → {name: target}, scalar.
     """
 
     rows: tuple[Contract, ...]
@@ -57,7 +66,10 @@ class Bank(NamedTuple):
     init: Any
     weights: Any
     update: Any
+    errors: Any
     end_epoch: Any
+    retarget: Any
+    targets: Any
 
 
 def build(row_or_rows: Sequence[Contract], sizes: Sequence[int]) -> Controller:
@@ -67,23 +79,41 @@ def build(row_or_rows: Sequence[Contract], sizes: Sequence[int]) -> Controller:
     def column(field: str) -> np.ndarray:
         return np.repeat([getattr(row, field) for row in row_or_rows], sizes)
 
-    bounds: dict[str, Any] = {"minimum": column("minimum"), "maximum": column("maximum"), "initial": column("initial")}
+    bounds: dict[str, Any] = {name: column(name) for name in ("minimum", "maximum", "initial")}
+    if first.mechanism != "constant":
+        bounds["max_step"] = np.where(column("max_step") == 0, NO_LIMIT, column("max_step"))
     if first.mechanism == "pid":
-        form = first.form or "incremental"
-        return pid(column("kp"), column("ki"), column("kd"), form=form, **bounds)
+        gains = [column(name) for name in ("kp", "ki", "kd")]
+        clip, lag = column("error_clip"), column("derivative_filter")
+        return pid(*gains, form=first.form or "incremental", error_clip=clip, derivative_filter=lag, **bounds)
     if first.mechanism == "dual":
-        form = first.form or "additive"
-        return dual_ascent(column("rate"), damping=column("damping"), form=form, **bounds)
+        clip, damping = column("error_clip"), column("damping")
+        return dual_ascent(column("rate"), damping=damping, form=first.form or "additive", error_clip=clip, **bounds)
+    if first.mechanism == "track":
+        return tracking(column("factor"), lag=column("lag"), **bounds)
     return dual_ascent(np.zeros(sum(sizes)), **bounds)  # constant: a multiplier of rate 0
 
 
-def bank(rows: Sequence[Contract], units: Mapping[str, float], *, charts: int) -> Bank:
+def bank(
+    rows: Sequence[Contract],
+    units: Mapping[str, float],
+    *,
+    charts: int,
+    patience: int = 10,
+    warmup_epochs: int = 10,
+    warmup_decay: float = 0.9,
+    warmup_minimum: float = 1e-3,
+) -> Bank:
     """Build the controller of a whole table.
 
     Args:
       rows: contracts of this run (`contracts.select`).
       units: unit → value in nats or 1 (`contracts.unit_values`).
       charts: N, the size of per-chart rows.
+      patience: epochs that a weight may sit on its upper bound with a violated contract before it is reported.
+      warmup_epochs: over which rows of rule `warmup` measure, and do not move; ≥ 1.
+      warmup_decay: per epoch, of the average that they take.
+      warmup_minimum: least target that a warm-up may set, in the signal's unit.
 
     Raises:
       ValueError: from the mechanisms, for gains and bounds that make no sense; the message names the contract.
@@ -119,7 +149,11 @@ def bank(rows: Sequence[Contract], units: Mapping[str, float], *, charts: int) -
     sign = column(lambda row: row.sign).astype(np.float32)
     adaptive = column(lambda row: row.adaptive and row.mechanism != "constant").astype(bool)
     maximum = column(lambda row: row.maximum).astype(np.float32)
+    warming = column(lambda row: row.target_rule == "warmup").astype(bool)
+    equal = column(lambda row: row.relation == "=").astype(bool)
+    ratio = column(lambda row: row.ratio).astype(np.float32)
     gate_names = [row.gate for row in rows]
+    tracks = any(row.mechanism == "track" for row in rows)
 
     def gather(parts: Sequence[Array]) -> Array:
         return join(parts)[order]
@@ -127,18 +161,39 @@ def bank(rows: Sequence[Contract], units: Mapping[str, float], *, charts: int) -
     def by_gate(values: Mapping[str, Array], dtype: Any) -> Array:
         return join([jnp.full((size,), values[g]) for g, size in zip(gate_names, sizes, strict=True)], dtype)
 
+    def adapts(state: BankState, moving: Mapping[str, Array]) -> Array:
+        """Whether each weight may move now: its mechanism does, its gate lets it, and it has its target."""
+        return jnp.asarray(adaptive) & by_gate(moving, bool) & ~(warming & (state.epoch < warmup_epochs))
+
     def init() -> BankState:
         n = int(starts[-1])
         zeros, counts = jnp.zeros(n, jnp.float32), jnp.zeros(n, jnp.int32)
         states = tuple(group.init() for group in groups)
         # Distinct buffers: the whole state is donated to the step.
-        return BankState(states, jnp.array(target), zeros, zeros + 0, counts, counts + 0, counts + 0)
+        closed = jnp.zeros((), jnp.int32)
+        return BankState(states, jnp.array(target), zeros, zeros + 0, counts, counts + 0, counts + 0, zeros + 0, closed)
 
     def weights(state: BankState, openings: Mapping[str, Array]) -> dict[str, Array]:
         flat = gather([group.effective(s) for group, s in zip(groups, state.groups, strict=True)])
         flat = flat * by_gate(openings, jnp.float32)
         flat = jax.lax.stop_gradient(flat)
         return {row.name: flat[slices[row.name]] if row.per_chart else flat[slices[row.name].start] for row in rows}
+
+    def read(signals: Mapping[str, Array], field: str) -> Array:
+        """The signals that rows name in `field`, one number a weight: NaN where there is none."""
+
+        def of(row: Contract, size: int) -> Array:
+            value = signals.get(getattr(row, field))
+            if value is None:
+                return jnp.full((size,), jnp.nan, jnp.float32)
+            value = jnp.mean(value) if size == 1 else value.reshape(-1)  # an aggregate row over a per-chart signal
+            return jnp.broadcast_to(value.astype(jnp.float32), (size,))
+
+        return jax.lax.stop_gradient(join([of(row, size) for row, size in zip(rows, sizes, strict=True)]))
+
+    def errors(state: BankState, signals: Mapping[str, Array]) -> Array:
+        scale = jnp.where(by_target, jnp.abs(state.target), unit)
+        return jnp.asarray(sign) * (read(signals, "signal") - state.target) / scale
 
     def update(
         state: BankState,
@@ -148,16 +203,13 @@ def bank(rows: Sequence[Contract], units: Mapping[str, float], *, charts: int) -
         moving: Mapping[str, Array],
         counted: ArrayLike = True,
     ) -> tuple[BankState, Info]:
-        measured = join(
-            [jnp.broadcast_to(signals[row.signal].reshape(-1), (size,)) for row, size in zip(rows, sizes, strict=True)]
-        )
-        measured = jax.lax.stop_gradient(measured)
-        scale = jnp.where(by_target, jnp.abs(state.target), unit)
-        error = sign * (measured - state.target) / scale
-        active = jnp.asarray(adaptive) & by_gate(moving, bool)
+        measured = read(signals, "signal")
+        error = errors(state, signals)
+        inputs = {"track": read(signals, "follows") if tracks else error}
+        active = adapts(state, moving)
         updated = [
-            group.update(s, error[i], dt=dt, active=active[i])
-            for group, s, i in zip(groups, state.groups, where, strict=True)
+            group.update(s, inputs.get(mechanism, error)[i], dt=dt, active=active[i])
+            for (mechanism, _), group, s, i in zip(members, groups, state.groups, where, strict=True)
         ]
         info = Info(*(gather([getattr(info, field) for _, info in updated]) for field in Info._fields))
         finite, counted = jnp.isfinite(error), jnp.asarray(counted, bool)
@@ -166,17 +218,36 @@ def bank(rows: Sequence[Contract], units: Mapping[str, float], *, charts: int) -
             error=state.error + jnp.where(finite & counted, error, 0.0),
             signal=state.signal + jnp.where(finite & counted, measured, 0.0),
             seen=state.seen + (finite & counted),
-            frozen=state.frozen + (~finite & counted),
+            frozen=state.frozen + (info.frozen.astype(bool) & active & counted),
         ), info
 
-    def end_epoch(state: BankState) -> tuple[BankState, EpochInfo]:
-        count = jnp.maximum(state.seen, 1)
+    def end_epoch(state: BankState, *, moving: Mapping[str, Array]) -> tuple[BankState, EpochInfo]:
+        count = jnp.where(state.seen > 0, state.seen, jnp.nan)
         error, signal = state.error / count, state.signal / count
         weight = gather([s.weight for s in state.groups])
-        stuck = jnp.asarray(adaptive) & (weight >= maximum * (1 - 1e-6)) & (error > 0)
+        violated = jnp.where(equal, jnp.abs(error) > EQUAL_TOLERANCE, error > 0)
+        stuck = adapts(state, moving) & (weight >= maximum * (1 - 1e-6)) & violated
         saturated = jnp.where(stuck, state.saturated + 1, 0)
-        info = EpochInfo(error, signal, saturated >= SATURATION_PATIENCE)
-        zeros, counts = jnp.zeros_like(state.error), jnp.zeros_like(state.seen)
-        return state._replace(error=zeros, signal=zeros, seen=counts, saturated=saturated), info
+        info = EpochInfo(error, signal, saturated >= patience)
 
-    return Bank(rows, slices, init, weights, update, end_epoch)
+        average = jnp.where(state.epoch == 0, signal, warmup_decay * state.baseline + (1 - warmup_decay) * signal)
+        baseline = jnp.where(jnp.isfinite(average), average, state.baseline)
+        warm = warming & (state.epoch + 1 == warmup_epochs)
+        zeros, counts = jnp.zeros_like(state.error), jnp.zeros_like(state.seen)
+        return state._replace(
+            error=zeros,
+            signal=zeros,
+            seen=counts,
+            saturated=saturated,
+            baseline=jnp.where(state.epoch < warmup_epochs, baseline, state.baseline),
+            target=jnp.where(warm, jnp.maximum(ratio * baseline, warmup_minimum), state.target),
+            epoch=state.epoch + 1,
+        ), info
+
+    def retarget(state: BankState, name: str, target: Array) -> BankState:
+        return state._replace(target=state.target.at[slices[name]].set(target))
+
+    def targets(state: BankState) -> dict[str, Array]:
+        return {row.name: state.target[slices[row.name].start] for row in rows}
+
+    return Bank(rows, slices, init, weights, update, errors, end_epoch, retarget, targets)

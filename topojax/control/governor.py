@@ -104,7 +104,7 @@ def governor(
 
       non_finite   × shrink   the loss is NaN or ±inf, `unstable_patience` epochs in a row
       spike        × shrink   loss > EMA + tolerance |EMA|, `unstable_patience` epochs in a row
-      barrier      × shrink   β > α: each epoch, `freeze_limit` times; then ignored until it clears, so that
+      barrier      × shrink   β > α: each measurement, `freeze_limit` times; then ignored until it clears, so that
                               a stuck measurement cannot own the rate
       grounding    × shrink   EMA of I(X;K) < target: at once, then every `unstable_patience` epochs,
                               `freeze_limit` times in all; then the rate is held
@@ -155,6 +155,8 @@ def governor(
       update_ratio: ‖Δθ‖ that the uncapped rate would make, over the allowed ρ‖θ‖: rate /
         `caps.update_ratio_cap`.
       barrier: bool, BarrierTypeII (`caps.barrier_latch`).
+      barrier_measured: bool, the barrier is new, not what the last probe said.
+      hold: bool, no growth this epoch (a contract that cannot be satisfied, if the policy is to freeze).
 
       `update_step` cuts at the first non-finite step of a run (a longer run says nothing more about the
       rate, since masked steps leave the parameters as they were) and counts them all: a trainer stops at
@@ -214,12 +216,16 @@ def governor(
         over_mixing: ArrayLike = False,
         update_ratio: ArrayLike = 0.0,
         barrier: ArrayLike = False,
+        barrier_measured: ArrayLike = True,
+        hold: ArrayLike = False,
     ) -> tuple[GovernorState, Decision]:
         loss, information, target, ratio = (
             jax.lax.stop_gradient(jnp.asarray(x, jnp.float32))
             for x in (loss, information, grounding_target, update_ratio)
         )
-        over_mixing, barrier = jnp.asarray(over_mixing, bool), jnp.asarray(barrier, bool)
+        over_mixing, barrier, fresh, hold = (
+            jnp.asarray(x, bool) for x in (over_mixing, barrier, barrier_measured, hold)
+        )
 
         # What the epoch says.
         finite = jnp.isfinite(loss)
@@ -233,8 +239,8 @@ def governor(
         bad = spike | oversized | ~finite
         unstable = _count(state.unstable, bad)
         ungrounded = _count(state.ungrounded, (lost | over_mixing) & ~muted)
-        frozen = _count(state.frozen, barrier)
-        barred = barrier & (frozen <= freeze_limit)
+        frozen = jnp.where(fresh, _count(state.frozen, barrier), state.frozen)
+        barred = barrier & fresh & (frozen <= freeze_limit)
         healthy = ~(bad | barred | (ungrounded > 0))
         stable = _count(state.stable, healthy)
         confirmed = unstable >= unstable_patience
@@ -251,7 +257,7 @@ def governor(
         # Who may change the rate: the first that holds.
         turn = (ungrounded > 0) & ((ungrounded - 1) % unstable_patience == 0)
         turn &= ungrounded <= freeze_limit * unstable_patience
-        grows = stable >= stable_patience
+        grows = (stable >= stable_patience) & ~hold
         far = state.rate < recovery_threshold * v["maximum"]
         rules = (
             ("non_finite", confirmed & ~finite, v["shrink"]),

@@ -1,4 +1,4 @@
-"""Control of a run: the bank of weights, the governor of the rate and the gates, as one state and pure functions."""
+"""Control of a run: weights, rate, window, drift hierarchy and gates, as one state and a few pure functions."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -8,9 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from topojax.control.bank import Bank, BankState
+from topojax.control.coupling import Coupling, CouplingState
 from topojax.control.governor import Governor, GovernorState
-from topojax.control.protocol import Gate, GateState
+from topojax.control.hierarchy import BARRIERS, GROUPS, Hierarchy, HierarchyState
+from topojax.control.protocol import Gate, GateState, phase
 from topojax.types import Array, Metrics
+
+ESTIMATES = {"epoch": ("I_XK", "H_K"), "usage": ("I_XK_usage", "H_K_usage"), "probe": ("I_XK_probe", "H_K_probe")}
+"""Where decisions read I(X;K) and H(K) → the names of the two signals: means over the epoch's batches, a decayed
+average of usage, or the probe batch."""
+RATE_SIGNALS = ("task", "lyapunov")
+"""What the governor watches: the unweighted task loss over the epoch, or V_L on the probe batch."""
 
 
 class ControlState(NamedTuple):
@@ -18,7 +26,9 @@ class ControlState(NamedTuple):
 
     bank: BankState
     governor: GovernorState
+    coupling: CouplingState
     window: GateState
+    hierarchy: HierarchyState
     sums: dict[str, Array]  # name → shape=(), float32: sums over the steps of this epoch
     steps: Array  # shape=(), int32: finite steps of this epoch
 
@@ -29,56 +39,84 @@ class Control(NamedTuple):
     Attributes:
       init: () → ControlState.
       weights: state → {contract: weight}, gates applied, gradient stopped.
-      update: (state, signals, *, dt, finite) → (state, metrics): every step. `signals` maps names to arrays; it holds
-        the bank's signals and `loss` (unweighted likelihoods), `I_XK`, `H_K`, `update_ratio` (asked over allowed). Of
-        a step that was not finite only the governor hears.
-      end_epoch: state → (state, metrics): once an epoch.
-      quiet: state → metrics of the same names as `end_epoch`, for the steps in between.
+      update: (state, signals, *, dt, finite) → (state, metrics): every step. `signals` maps names to arrays: those that
+        contracts hold or follow, `task` (unweighted likelihoods), the pair of `ESTIMATES`, `H_K_usage`, `update_ratio`
+        (asked over allowed), and from the last probe `lyapunov`, `alpha`, `beta`, `gamma`, `delta`. Of a step that was
+        not finite only the governor hears.
+      targets: state → {contract: target}, in the signals' units.
+      violation: (state, signals) → Σ ½ max(0, C_k)², the contracts' part of V_L.
+      end_epoch: (state, signals, *, probed) → (state, metrics): once an epoch; `probed` says whether the probe's
+        signals are new.
     """
 
     init: Callable[[], ControlState]
     weights: Callable[[ControlState], dict[str, Array]]
     update: Callable[..., tuple[ControlState, Metrics]]
-    end_epoch: Callable[[ControlState], tuple[ControlState, Metrics]]
-    quiet: Callable[[ControlState], Metrics]
-
-
-EPOCH_SUMS = ("loss", "I_XK", "H_K", "update_ratio")
+    targets: Callable[[ControlState], dict[str, Array]]
+    violation: Callable[[ControlState, Mapping[str, Array]], Array]
+    end_epoch: Callable[..., tuple[ControlState, Metrics]]
 
 
 def control(
     bank: Bank,
     governor: Governor,
+    coupling: Coupling,
     window: Gate,
+    hierarchy: Hierarchy,
     *,
-    log_charts: float,
-    grounding: float,
-    over_mixing: tuple[float, float],
+    estimate: str = "epoch",
+    rate_signal: str = "task",
+    stability: float = 0.05,
+    warmup_epochs: int = 0,
+    hold_rate_on_saturation: bool = False,
 ) -> Control:
-    """Interlock the parts: what the window says opens gates and holds the rate.
+    """Interlock the parts: what the window says opens gates and holds the rate (report §1, §4).
 
     Args:
       bank: weights of all contracts.
       governor: of the learning rate.
+      coupling: the window I(X;K) ≥ ε, and over-mixing.
       window: the gate that jump and invariances wait for.
-      log_charts: log N, nats.
-      grounding: ε of the coupling window, nats.
-      over_mixing: (high, low): over-mixed where H(K) > (1 − high) log N and I(X;K) < low · log N, both at once: a
-        perfect balanced atlas has H(K) = I = log N (theory 1.3).
+      hierarchy: α, β, γ, δ and the rates of parameter groups.
+      estimate: a key of `ESTIMATES`.
+      rate_signal: one of `RATE_SIGNALS`.
+      stability: largest relative change of I(X;K) from one epoch to the next that counts as stable; the window must
+        have held, and been stable, before its gate opens (theory 1.11).
+      warmup_epochs: epochs of phase 1, in which rows behind the gate `warmup` weigh nothing.
+      hold_rate_on_saturation: no growth of the rate while a contract cannot be satisfied.
     """
-    high, low = over_mixing
+    information_name, usage_name = ESTIMATES[estimate]
+    epoch_sums = tuple(dict.fromkeys(("task", information_name, usage_name, "update_ratio")))
     sizes = np.array([bank.slices[row.name].stop - bank.slices[row.name].start for row in bank.rows], int)
     mean = np.repeat(np.eye(len(sizes), dtype=np.float32) / sizes[:, None].astype(np.float32), sizes, axis=1)
+    has_window = any(row.name == "window" for row in bank.rows)
+
+    def by_row(values: Array) -> Array:
+        """Mean over each row's entries; NaN stays in its own row."""
+        finite = jnp.isfinite(values)
+        return jnp.where(mean @ finite > 1 - 1e-6, mean @ jnp.where(finite, values, 0.0), jnp.nan)
 
     def init() -> ControlState:
-        sums = {name: jnp.zeros((), jnp.float32) for name in EPOCH_SUMS}
-        return ControlState(bank.init(), governor.init(), window.init(), sums, jnp.zeros((), jnp.int32))
+        sums = {name: jnp.zeros((), jnp.float32) for name in epoch_sums}
+        mixing = coupling.init()
+        held = bank.retarget(bank.init(), "window", mixing.epsilon) if has_window else bank.init()
+        parts = (held, governor.init(), mixing, window.init(), hierarchy.init())
+        return ControlState(*parts, sums, jnp.zeros((), jnp.int32))
+
+    def warm(state: ControlState) -> Array:
+        return state.governor.epoch >= warmup_epochs
 
     def openings(state: ControlState) -> dict[str, Array]:
-        return {"none": jnp.float32(1.0), "hold": jnp.float32(1.0), "window": state.window.ramp}
+        one = jnp.float32(1.0)
+        return {"none": one, "hold": one, "warmup": warm(state).astype(jnp.float32), "window": state.window.ramp}
 
     def moving(state: ControlState) -> dict[str, Array]:
-        return {"none": jnp.bool_(True), "hold": state.window.opened, "window": state.window.ramp > 0}
+        return {
+            "none": jnp.bool_(True),
+            "warmup": warm(state),
+            "hold": state.window.opened,
+            "window": state.window.ramp > 0,
+        }
 
     def weights(state: ControlState) -> dict[str, Array]:
         return bank.weights(state.bank, openings(state))
@@ -90,39 +128,71 @@ def control(
         moves = {gate: opened & finite for gate, opened in moving(state).items()}
         moved, info = bank.update(state.bank, signals, dt=dt, moving=moves, counted=finite)
         rate, _ = governor.update_step(state.governor, finite)
-        sums = {name: state.sums[name] + jnp.where(finite, signals[name], 0.0) for name in EPOCH_SUMS}
-        new = ControlState(moved, rate, state.window, sums, state.steps + finite)
+        mixing = coupling.update_step(state.coupling, signals["H_K_usage"], finite)
+        sums = {name: state.sums[name] + jnp.where(finite, signals[name], 0.0) for name in epoch_sums}
+        new = state._replace(bank=moved, governor=rate, coupling=mixing, sums=sums, steps=state.steps + finite)
         return new, {f"contract/*/{part}": mean @ getattr(info, part) for part in ("p", "i", "d")}
 
-    def end_epoch(state: ControlState) -> tuple[ControlState, Metrics]:
-        count = state.steps.astype(jnp.float32)  # 0 steps: NaN, which the governor reads as not measured
+    def violation(state: ControlState, signals: Mapping[str, Array]) -> Array:
+        error = bank.errors(state.bank, signals)
+        return 0.5 * jnp.sum(jnp.where(jnp.isfinite(error), jnp.maximum(error, 0.0) ** 2, 0.0))
+
+    def end_epoch(state: ControlState, signals: Mapping[str, Array], *, probed: Array) -> tuple[ControlState, Metrics]:
+        count = jnp.where(state.steps > 0, state.steps, jnp.nan)  # no finite step: NaN, read as not measured
         average = {name: total / count for name, total in state.sums.items()}
-        mixed = (average["H_K"] > (1 - high) * log_charts) & (average["I_XK"] < low * log_charts)
-        held, epoch = bank.end_epoch(state.bank)
+        information, usage = average[information_name], average[usage_name]
+        before, known = coupling.last_information(state.coupling)
+        mixing, seen = coupling.end_epoch(state.coupling, information=information, usage_entropy=usage)
+        held, epoch = bank.end_epoch(state.bank, moving=moving(state))
+        if has_window:
+            held = bank.retarget(held, "window", seen.epsilon)
+        drift, barriers = hierarchy.update(
+            state.hierarchy, **{name: signals[name] for name in ("alpha", "beta", "gamma", "delta")}, measured=probed
+        )
+        unsatisfiable = jnp.any(epoch.unsatisfiable)
         rate, decision = governor.update_epoch(
             state.governor,
-            loss=average["loss"],
-            information=average["I_XK"],
-            grounding_target=grounding,
-            over_mixing=mixed,
+            loss=signals["lyapunov"] if rate_signal == "lyapunov" else average["task"],
+            information=information,
+            grounding_target=seen.epsilon,
+            over_mixing=seen.over_mixing,
             update_ratio=average["update_ratio"],
+            barrier=barriers.barrier,
+            barrier_measured=probed,
+            hold=unsatisfiable & hold_rate_on_saturation,
         )
-        opened = window.update(state.window, (average["I_XK"] >= grounding) & ~mixed)
+        holds = seen.grounded & ~seen.over_mixing
+        stable = known & (jnp.abs(information - before) <= stability * jnp.abs(information))
+        opened = window.update(state.window, holds, stable)
         zeros = jax.tree.map(jnp.zeros_like, state.sums)
-        new = ControlState(held, rate, opened, zeros, jnp.zeros_like(state.steps))
+        new = ControlState(held, rate, mixing, opened, drift, zeros, jnp.zeros_like(state.steps))
         return new, {
             "governor/cause": decision.cause,
             "governor/grounded": decision.grounded,
             "governor/exhausted": decision.exhausted,
-            "window/over_mixing": mixed,
+            "governor/spike": decision.spike,
+            "window/over_mixing": seen.over_mixing,
+            "window/I_XK": information,
+            "window/H_K": usage,
+            "window/epsilon": seen.epsilon,
+            "window/ceiling": seen.ceiling,
+            "window/lambda_in": seen.lambda_in,
+            "window/lambda_mix": seen.lambda_mix,
+            "window/flows": seen.flows,
+            "gate/phase": phase(warm(state), opened),
+            **{f"hierarchy/{name}": drift.scales[i] for i, name in enumerate(("alpha", "beta", "gamma", "delta"))},
+            **{f"hierarchy/behind_{name}": barriers.latched[i] for i, name in enumerate(BARRIERS)},
+            "hierarchy/exhausted": jnp.any(barriers.exhausted),
+            **{f"rate/{group}": drift.factors[i] for i, group in enumerate(GROUPS)},
             # Of a per-chart contract the log keeps the mean, and any chart that cannot be satisfied.
-            "contract/*/signal": mean @ epoch.signal,
+            "contract/*/signal": by_row(epoch.signal),
             "contract/*/target": mean @ state.bank.target,
-            "contract/*/error": mean @ epoch.error,
+            "contract/*/error": by_row(epoch.error),
             "contract/*/unsatisfiable": mean @ epoch.unsatisfiable > 0,
+            "contract/*/frozen": mean @ held.frozen,
         }
 
-    def quiet(state: ControlState) -> Metrics:
-        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(lambda s: end_epoch(s)[1], state))
+    def targets(state: ControlState) -> dict[str, Array]:
+        return bank.targets(state.bank)
 
-    return Control(init, weights, update, end_epoch, quiet)
+    return Control(init, weights, update, targets, violation, end_epoch)

@@ -1,0 +1,82 @@
+"""From a configuration to the controllers of a run."""
+
+from typing import Any
+
+from topojax.control import contracts
+from topojax.control.bank import bank
+from topojax.control.coupling import Coupling, coupling
+from topojax.control.governor import governor
+from topojax.control.hierarchy import hierarchy
+from topojax.control.protocol import gate
+from topojax.control.system import Control, control
+
+Rows = tuple[contracts.Contract, ...]
+
+
+def select_rows(config: Any) -> Rows:
+    """The contracts of a run: enabled, labels there where wanted, and no weight on what a precision weighs.
+
+    Raises:
+      ValueError: from the table (`contracts.select`).
+    """
+    rows = contracts.select(config.contracts.to_dict(), labels=config.supervised.enabled)
+    return tuple(row for row in rows if not (config.precision.enabled and row.name == "route"))
+
+
+def make_control(config: Any, *, num_classes: int) -> tuple[Control, Rows]:
+    """The controllers of a run and its contracts.
+
+    Raises:
+      ValueError: gains, bounds or targets that make no sense; the message names them.
+    """
+    rows = select_rows(config)
+    charts = config.model.num_charts
+    units = contracts.unit_values(charts=charts, codes=config.model.codes_per_chart, classes=num_classes)
+    monitor, gates = config.monitor, config.gates
+    g = config.governor.to_dict()
+    rate_signal = g.pop("signal")
+    if config.optim.rate == "constant":
+        g |= {"grow": 1.0, "shrink": 1.0, "recover": 1.0}
+    system = control(
+        bank(
+            rows,
+            units,
+            charts=charts,
+            patience=monitor.saturation_patience,
+            warmup_epochs=config.targets.warmup_epochs,
+            warmup_decay=config.targets.warmup_decay,
+            warmup_minimum=config.targets.warmup_minimum,
+        ),
+        governor(
+            initial=config.optim.learning_rate,
+            minimum=config.optim.learning_rate_min,
+            maximum=config.optim.learning_rate_max,
+            **g,
+        ),
+        _window(config, units),
+        gate(gates.hold_epochs, gates.ramp_epochs),
+        hierarchy(**config.hierarchy.to_dict()),
+        estimate=config.window.estimate,
+        rate_signal=rate_signal,
+        stability=gates.stability,
+        warmup_epochs=gates.warmup_epochs,
+        hold_rate_on_saturation=monitor.on_saturation == "freeze",
+    )
+    return system, rows
+
+
+def _window(config: Any, units: dict[str, float]) -> Coupling:
+    """The coupling window: ε is its contract's target even where the contract takes no part."""
+    row, monitor = contracts.by_name(config.contracts.to_dict())["window"], config.monitor
+    try:
+        return coupling(
+            mode=config.window.ground,
+            target=row.target * units[row.unit],
+            log_charts=units["log_charts"],
+            over_mixing=(monitor.over_mixing_high, monitor.over_mixing_low),
+            capacity_fraction=config.window.capacity_fraction,
+            floor_fraction=config.window.capacity_floor,
+            horizon=config.window.capacity_horizon,
+        )
+    except ValueError as error:
+        raise ValueError(f"contracts.window.{error}") from error

@@ -1,0 +1,205 @@
+"""The coupling window, measured: what flows into the charts, what mixes them, and how much grounding to ask for.
+
+Pure functions of two streams: H(K) of a smooth usage estimate at every step, I(X;K) and H(K) of the epoch.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from topojax.control.base import require_choice, require_positive, static, typed, where_active
+from topojax.types import Array
+
+MODES = ("target", "capacity")
+CAPACITY_QUANTILE = 0.9
+"""Quantile of I(X;K) over the horizon that stands for the boundary capacity (theory 1.7)."""
+
+
+class CouplingState(NamedTuple):
+    """State of the window; entropies and information in nats, all within [0, log N]."""
+
+    epsilon: Array  # shape=(), float32: ε of the next epoch
+    history: Array  # shape=(horizon,), float32: ring of I(X;K) by epoch; 0 where nothing is yet
+    recorded: Array  # shape=(), int32: epochs that measured it
+    entropy: Array  # shape=(), float32: H(K) at the last counted step
+    entropy_seen: Array  # shape=(), bool: `entropy` holds a value
+    mixing: Array  # shape=(), float32: sum of the positive increments of H(K) in this epoch
+    steps: Array  # shape=(), int32: increments of this epoch, of either sign
+
+
+class CouplingInfo(NamedTuple):
+    """What an epoch says of the window; every field has shape=()."""
+
+    lambda_in: Array  # float32, nats: I(X;K) as given, not finite where it was not measured
+    lambda_mix: Array  # float32, nats per step: mean positive increment of H(K); 0 if there was none to measure
+    flows: Array  # bool: λ_in ≥ λ_mix
+    over_mixing: Array  # bool: H(K) near log N and I(X;K) low, both at once
+    grounded: Array  # bool: I(X;K) ≥ ε
+    epsilon: Array  # float32, nats: ε, this epoch included
+    ceiling: Array  # float32, nats: log N − ε, the theorem's bound on H(K)
+
+
+class Coupling(NamedTuple):
+    """The pure functions of the coupling window.
+
+    Attributes:
+      init: `init() -> CouplingState`.
+      update_step: `update_step(state, usage_entropy, counted) -> state`, at each step: `usage_entropy` is H(K) in nats,
+        shape=(); of a step that is not `counted` (bool) or not finite every leaf keeps its bits.
+      end_epoch: `end_epoch(state, *, information, usage_entropy) -> (state, CouplingInfo)`, once an epoch: its I(X;K)
+        and H(K), nats, shape=(), of which either may be non-finite (= not measured).
+      last_information: `last_information(state) -> (nats, bool)`: I(X;K) of the last epoch that measured it, and if
+        there was one.
+    """
+
+    init: Callable[[], CouplingState]
+    update_step: Callable[[CouplingState, ArrayLike, ArrayLike], CouplingState]
+    end_epoch: Callable[..., tuple[CouplingState, CouplingInfo]]
+    last_information: Callable[[CouplingState], tuple[Array, Array]]
+
+
+def coupling(
+    *,
+    mode: str,
+    target: float | None = None,
+    log_charts: float,
+    over_mixing: tuple[float, float] = (0.1, 0.1),
+    capacity_fraction: float = 0.25,
+    floor_fraction: float = 0.05,
+    horizon: int = 20,
+    capacity_clip: float = 0.1,
+) -> Coupling:
+    """Measures of the window ε ≤ I(X;K), H(K) ≤ log N − ε, λ_in ≳ λ_mix.
+
+      λ_in          I(X;K)
+      λ_mix         mean over the epoch's steps of (H_{t+1}(K) − H_t(K))₊
+      over_mixing   H(K) > (1 − high) log N  and  I(X;K) < low log N
+      ε, target     given
+      ε, capacity   max(ε, floor log N, fraction · clip(Q₀.₉[I], [clip, 1] log N)), Q over the last `horizon` epochs;
+                    floor log N until the first epoch; it never falls
+
+    H(K) of a mini-batch is no measure of λ_mix: its increments are sampling noise, σ_H/√π per step whatever the model
+    does. Give `update_step` a usage EMA or a fixed probe. Even then λ_in ~ 1 and λ_mix ~ 0.01 nats, so λ_in ≥ λ_mix
+    seldom binds (theory 1.3): `grounded` and `over_mixing` are the ones to react to. What is not measured is neither
+    grounded nor over-mixed, and does not flow.
+
+    Args:
+      mode: `target` or `capacity`.
+      target: ε in nats, in (0, log N); not read with `capacity`.
+      log_charts: log N > 0, nats.
+      over_mixing: (high, low), each in (0, 1); a conjunction, since a perfect balanced atlas has H(K) = I = log N.
+      capacity_fraction: in (0, 1).
+      floor_fraction: in (0, 1).
+      horizon: epochs, ≥ 1.
+      capacity_clip: least capacity as a fraction of log N, in [0, 1].
+
+    Raises:
+      ValueError: a value out of its range; the message holds it.
+
+    References:
+      report §1 (coupling window); theory 1.3, 1.7, B13. The increments are of training time, not of environment time.
+    """
+    require_choice("mode", mode, MODES)
+    static(log_charts=log_charts, capacity_fraction=capacity_fraction, floor_fraction=floor_fraction)
+    require_positive(log_charts=log_charts)
+    high, low = over_mixing
+    for name, value in (
+        ("over_mixing", high),
+        ("over_mixing", low),
+        ("capacity_fraction", capacity_fraction),
+        ("floor_fraction", floor_fraction),
+    ):
+        if not 0 < value < 1:
+            raise ValueError(f"{name} must lie in (0, 1), got {value}")
+    if not 0 <= capacity_clip <= 1:
+        raise ValueError(f"capacity_clip must lie in [0, 1], got {capacity_clip}")
+    if int(horizon) != horizon or horizon < 1:
+        raise ValueError(f"horizon must be a whole number >= 1, got {horizon}")
+    if mode == "target":
+        if target is None or not 0 < target < log_charts:
+            raise ValueError(f"target must lie in (0, log N = {log_charts:g}) nats, got {target}")
+        start = target
+    else:
+        start = floor_fraction * log_charts
+    horizon = int(horizon)
+    slots = np.arange(horizon)
+
+    def init() -> CouplingState:
+        return CouplingState(
+            epsilon=typed(start),
+            history=typed(np.zeros(horizon)),
+            recorded=typed(0, jnp.int32),
+            entropy=typed(0.0),
+            entropy_seen=typed(False, bool),
+            mixing=typed(0.0),
+            steps=typed(0, jnp.int32),
+        )
+
+    def nats(value: ArrayLike) -> tuple[Array, Array]:
+        """Within [0, log N], which a plug-in estimate may miss by rounding, and whether it was measured at all."""
+        value = jax.lax.stop_gradient(jnp.asarray(value, jnp.float32))
+        finite = jnp.isfinite(value)
+        return jnp.clip(jnp.where(finite, value, 0.0), 0.0, log_charts), finite
+
+    def update_step(state: CouplingState, usage_entropy: ArrayLike, counted: ArrayLike) -> CouplingState:
+        entropy, finite = nats(usage_entropy)
+        rise = jnp.where(state.entropy_seen, jnp.maximum(entropy - state.entropy, 0.0), 0.0)
+        new = state._replace(
+            entropy=entropy,
+            entropy_seen=jnp.ones_like(state.entropy_seen),
+            mixing=state.mixing + rise,
+            steps=state.steps + state.entropy_seen,
+        )
+        return where_active(finite & jnp.asarray(counted, bool), new, state)
+
+    def end_epoch(
+        state: CouplingState, *, information: ArrayLike, usage_entropy: ArrayLike
+    ) -> tuple[CouplingState, CouplingInfo]:
+        given = jax.lax.stop_gradient(jnp.asarray(information, jnp.float32))
+        inflow, known = nats(given)
+        entropy, entropy_known = nats(usage_entropy)
+        history = jnp.where((slots == state.recorded % horizon) & known, inflow, state.history)
+        recorded = state.recorded + known
+        epsilon = state.epsilon
+        if mode == "capacity":
+            capacity = _quantile(history, jnp.minimum(recorded, horizon), CAPACITY_QUANTILE)
+            capacity = jnp.clip(capacity, capacity_clip * log_charts, log_charts)
+            epsilon = jnp.where(recorded > 0, jnp.maximum(epsilon, capacity_fraction * capacity), epsilon)
+        mix = state.mixing / jnp.maximum(state.steps, 1)
+        info = CouplingInfo(
+            lambda_in=given,
+            lambda_mix=mix,
+            flows=known & (inflow >= mix),
+            over_mixing=known & entropy_known & (entropy > (1 - high) * log_charts) & (inflow < low * log_charts),
+            grounded=known & (inflow >= epsilon),
+            epsilon=epsilon,
+            ceiling=log_charts - epsilon,
+        )
+        new = state._replace(
+            epsilon=epsilon,
+            history=history,
+            recorded=recorded,
+            mixing=jnp.zeros_like(state.mixing),
+            steps=jnp.zeros_like(state.steps),
+        )
+        return new, info
+
+    def last_information(state: CouplingState) -> tuple[Array, Array]:
+        return state.history[(state.recorded - 1) % horizon], state.recorded > 0
+
+    return Coupling(init, update_step, end_epoch, last_information)
+
+
+def _quantile(values: Array, count: Array, q: float) -> Array:
+    """Quantile of the first `count` ≥ 1 entries, linear between neighbours as in NumPy."""
+    ordered = jnp.sort(jnp.where(np.arange(values.size) < count, values, np.finfo(np.float32).max))
+    last = jnp.maximum(count - 1, 0)
+    position = q * last.astype(jnp.float32)
+    below = jnp.floor(position).astype(jnp.int32)
+    above = jnp.minimum(below + 1, last)
+    share = position - below
+    return (1 - share) * ordered[below] + share * ordered[above]
