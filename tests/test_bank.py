@@ -269,8 +269,8 @@ def test_a_tracking_row_among_others_minds_only_its_own_measurement():
 
 def test_an_aggregate_row_holds_the_mean_of_a_per_chart_signal():
     row = dataclasses.replace(CODES, per_chart=False)
-    # mean of (1, 2, 0) is 1; e = −(1 − 2)/4 = 0.25; 0.1 + 0.2 · 0.25
-    _, weights, reports = run(row, [{"h_code": [1.0, 2.0, 0.0]}])
+    # mean of (2, 1, 0) is 1; e = −(1 − 2)/4 = 0.25; 0.1 + 0.2 · 0.25
+    _, weights, reports = run(row, [{"h_code": [2.0, 1.0, 0.0]}])
     assert weights[0]["codes"].shape == ()
     assert float(weights[0]["codes"]) == pytest.approx(0.15)
     assert float(reports[0].signal[0]) == 1.0

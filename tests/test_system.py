@@ -109,11 +109,19 @@ def test_a_lost_window_holds_its_ramp():
     assert ramps == [0.0, 0.25, 0.25, 0.25, 0.5, 0.75]
 
 
-@pytest.mark.parametrize("stability, opened", [(0.1, [0, 0, 0, 0, 1]), (0.3, [0, 0, 1, 1, 1])])
-def test_the_gate_waits_for_information_that_is_stable(stability, opened):
-    # relative changes 0.3/1.5 = 0.2, 0.3/1.2 = 0.25, 0, 0; two stable epochs in a row open
+@pytest.mark.parametrize(
+    "stability, values, opened",
+    [
+        # relative changes 0.3/1.5 = 0.2, 0.3/1.2 = 0.25, 0, 0; two stable epochs in a row open
+        (0.1, (1.2, 1.5, 1.2, 1.2, 1.2), [0, 0, 0, 0, 1]),
+        (0.3, (1.2, 1.5, 1.2, 1.2, 1.2), [0, 0, 1, 1, 1]),
+        # 0.2 and 0.35/1.85 = 0.19: relative to what it is now
+        (0.21, (1.2, 1.5, 1.85), [0, 0, 1]),
+    ],
+)
+def test_the_gate_waits_for_information_that_is_stable(stability, values, opened):
     system, state, seen = make(stability=stability), None, []
-    for information in (1.2, 1.5, 1.2, 1.2, 1.2):
+    for information in values:
         state, _, _ = drive(system, [{"I_XK": information}], state=state)
         seen.append(int(state.window.opened))
     assert seen == opened

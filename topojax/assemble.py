@@ -35,7 +35,7 @@ def make_control(config: Any, *, num_classes: int) -> tuple[Control, Rows]:
     monitor, gates = config.monitor, config.gates
     g = config.governor.to_dict()
     rate_signal = g.pop("signal")
-    if config.optim.rate == "constant":
+    if config.optim.rate != "governor":
         g |= {"grow": 1.0, "shrink": 1.0, "recover": 1.0}
     system = control(
         bank(

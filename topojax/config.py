@@ -93,7 +93,8 @@ def default_config() -> ConfigDict:
     c.optim.learning_rate_max = 0.01
     # Hard lower bound.
     c.optim.learning_rate_min = 1e-6
-    # governor: controlled; constant: learning_rate throughout.
+    # governor: controlled; constant: learning_rate throughout; or a rule of optax: reduce_on_plateau, prodigy,
+    # schedule_free (the last two want schedule none, update_ratio and latent_speed 0).
     c.optim.rate = "governor"
     # Cap that falls over the run, under which the rate moves: none, or cosine (from learning_rate_max to 1 % of it).
     c.optim.schedule = "cosine"
@@ -105,6 +106,9 @@ def default_config() -> ConfigDict:
     c.optim.latent_speed = 0.2
     # Share of the rate of each parameter group (readout: heads).
     c.optim.group_rates = ConfigDict(dict.fromkeys(GROUPS, 1.0))
+    # reduce_on_plateau: factor, and epochs without a better loss before it.
+    c.optim.plateau_factor = 0.5
+    c.optim.plateau_patience = 10
     # Gradient clipping by global norm (atlas and readout apart, so that no label reaches the atlas through it).
     c.optim.grad_clip = 1.0
     # Adam's decay rates and epsilon.

@@ -1,4 +1,4 @@
-"""The optimizer without its rate: clipped gradients to Adam directions; the rate is the governor's."""
+"""The optimizer without its rate: clipped gradients to directions; the rate is the governor's, or a rule's of optax."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,25 +10,55 @@ import optax
 from topojax.control.hierarchy import GROUPS
 from topojax.types import Array, Params
 
+RATES = ("governor", "constant", "reduce_on_plateau", "prodigy", "schedule_free")
+"""What `optim.rate` may be. All but the governor hold `learning_rate` fixed, under the schedule and the caps."""
+KEEPS_ADAM = ("governor", "constant", "reduce_on_plateau")
+"""Rates whose direction is Adam's, with moments that a revival can reset."""
 
-def make_optimizer(config: Any) -> optax.GradientTransformation:
-    """Adam directions of clipped gradients, the detached readout apart.
+
+def make_optimizer(config: Any, *, steps_per_epoch: int) -> optax.GradientTransformationExtraArgs:
+    """Directions u of clipped gradients, to be descended by θ ← θ − η u; the detached readout apart.
 
     The readout is trained with labels even where the atlas is not; sharing one global norm would let labels scale
     the atlas's gradient.
 
+      governor, constant  Adam's direction
+      reduce_on_plateau   Adam's, × plateau_factor where the epoch's loss has not improved for plateau_patience
+      prodigy             Prodigy's update at rate 1: `learning_rate` is then a factor, 1 by its authors' advice
+      schedule_free       schedule-free AdamW's at `learning_rate`; evaluation reads its average (`eval_params`)
+
     Args:
       config: `config.optim`.
+      steps_per_epoch: steps, over which reduce_on_plateau averages the loss.
+
+    Returns:
+      A transform whose update wants the keyword `value`: the unweighted loss of the step.
     """
+    adam = {"b1": config.b1, "b2": config.b2, "eps": config.eps}
+
+    def rule() -> optax.GradientTransformation:
+        if config.rate == "prodigy":
+            betas = (config.b1, config.b2)
+            update = optax.contrib.prodigy(1.0, betas, eps=config.eps, safeguard_warmup=True)
+            return optax.chain(update, optax.scale(-1.0))
+        if config.rate == "schedule_free":
+            warmup = max(1, steps_per_epoch * config.warmup_epochs)
+            update = optax.contrib.schedule_free_adamw(config.learning_rate, warmup, **adam)
+            return optax.chain(update, optax.scale(-1.0 / config.learning_rate))
+        if config.rate == "reduce_on_plateau":
+            plateau = optax.contrib.reduce_on_plateau(
+                config.plateau_factor,
+                config.plateau_patience,
+                rtol=1e-3,
+                accumulation_size=steps_per_epoch,
+                min_scale=config.learning_rate_min / config.learning_rate,
+            )
+            return optax.chain(optax.scale_by_adam(**adam), plateau)
+        return optax.scale_by_adam(**adam)
 
     def direction() -> optax.GradientTransformation:
         # On one flat vector: forty leaves would be forty small kernels for every line of Adam.
-        return optax.flatten(
-            optax.chain(
-                optax.clip_by_global_norm(config.grad_clip),
-                optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
-            )
-        )
+        return optax.flatten(optax.chain(optax.clip_by_global_norm(config.grad_clip), rule()))
 
     return optax.partition({"atlas": direction(), "readout": direction()}, labels)
 
@@ -40,6 +70,33 @@ def labels(params: Params) -> Params:
         return "readout" if any(getattr(key, "key", None) == "readout" for key in path) else "atlas"
 
     return jax.tree_util.tree_map_with_path(label, params)
+
+
+def eval_params(config: Any, params: Params, opt_state: Any) -> Params:
+    """The parameters to evaluate: schedule-free's average, x = (y − (1 − b1) z) / b1; otherwise the params themselves.
+
+    Args:
+      config: `config.optim`.
+      params: y, those that gradients are taken at.
+      opt_state: of `make_optimizer`.
+    """
+    if config.rate != "schedule_free":
+        return params
+    of, (leaves, structure) = jax.tree.leaves(labels(params)), jax.tree.flatten(params)
+    out = list(leaves)
+    for label, state in opt_state.inner_states.items():
+        (found,) = (
+            node
+            for node in jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, optax.contrib.ScheduleFreeState))
+            if isinstance(node, optax.contrib.ScheduleFreeState)
+        )
+        start = 0
+        for i, leaf in enumerate(leaves):
+            if of[i] == label:
+                z = found.z[start : start + leaf.size].reshape(leaf.shape)
+                out[i] = (leaf - (1.0 - config.b1) * z) / config.b1
+                start += leaf.size
+    return jax.tree.unflatten(structure, out)
 
 
 def groups(params: Params) -> Params:

@@ -15,6 +15,7 @@ from topojax import workdir as workdirs
 from topojax.checkpoint import Checkpoints
 from topojax.errors import UserError
 from topojax.model import Model, make_model
+from topojax.optim import eval_params
 from topojax.state import TrainState
 from topojax.step import Program, make_program
 from topojax.types import Decoding, Encoding
@@ -46,7 +47,7 @@ class Run:
     def weights(self) -> Any:
         """The atlas's parameters after spectral normalisation: what `model`'s functions take."""
         return jax.jit(lambda params, spectral: self.model.normalise(params, spectral)[0])(
-            self.state.params["atlas"], self.state.spectral
+            eval_params(self.config.optim, self.state.params, self.state.opt_state)["atlas"], self.state.spectral
         )
 
     def encode(self, x: ArrayLike) -> Encoding:

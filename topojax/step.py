@@ -24,7 +24,7 @@ from topojax.data import batch_indices
 from topojax.measure import Probed, make_measure, make_prober, make_settings
 from topojax.metrics import expanded, pack, reduce_epoch
 from topojax.model import Model
-from topojax.objective import Settings, make_objective
+from topojax.objective import TASK, Settings, make_objective
 from topojax.state import TrainState
 from topojax.types import Array, Batch, Metrics
 
@@ -85,7 +85,7 @@ def make_program(
     system, rows = make_control(config, num_classes=num_classes)
     objective = make_objective(config, model, rows)
     gradient = jax.value_and_grad(objective.loss, has_aux=True)
-    optimizer = optim.make_optimizer(config.optim)
+    optimizer = optim.make_optimizer(config.optim, steps_per_epoch=steps_per_epoch)
     schedule = optim.schedule(config.optim, steps_per_epoch=steps_per_epoch, epochs=config.train.epochs)
     needs_view = any(row.name in ("orbit", "vicreg_inv") for row in rows)
     revives = bool(config.revival.dead_code or config.revival.dead_chart)
@@ -135,7 +135,8 @@ def make_program(
 
         lambdas, settings = system.weights(state.control), settings_of(state.control, state.probed)
         (loss, aux), grads = gradient(state.params, state.spectral, lambdas, settings, batch, view)
-        direction, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        task = jnp.sum(jnp.stack([aux.terms[name] for name in TASK if name in aux.terms]))
+        direction, opt_state = optimizer.update(grads, state.opt_state, state.params, value=task)
         direction = optim.scaled(direction, config.optim.group_rates, state.control.hierarchy.factors)
         norms = {
             "gradient": optim.norm(grads),
@@ -254,8 +255,8 @@ def make_program(
         return state, reduce_epoch(traced[-1], metrics)
 
     def evaluate(state: TrainState, batch: Batch) -> dict[str, Array]:
-        atlas = state.params["atlas"]
-        weights, _ = model.normalise(atlas, state.spectral)
+        params = optim.eval_params(config.optim, state.params, state.opt_state)
+        weights, _ = model.normalise(params["atlas"], state.spectral)
         encoding, decoding = model(weights, batch.image)
         w = encoding.router
         out = {

@@ -16,6 +16,7 @@ from topojax.control.system import ESTIMATES, RATE_SIGNALS
 from topojax.errors import UserError
 from topojax.geometry import AFTER, METRICS
 from topojax.model.atlas import BALL_RADIUS
+from topojax.optim import KEEPS_ADAM, RATES
 
 INTERVALS: dict[str, tuple[str, ...]] = {
     "[0, 2147483647]": ("seed",),
@@ -25,6 +26,7 @@ INTERVALS: dict[str, tuple[str, ...]] = {
         "model.codes_per_chart",
         "model.rank",
         "train.epochs",
+        "optim.plateau_patience",
         "train.batch_size",
         "governor.grow",
         "governor.recover",
@@ -72,6 +74,7 @@ INTERVALS: dict[str, tuple[str, ...]] = {
         "optim.learning_rate_min",
         "optim.grad_clip",
         "optim.eps",
+        "optim.plateau_factor",
         "supervised.temperature",
         "losses.separation_margin",
         "losses.center_margin",
@@ -116,7 +119,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "data.name": data.NAMES,
     "model.tensorization": ("sum", "full"),
     "model.straight_through": ("detached", "parity"),
-    "optim.rate": ("governor", "constant"),
+    "optim.rate": RATES,
     "optim.schedule": ("none", "cosine"),
     "governor.signal": RATE_SIGNALS,
     "losses.metric_distance": ("overlap", "latent"),
@@ -155,6 +158,7 @@ def validate(config: Any) -> None:
                 raise UserError(f"config.{name} = {fields[name]}: must lie in {interval}")
     _rates(config.optim)
     _sizes(config.model)
+    _revival(config)
     _contracts(config)
 
 
@@ -178,6 +182,14 @@ def _rates(optim: Any) -> None:
         raise UserError(
             f"config.optim.learning_rate = {rate}: must lie between learning_rate_min = {low} "
             f"and learning_rate_max = {high}"
+        )
+
+
+def _revival(config: Any) -> None:
+    if (config.revival.dead_code or config.revival.dead_chart) and config.optim.rate not in KEEPS_ADAM:
+        raise UserError(
+            f"config.optim.rate = {config.optim.rate!r}: a revival resets Adam's moments, which it does not keep; set "
+            "config.revival.dead_code and dead_chart to 0"
         )
 
 

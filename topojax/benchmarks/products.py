@@ -139,6 +139,16 @@ def _decided_by_data(eqn: core.JaxprEqn) -> bool:
     return any(map(_varies, bodies))
 
 
+def _apply(eqn: core.JaxprEqn, inputs: Sequence[Any]) -> Sequence[Any]:
+    """What an equation computes."""
+    name, params = eqn.primitive.name, eqn.params
+    if name in _CALLS and name != "jit":  # these hold functions beside jaxprs, which cannot be bound again
+        body = params[_CALLS[name]]
+        return core.jaxpr_as_fun(body if isinstance(body, core.ClosedJaxpr) else core.ClosedJaxpr(body, ()))(*inputs)
+    out = eqn.primitive.bind(*inputs, **params)
+    return out if eqn.primitive.multiple_results else [out]
+
+
 class _Counter:
     """An interpreter of jaxprs; values are traced, so what it does is a program itself."""
 
@@ -174,9 +184,7 @@ class _Counter:
                 out, more = self._descend(eqn, inputs)
                 counts = counts + more
             else:
-                functions, params = eqn.primitive.get_bind_params(eqn.params)
-                out = eqn.primitive.bind(*functions, *inputs, **params)
-                out = out if eqn.primitive.multiple_results else [out]
+                out = _apply(eqn, inputs)
             values.update(zip(eqn.outvars, out, strict=True))
         return [read(v) for v in body.outvars], counts
 
