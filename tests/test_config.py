@@ -114,6 +114,11 @@ def test_the_default_is_valid():
         ({"hierarchy__minimum": 0.0}, r"hierarchy\.minimum = 0\.0: must lie in \(0, 1\]"),
         ({"optim__group_rates__codes": -1.0}, r"optim\.group_rates\.codes = -1\.0: must lie in \[0, inf\)"),
         ({"optim__latent_speed": -0.1}, r"latent_speed = -0\.1"),
+        ({"optim__plateau_factor": 1.0}, r"plateau_factor = 1\.0: must lie in \(0, 1\)"),
+        (
+            {"optim__rate": "prodigy", "revival__dead_chart": 0.1},
+            r"config\.optim\.rate = 'prodigy': a revival resets Adam's moments",
+        ),
         ({"revival__dead_code": 1.0}, r"dead_code = 1\.0: must lie in \[0, 1\)"),
         ({"gates__warmup_epochs": -1}, r"gates\.warmup_epochs = -1"),
         ({"gates__stability": 0.0}, r"gates\.stability = 0\.0: must lie in \(0, inf\)"),

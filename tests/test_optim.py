@@ -1,12 +1,12 @@
-"""The optimizer: which part of the model a leaf is, each part's share of the rate, and what is left out of norms."""
+"""The optimizer: which part of the model a leaf is, each part's share of the rate, and the rules beside Adam."""
 
 import collections
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from ml_collections import ConfigDict
 
 from topojax import optim
 from topojax.config import default_config
@@ -101,16 +101,83 @@ def small(atlas, readout):
     return {"atlas": {"encoder": {"kernel": jnp.asarray(atlas)}, "readout": {"bias": jnp.asarray(readout)}}}
 
 
+def optimizer(rate="governor", *, steps_per_epoch=1, **fields):
+    config = default_config().optim
+    config.update(fields)
+    config.rate = rate
+    return optim.make_optimizer(config, steps_per_epoch=steps_per_epoch), config
+
+
+MEMORYLESS = {"b1": 0.0, "b2": 0.0, "eps": 1.0}  # Adam's direction is g/(|g| + 1)
+
+
 def test_a_label_does_not_scale_the_gradient_of_the_atlas():
     """Clipping is by two norms: of the atlas's gradient and of the readout's."""
-    config = ConfigDict({"grad_clip": 1.0, "b1": 0.0, "b2": 0.0, "eps": 1.0})
-    optimizer = optim.make_optimizer(config)
+    adam, _ = optimizer(grad_clip=1.0, **MEMORYLESS)
     params = small([0.0, 0.0], [0.0])
     for readout in (1e-3, 1e6):
-        direction, _ = optimizer.update(small([3.0, 4.0], [readout]), optimizer.init(params), params)
-        # (3, 4) clipped to norm 1 is (0.6, 0.8); with no memory Adam makes g/(|g| + 1) of it
+        direction, _ = adam.update(small([3.0, 4.0], [readout]), adam.init(params), params, value=0.0)
+        # (3, 4) clipped to norm 1 is (0.6, 0.8)
         np.testing.assert_allclose(direction["atlas"]["encoder"]["kernel"], [0.375, 0.8 / 1.8], rtol=1e-5)
     np.testing.assert_allclose(direction["atlas"]["readout"]["bias"], [0.5], rtol=1e-5)  # 1e6 clipped to 1
+
+
+def descend(rate, steps, **fields):
+    """Parameters before and after some steps on ½‖θ‖², and the optimizer's state."""
+    rule, config = optimizer(rate, **{"learning_rate": 0.01, **fields})
+    first = small([0.5, -0.25], [1.0])
+
+    def step(carry, _):
+        params, state = carry
+        direction, state = rule.update(params, state, params, value=jnp.float32(1.0))
+        return (jax.tree.map(lambda p, u: p - config.learning_rate * u, params, direction), state), None
+
+    (params, state), _ = jax.jit(lambda: jax.lax.scan(step, (first, rule.init(first)), length=steps))()
+    return first, params, state, config
+
+
+@pytest.mark.parametrize("rate", optim.RATES)
+def test_every_rate_descends(rate):
+    # Prodigy finds its own scale from a tiny start: the rate is a factor on it, 1 by its authors' advice.
+    first, params, state, config = descend(rate, 300, learning_rate=1.0 if rate == "prodigy" else 0.01)
+    read = optim.eval_params(config, params, state)
+    for before, after in zip(jax.tree.leaves(first), jax.tree.leaves(read), strict=True):
+        assert np.isfinite(after).all()
+        assert np.all(np.abs(after) < np.abs(before))
+
+
+@pytest.mark.parametrize("rate", ["governor", "constant"])
+def test_adam_is_evaluated_where_it_stands(rate):
+    _, params, state, config = descend(rate, 3)
+    assert optim.eval_params(config, params, state) is params
+
+
+def test_schedule_free_is_that_of_optax_and_evaluates_its_average():
+    _, params, state, config = descend("schedule_free", 5, grad_clip=1e3, warmup_epochs=2)
+    # The readout has a state of its own, and Adam is elementwise: one optimizer over everything goes the same way.
+    free = optax.contrib.schedule_free_adamw(0.01, 2, b1=config.b1, b2=config.b2, eps=config.eps)
+    y = small([0.5, -0.25], [1.0])
+    memory = free.init(y)
+    for _ in range(5):
+        updates, memory = free.update(y, memory, y)
+        y = optax.apply_updates(y, updates)
+    read = optim.eval_params(config, params, state)
+    for found, expected in ((params, y), (read, optax.contrib.schedule_free_eval_params(memory, y))):
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4)
+    assert not np.allclose(*(tree["atlas"]["readout"]["bias"] for tree in (read, params)), rtol=1e-4)
+
+
+def test_a_plateau_halves_the_direction_after_its_patience():
+    rule, _ = optimizer("reduce_on_plateau", steps_per_epoch=2, plateau_patience=2, plateau_factor=0.5, **MEMORYLESS)
+    params = small([0.0], [0.0])
+    gradient, state, sizes = small([1.0], [1.0]), rule.init(params), []
+    for epoch_loss in (1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.5):
+        for loss in (epoch_loss - 0.25, epoch_loss + 0.25):  # only the mean over an epoch counts
+            direction, state = rule.update(gradient, state, params, value=jnp.float32(loss))
+        sizes.append(float(direction["atlas"]["encoder"]["kernel"][0]))
+    # 1/(1 + 1) until two epochs brought nothing better, and again; a better one starts the count anew
+    assert sizes == [0.5, 0.5, 0.25, 0.25, 0.25, 0.125, 0.125]
 
 
 def test_norms_leave_the_readout_out():

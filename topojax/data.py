@@ -4,6 +4,8 @@
 """
 
 import argparse
+import importlib.util
+import pathlib
 import sys
 from typing import Any, NamedTuple, cast
 
@@ -179,10 +181,7 @@ def batch_indices(seed: int | Array, epoch: int | Array, n: int, batch_size: int
 def _pool(config_data: Any, seed: int) -> _Pool:
     name = config_data.name
     if name == "digits":
-        from sklearn.datasets import load_digits
-
-        digits = load_digits()
-        image, label = digits.data.astype(np.uint8), digits.target.astype(np.int32)
+        image, label = _digits()
         return _Pool(image, label, None, (8, 8, 1), 10, 16, "sklearn.datasets.load_digits")
     if name in manifolds.MANIFOLDS:
         n = manifolds.DEFAULT_EXAMPLES if config_data.num_examples is None else config_data.num_examples
@@ -199,6 +198,25 @@ def _pool(config_data: Any, seed: int) -> _Pool:
         255,
         f"tfds {name} {directory.name}",
     )
+
+
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """scikit-learn's digits [1797, 64] and their classes.
+
+    Read from its data file where that lies where it has always lain: importing scikit-learn takes half a second, and
+    nothing else needs it before the first epoch is done.
+    """
+    spec = importlib.util.find_spec("sklearn")
+    path = pathlib.Path(spec.origin or "").parent / "datasets" / "data" / "digits.csv.gz" if spec else None
+    if path is not None and path.exists():
+        table = np.loadtxt(path, delimiter=",", dtype=np.int32)
+        image, label = table[:, :-1], table[:, -1]
+    else:
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        image, label = digits.data, digits.target
+    return image.astype(np.uint8), label.astype(np.int32)
 
 
 def _hold_out(

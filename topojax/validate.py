@@ -74,7 +74,6 @@ INTERVALS: dict[str, tuple[str, ...]] = {
         "optim.learning_rate_min",
         "optim.grad_clip",
         "optim.eps",
-        "optim.plateau_factor",
         "supervised.temperature",
         "losses.separation_margin",
         "losses.center_margin",
@@ -105,6 +104,7 @@ INTERVALS: dict[str, tuple[str, ...]] = {
     ),
     "[0.1, 10]": ("geometry.initial_length",),
     "(0, 1)": (
+        "optim.plateau_factor",
         "window.capacity_fraction",
         "window.capacity_floor",
         "data.test_fraction",

@@ -80,7 +80,8 @@ def static_products(function: Callable[..., Any], *arguments: Any) -> dict[Produ
 def product_of(eqn: core.JaxprEqn) -> Product:
     """The shape of a `dot_general`."""
     (contracted, _), (batched, _) = eqn.params["dimension_numbers"]
-    left, right = (v.aval.shape for v in eqn.invars)
+    shapes: list[Any] = [v.aval for v in eqn.invars]
+    left, right = (aval.shape for aval in shapes)
     batch, k = (math.prod(left[i] for i in axes) for axes in (batched, contracted))
     inner = max(batch * k, 1)
     return Product(batch, math.prod(left) // inner, k, math.prod(right) // inner)
@@ -184,7 +185,7 @@ class _Counter:
                 out, more = self._descend(eqn, inputs)
                 counts = counts + more
             else:
-                out = _apply(eqn, inputs)
+                out = list(_apply(eqn, inputs))
             values.update(zip(eqn.outvars, out, strict=True))
         return [read(v) for v in body.outvars], counts
 

@@ -1,0 +1,168 @@
+"""Epochs to be timed: the run's own, one without any control, one that only looks.
+
+Every one is a scan over the batches of an epoch, compiled as a run's is, that keeps its state from call to call: one
+that trains goes on training.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from topojax import optim
+from topojax.assemble import select_rows
+from topojax.augment import augment
+from topojax.benchmarks.timing import seconds
+from topojax.benchmarks.variants import interval
+from topojax.control import precision
+from topojax.data import batch_indices
+from topojax.measure import make_settings
+from topojax.objective import make_objective
+from topojax.run import build
+from topojax.runtime import compile_program
+from topojax.types import Array, Batch
+
+
+class Loop(NamedTuple):
+    """An epoch before it is compiled.
+
+    Attributes:
+      init: () → carry.
+      epoch: (carry, data) → (carry, anything); pure.
+      steps: in an epoch.
+      interval: epochs in which the controlled run does everything it does at times.
+    """
+
+    init: Callable[[], Any]
+    epoch: Callable[[Any, Batch], tuple[Any, Any]]
+    steps: int
+    interval: int
+
+
+class Epochs:
+    """A compiled epoch and its carry.
+
+    Args:
+      loop: what was compiled.
+      compiled: (carry, data) → (carry, anything); it may donate its carry.
+      carry: what it starts from; given up.
+      data: the training split, on the device.
+    """
+
+    def __init__(self, loop: Loop, compiled: Callable[[Any, Batch], tuple[Any, Any]], carry: Any, data: Batch):
+        self.loop, self.compiled, self.carry, self.data = loop, compiled, carry, data
+
+    def run(self) -> list[float]:
+        """Go on for an interval; the seconds of each of its epochs."""
+        return [seconds(self._epoch) for _ in range(self.loop.interval)]
+
+    def step(self) -> float:
+        """Go on for an interval; the seconds of a step, mean over it."""
+        return self.of_step(self.run())
+
+    def of_step(self, epochs: Sequence[float]) -> float:
+        """Seconds of a step, from those of epochs."""
+        return sum(epochs) / (len(epochs) * self.loop.steps)
+
+    def _epoch(self) -> Any:
+        self.carry, out = self.compiled(self.carry, self.data)
+        return self.carry, out
+
+
+def start(loop: Loop, data: Batch) -> Epochs:
+    """Compile an epoch and make what it starts from."""
+    carry = compile_program(jax.jit(loop.init).lower())()
+    return Epochs(loop, compile_program(jax.jit(loop.epoch, donate_argnums=0).lower(carry, data)), carry, data)
+
+
+def trained(config: Any, about: dict[str, Any]) -> Loop:
+    """The epoch of a run.
+
+    Args:
+      config: a whole configuration, valid.
+      about: what `run.build` wants to know of the data.
+    """
+    _, program = build(config, about)
+    steps = program.steps_per_epoch
+    return Loop(program.init, program.epoch, steps, interval(config, steps))
+
+
+def bare(config: Any, about: dict[str, Any]) -> Loop:
+    """The epoch of a training loop without control: L = recon + codebook + Σ λ_k C_k, clipped Adam, a rate.
+
+    Losses, augmentation and optimizer are the run's. Nothing is measured, logged but the loss, guarded or adapted; a
+    weight is its contract's initial one, as if every gate were open.
+
+    Args:
+      config: a whole configuration, valid.
+      about: what `run.build` wants to know of the data.
+    """
+    model, program = build(config, about)
+    batch_size, steps, image_shape = config.train.batch_size, program.steps_per_epoch, about["image_shape"]
+    rows = select_rows(config)
+    gradient = jax.value_and_grad(make_objective(config, model, rows).loss, has_aux=True)
+    optimizer = optim.make_optimizer(config.optim, steps_per_epoch=steps)
+    settings_of = make_settings(config, rows)
+    needs_view = any(row.name in ("orbit", "vicreg_inv") for row in rows)
+
+    def init() -> Any:
+        state = program.init()
+        charts = config.model.num_charts
+        # Arguments, not constants: XLA would fold a weight of 1 or 0.
+        weights = {r.name: jnp.full((charts,) if r.per_chart else (), r.initial, jnp.float32) for r in rows}
+        length, rate = jnp.float32(config.geometry.initial_length), jnp.float32(config.optim.learning_rate)
+        settings = settings_of({}, state.control.coupling.epsilon, length, weights)
+        return (state.params, state.spectral, state.opt_state, state.step), (state.key, weights, settings, rate)
+
+    def epoch(carry: Any, data: Batch) -> tuple[Any, Array]:
+        moving, fixed = carry
+        seed, lambdas, settings, rate = fixed
+
+        def step(moving: Any, index: Array) -> tuple[Any, Array]:
+            params, spectral, opt_state, number = moving
+            key, view_key = jax.random.split(jax.random.fold_in(seed, number))
+            image = augment(key, data.image[index], image_shape, **config.augment.to_dict())
+            view = augment(view_key, image, image_shape, **config.view.to_dict()) if needs_view else image
+            batch = Batch(image, data.label[index])
+            (loss, aux), grads = gradient(params, spectral, lambdas, settings, batch, view)
+            direction, opt_state = optimizer.update(grads, opt_state, params, value=loss)
+            params = jax.tree.map(lambda p, u: p - rate * u, params, direction)
+            if config.precision.enabled:
+                params["precision"] = precision.project(params["precision"])
+            return (params, aux.spectral, opt_state, number + 1), loss
+
+        order = batch_indices(config.seed, moving[3] // steps, about["num_train"], batch_size)
+        moving, losses = jax.lax.scan(step, moving, order)
+        return (moving, fixed), jnp.mean(losses)
+
+    return Loop(init, epoch, steps, interval(config, steps))
+
+
+def forward(config: Any, about: dict[str, Any]) -> Loop:
+    """Spectral normalisation, encode and decode of every batch of an epoch; no loss, no gradient.
+
+    Args:
+      config: a whole configuration, valid.
+      about: what `run.build` wants to know of the data.
+    """
+    model, program = build(config, about)
+
+    def init() -> Any:
+        state = program.init()
+        return state.params["atlas"], state.spectral, state.step
+
+    def epoch(carry: Any, data: Batch) -> tuple[Any, Array]:
+        params, spectral, number = carry
+
+        def look(spectral: Any, index: Array) -> tuple[Any, Array]:
+            weights, spectral = model.normalise(params, spectral)
+            out = jax.tree.leaves(model(weights, data.image[index]))
+            # Sums of everything: XLA leaves out what nobody reads.
+            return spectral, jnp.sum(jnp.stack([jnp.sum(leaf.astype(jnp.float32)) for leaf in out]))
+
+        order = batch_indices(config.seed, number, about["num_train"], config.train.batch_size)
+        spectral, sums = jax.lax.scan(look, spectral, order)
+        return (params, spectral, number + 1), jnp.mean(sums)
+
+    return Loop(init, epoch, program.steps_per_epoch, interval(config, program.steps_per_epoch))
