@@ -68,6 +68,10 @@ def make_control(config: Any, *, num_classes: int) -> tuple[Control, Rows]:
 def _window(config: Any, units: dict[str, float]) -> Coupling:
     """The coupling window: ε is its contract's target even where the contract takes no part."""
     row, monitor = contracts.by_name(config.contracts.to_dict())["window"], config.monitor
+    if row.unit not in units:
+        raise ValueError(f"contracts.window.unit must be one of {', '.join(units)}, got {row.unit!r}")
+    if row.enabled and row.target_rule != "absolute":
+        raise ValueError("contracts.window.target_rule must be 'absolute': config.window.ground='capacity' measures it")
     try:
         return coupling(
             mode=config.window.ground,

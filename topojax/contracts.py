@@ -16,6 +16,7 @@ import numpy as np
 
 from topojax.assemble import select_rows
 from topojax.control.bank import EQUAL_TOLERANCE as TOLERANCE
+from topojax.control.protocol import PHASES
 from topojax.errors import exit_status
 
 
@@ -55,12 +56,19 @@ def audit(
                 "weight": row.get(f"weight/{contract.name}"),
                 "satisfied": satisfied,
                 "saturated": bool(stuck),
-                "gated": contract.gate == "window" and not row.get("gate/window"),
+                "gated": _waits(contract.gate, row),
                 "ripple": ripple([past.get(f"weight/{contract.name}") for past in history], contract.initial),
                 "advice": "" if satisfied else contract.advice,
             }
         )
     return table
+
+
+def _waits(gate: str, row: Mapping[str, float | None]) -> bool:
+    """Whether rows behind a gate are still waiting for it."""
+    phase = PHASES[int(row.get("gate/phase") or 0)]
+    waiting = {"warmup": ("warmup",), "hold": ("warmup", "coupling"), "window": ("warmup", "coupling")}
+    return phase in waiting.get(gate, ())
 
 
 def ripple(weights: Sequence[float | None], initial: float) -> float | None:

@@ -100,7 +100,10 @@ class _Training:
         self.pool = futures.ThreadPoolExecutor(1)
         self.train_s = self.compile_s = self.first_epoch_s = 0.0
         # What events compare the next epoch with; in the checkpoint, so that a resumed run tells the same.
-        self.previous: dict[str, Any] = {"lr_governor": number(jnp.float32(config.optim.learning_rate))}
+        self.previous: dict[str, Any] = {
+            "lr_governor": number(jnp.float32(config.optim.learning_rate)),
+            "gate/phase": 0 if config.gates.warmup_epochs else 1,
+        }
 
     def run(self) -> TrainState:
         """Compile, restore or start, train, evaluate."""

@@ -1,5 +1,6 @@
 """Whether a configuration makes sense, said before anything is loaded or compiled."""
 
+import dataclasses
 import difflib
 import math
 from collections.abc import Iterable
@@ -177,6 +178,8 @@ def _inside(value: float, interval: str) -> bool:
 
 
 def _rates(optim: Any) -> None:
+    if optim.rate == "schedule_free" and optim.b1 == 0:
+        raise UserError("config.optim.b1 = 0: schedule_free divides by it; choose a value in (0, 1)")
     low, rate, high = optim.learning_rate_min, optim.learning_rate, optim.learning_rate_max
     if not low <= rate <= high:
         raise UserError(
@@ -210,8 +213,12 @@ def _contracts(config: Any) -> None:
         make_control(config, num_classes=2)
     except ValueError as error:
         raise UserError(f"config.{str(error).removeprefix('config.')}") from error
+    rows = select_rows(config)
+    if config.window.ground == "capacity":  # the largest ε that it can come to
+        largest = {"target": config.window.capacity_fraction, "unit": "log_charts"}
+        rows = tuple(dataclasses.replace(row, **largest) if row.name == "window" else row for row in rows)
     found = conflicts(
-        select_rows(config),
+        rows,
         contracts.unit_values(charts=charts, codes=codes, classes=2),
         two_sided=config.losses.window_two_sided,
         largest_energy=BALL_RADIUS**2 if config.model.ball else math.inf,

@@ -27,7 +27,7 @@ def product_timer(product: Product, *, window: float) -> Callable[[], float]:
     """
 
     def repeat(count: jax.Array, a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-        def body(_: int, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        def body(i: int, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             a, _ = carry
             c = a @ b
             # The next product waits for this one, or it would be hoisted; one number changes, in place.

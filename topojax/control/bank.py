@@ -31,6 +31,7 @@ class BankState(NamedTuple):
     frozen: Array  # shape=(n,), int32: updates skipped because the signal was not finite
     saturated: Array  # shape=(n,), int32: epochs in a row at the maximum and violated
     baseline: Array  # shape=(n,), float32: average of the signals over the warm-up
+    warmed: Array  # shape=(n,), int32: epochs of the warm-up that measured it
     epoch: Array  # shape=(), int32: epochs closed
 
 
@@ -48,6 +49,7 @@ class Bank(NamedTuple):
     Attributes:
       rows: the contracts, in the order of the vectors.
       slices: name → slice of the vectors.
+      equal: shape=(n,), bool: whether a deviation to either side is a violation.
       init: () → BankState.
       weights: (state, openings) → {name: weight}, scalar or (charts,), gradient stopped; `openings` maps a gate's name
         to the factor in [0, 1] on its rows' weights.
@@ -63,6 +65,7 @@ class Bank(NamedTuple):
 
     rows: tuple[Contract, ...]
     slices: dict[str, slice]
+    equal: np.ndarray
     init: Any
     weights: Any
     update: Any
@@ -171,7 +174,9 @@ def bank(
         states = tuple(group.init() for group in groups)
         # Distinct buffers: the whole state is donated to the step.
         closed = jnp.zeros((), jnp.int32)
-        return BankState(states, jnp.array(target), zeros, zeros + 0, counts, counts + 0, counts + 0, zeros + 0, closed)
+        return BankState(
+            states, jnp.array(target), zeros, zeros + 0, counts, counts + 0, counts + 0, zeros + 0, counts + 0, closed
+        )
 
     def weights(state: BankState, openings: Mapping[str, Array]) -> dict[str, Array]:
         flat = gather([group.effective(s) for group, s in zip(groups, state.groups, strict=True)])
@@ -230,16 +235,20 @@ def bank(
         saturated = jnp.where(stuck, state.saturated + 1, 0)
         info = EpochInfo(error, signal, saturated >= patience)
 
-        average = jnp.where(state.epoch == 0, signal, warmup_decay * state.baseline + (1 - warmup_decay) * signal)
-        baseline = jnp.where(jnp.isfinite(average), average, state.baseline)
-        warm = warming & (state.epoch + 1 == warmup_epochs)
+        average = jnp.where(state.warmed == 0, signal, warmup_decay * state.baseline + (1 - warmup_decay) * signal)
+        measured = jnp.isfinite(average) & (state.epoch < warmup_epochs)
+        baseline = jnp.where(measured, average, state.baseline)
+        warmed = state.warmed + measured
+        # What was never measured keeps the target it had.
+        warm = warming & (state.epoch + 1 == warmup_epochs) & (warmed > 0)
         zeros, counts = jnp.zeros_like(state.error), jnp.zeros_like(state.seen)
         return state._replace(
             error=zeros,
             signal=zeros,
             seen=counts,
             saturated=saturated,
-            baseline=jnp.where(state.epoch < warmup_epochs, baseline, state.baseline),
+            baseline=baseline,
+            warmed=warmed,
             target=jnp.where(warm, jnp.maximum(ratio * baseline, warmup_minimum), state.target),
             epoch=state.epoch + 1,
         ), info
@@ -250,4 +259,4 @@ def bank(
     def targets(state: BankState) -> dict[str, Array]:
         return {row.name: state.target[slices[row.name].start] for row in rows}
 
-    return Bank(rows, slices, init, weights, update, errors, end_epoch, retarget, targets)
+    return Bank(rows, slices, equal, init, weights, update, errors, end_epoch, retarget, targets)

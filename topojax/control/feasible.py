@@ -76,7 +76,7 @@ def unstable_gains(rows: Iterable[Contract]) -> list[dict[str, Any]]:
         if row.mechanism != "pid" or row.form != "report" or not row.adaptive:
             continue
         if not bool(report_form_is_stable(row.kp, row.ki, row.lag, kd=row.kd)):
-            limit = row.kp * (1 + row.kd) / row.lag if row.lag else float("inf")
+            limit = row.kp * (1 + row.kd) / row.lag if row.lag else 0.0
             gains = {name: getattr(row, name) for name in ("kp", "ki", "kd", "lag")}
             found.append({"name": row.name, **gains, "ki_below": round(limit, 6)})
     return found

@@ -135,12 +135,15 @@ def control(
 
     def violation(state: ControlState, signals: Mapping[str, Array]) -> Array:
         error = bank.errors(state.bank, signals)
-        return 0.5 * jnp.sum(jnp.where(jnp.isfinite(error), jnp.maximum(error, 0.0) ** 2, 0.0))
+        violated = jnp.where(bank.equal, jnp.abs(error), jnp.maximum(error, 0.0))
+        return 0.5 * jnp.sum(jnp.where(jnp.isfinite(violated), violated**2, 0.0))
 
     def end_epoch(state: ControlState, signals: Mapping[str, Array], *, probed: Array) -> tuple[ControlState, Metrics]:
         count = jnp.where(state.steps > 0, state.steps, jnp.nan)  # no finite step: NaN, read as not measured
         average = {name: total / count for name, total in state.sums.items()}
-        information, usage = average[information_name], average[usage_name]
+        # The probe's are of this moment, the others of the epoch.
+        seen_by = signals if estimate == "probe" else average
+        information, usage = seen_by[information_name], seen_by[usage_name]
         before, known = coupling.last_information(state.coupling)
         mixing, seen = coupling.end_epoch(state.coupling, information=information, usage_entropy=usage)
         held, epoch = bank.end_epoch(state.bank, moving=moving(state))
