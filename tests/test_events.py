@@ -58,7 +58,6 @@ def test_a_rate_that_is_unknown_makes_no_event():
 # Metric that begins to hold, and the event that says so: once, then not again, and not when it ends.
 CONDITIONS = [
     ("window/over_mixing", {"event": "over_mixing"}),
-    ("governor/exhausted", {"event": "grounding_given_up"}),
     ("hierarchy/exhausted", {"event": "barrier_given_up"}),
     ("governor/spike", {"event": "spike", "loss": 1.5}),
     ("gate/window", {"event": "gate_opened", "gate": "window"}),
@@ -72,6 +71,15 @@ def test_a_condition_speaks_once_when_it_begins(flag, event):
     assert after(on, before=off) == [event]
     assert after({**on, flag: 2.0}, before=on) == []
     assert after(off, before=on) == []
+
+
+def test_grounding_is_given_up_only_where_it_is_what_the_cuts_were_spent_on():
+    barrier = {"governor/exhausted": 1.0, "governor/grounded": 1.0}  # told as barrier_given_up
+    lost = {"governor/exhausted": 1.0, "governor/grounded": 0.0}
+    assert after(barrier) == []
+    assert {"event": "grounding_given_up"} in after(lost)
+    assert {"event": "grounding_given_up"} in after(lost, before=barrier)
+    assert after(lost, before=lost) == []
 
 
 # Metric that stops to hold.

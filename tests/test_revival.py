@@ -35,7 +35,7 @@ MODEL = {
     "class_affinity": 4.0,
     "readout_bundle": 0,
 }
-OPTIM = SimpleNamespace(grad_clip=1.0, b1=0.9, b2=0.999, eps=1e-8)
+OPTIM = SimpleNamespace(rate="governor", grad_clip=1.0, b1=0.9, b2=0.999, eps=1e-8)
 S = (2 / np.pi) ** 0.5
 second_life = jax.jit(revive)
 
@@ -66,7 +66,7 @@ def tiny(covariant=True, seed=0, **fields):
 
 def warm(params, steps=2):
     """An optimizer with moments everywhere, and its state."""
-    optimizer = make_optimizer(OPTIM)
+    optimizer = make_optimizer(OPTIM, steps_per_epoch=10)
     state, update = optimizer.init(params), jax.jit(optimizer.update)
     for k in range(steps):
         grads = jax.tree.map(lambda p, k=k: np.cos(np.arange(p.size) + k).astype(np.float32).reshape(p.shape), params)
@@ -290,7 +290,7 @@ def test_a_split_chart_shares_its_points(covariant):
     assert used.min() == 0
     assert used.max() > 100
     dead = int(used.argmin())
-    new, _, revived = second_life(params, make_optimizer(OPTIM).init(params), before, dead_code=0.0, dead_chart=0.5)
+    new, _, revived = second_life(params, make_optimizer(OPTIM, steps_per_epoch=10).init(params), before, dead_code=0.0, dead_chart=0.5)
     assert int(revived.charts) == 1
     now = np.asarray(jnp.sum(look(new).count, axis=1))
     donor = int(np.argmax(used - now))
@@ -424,7 +424,7 @@ def test_revival_raises_the_usage_of_codes_in_training():
     codebook = params["atlas"]["encoder"]["codebook"]
     params["atlas"]["encoder"]["codebook"] = codebook.at[:, 1:].add(20.0)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(128, 6)), jnp.float32)
-    optimizer = make_optimizer(OPTIM)
+    optimizer = make_optimizer(OPTIM, steps_per_epoch=10)
 
     @jax.jit
     def epoch(params, opt_state, spectral, dead):

@@ -2,7 +2,7 @@
 
 from topojax.config import default_config
 
-KEPT = ("entropy", "diversity", "window", "jump", "per_chart_code_entropy")
+KEPT = ("commitment", "route", "entropy", "diversity", "window", "jump", "per_chart_code_entropy")
 
 
 def get_config():

@@ -17,7 +17,6 @@ Row = Mapping[str, Any]
 
 _FLAGS = {
     "window/over_mixing": "over_mixing",
-    "governor/exhausted": "grounding_given_up",
     "hierarchy/exhausted": "barrier_given_up",
 }
 
@@ -60,6 +59,8 @@ def events(previous: Row, current: Row, advice: Mapping[str, str]) -> list[dict[
     found += [*_group_rates(previous, current), *_caps(previous, current), *_loss(previous, current)]
     found += [*_window(previous, current), *_barriers(previous, current)]
     found += [{"event": name} for flag, name in _FLAGS.items() if _begins(flag, previous, current)]
+    if _ungrounded(current) and not _ungrounded(previous):
+        found.append({"event": "grounding_given_up"})
     if any(current.get(f"revived/{kind}") for kind in ("codes", "charts")):
         found.append(
             {"event": "revived", **{kind: int(current[f"revived/{kind}"] or 0) for kind in ("codes", "charts")}}
@@ -158,6 +159,11 @@ def _barriers(previous: Row, current: Row) -> list[dict[str, Any]]:
         for name in BARRIERS
         if _begins(f"hierarchy/behind_{name}", previous, current)
     ]
+
+
+def _ungrounded(row: Row) -> bool:
+    """The governor's cuts are used up on grounding, not on a barrier."""
+    return bool(row.get("governor/exhausted")) and not row.get("governor/grounded")
 
 
 def _begins(flag: str, previous: Row, current: Row) -> bool:

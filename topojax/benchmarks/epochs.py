@@ -4,7 +4,7 @@ Every one is a scan over the batches of an epoch, compiled as a run's is, that k
 that trains goes on training.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -53,21 +53,27 @@ class Epochs:
     def __init__(self, loop: Loop, compiled: Callable[[Any, Batch], tuple[Any, Any]], carry: Any, data: Batch):
         self.loop, self.compiled, self.carry, self.data = loop, compiled, carry, data
 
-    def run(self) -> list[float]:
-        """Go on for an interval; the seconds of each of its epochs."""
-        return [seconds(self._epoch) for _ in range(self.loop.interval)]
+    def epoch(self) -> float:
+        """Go on for an epoch; its seconds."""
+        return seconds(self._epoch)
 
-    def step(self) -> float:
-        """Go on for an interval; the seconds of a step, mean over it."""
-        return self.of_step(self.run())
-
-    def of_step(self, epochs: Sequence[float]) -> float:
+    def of_step(self, times: Sequence[float]) -> float:
         """Seconds of a step, from those of epochs."""
-        return sum(epochs) / (len(epochs) * self.loop.steps)
+        return sum(times) / (len(times) * self.loop.steps)
 
     def _epoch(self) -> Any:
         self.carry, out = self.compiled(self.carry, self.data)
         return self.carry, out
+
+
+def in_turn(epochs: Mapping[str, Epochs]) -> dict[str, list[float]]:
+    """Go on for an interval of each, epoch by epoch in turn; the seconds of every epoch."""
+    found: dict[str, list[float]] = {name: [] for name in epochs}
+    for i in range(max(each.loop.interval for each in epochs.values())):
+        for name, each in epochs.items():
+            if i < each.loop.interval:
+                found[name].append(each.epoch())
+    return found
 
 
 def start(loop: Loop, data: Batch) -> Epochs:

@@ -5,7 +5,7 @@ import pathlib
 import platform
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent import futures
 from typing import Any, NamedTuple
 
@@ -15,10 +15,10 @@ import numpy as np
 
 from topojax import data
 from topojax.benchmarks import compiling, rates
-from topojax.benchmarks.epochs import Epochs, Loop, bare, forward, start, trained
+from topojax.benchmarks.epochs import Epochs, Loop, bare, forward, in_turn, start, trained
 from topojax.benchmarks.products import Product, counting
 from topojax.benchmarks.scaling import scaling
-from topojax.benchmarks.timing import Patience, Quartiles, interleaved, quartiles, seconds
+from topojax.benchmarks.timing import Patience, Quartiles, quartiles, repeated, seconds
 from topojax.benchmarks.variants import constant_control, recon_vq
 from topojax.errors import UserError
 from topojax.evaluate import BATCH_SIZE, predict, scores
@@ -27,22 +27,29 @@ from topojax.runtime import compile_program, versions
 from topojax.types import Batch
 from topojax.validate import validate
 
-SHARE = 0.99
-"""Of a step's operations: the products that make it up are timed one by one."""
-
 
 class Effort(NamedTuple):
     """How much to measure."""
 
     patience: Patience
+    share: float  # of a step's operations: the products that make it up are timed one by one
     window: float  # seconds of a loop of products
     starts: int  # cold ones, and warm ones
     factors: tuple[int, ...]  # on each size, for scaling
     scaling: Patience
 
 
-FULL = Effort(Patience(7, 15, 60.0), 0.02, 3, (2, 4), Patience(5, 9, 10.0))
-QUICK = Effort(Patience(3, 3, 0.0), 0.002, 1, (2,), Patience(2, 2, 0.0))
+FULL = Effort(Patience(7, 15, 60.0), 0.99, 0.02, 3, (2, 4), Patience(5, 9, 10.0))
+QUICK = Effort(Patience(3, 3, 0.0), 0.9, 0.002, 1, (2,), Patience(2, 2, 0.0))
+
+
+class Round(NamedTuple):
+    """One repeat of everything, seconds."""
+
+    epochs: dict[str, list[float]]  # program → its epochs, one interval of them
+    evaluate: float  # the test split
+    reference: float  # one reference product
+    products: dict[Product, float]  # one of each product that dominates
 
 
 def measure(config: Any, *, quick: bool = False, with_scaling: bool = False) -> dict[str, Any]:
@@ -105,76 +112,77 @@ def _measure(config: Any, about: dict[str, Any], dataset: data.Dataset, effort: 
     _say("compiling the epoch")
     compiled, _ = compiling.compile_epoch(loop, about)
     full = Epochs(loop, compiled, compile_program(jax.jit(loop.init).lower())(), train)
-    full.run()
+    for _ in range(loop.interval):
+        full.epoch()
     evaluate = _evaluation(config, about, dataset, full)
     evaluate()
     memory = _memory(compiled)
 
     _say("compiling what it is compared with, and counting matrix products")
     free = constant_control(config)
-    compared = (trained(free, about), bare(free, about), trained(recon_vq(config), about), forward(config, about))
+    compared = {
+        "constant_control": trained(free, about),
+        "bare": bare(free, about),
+        "recon_vq": trained(recon_vq(config), about),
+        "forward": forward(config, about),
+    }
     with futures.ThreadPoolExecutor() as pool:
-        counting_it = pool.submit(count, loop, full.carry, train)
-        starting = [pool.submit(start, other._replace(interval=loop.interval), train) for other in compared]
-        counts = counting_it.result()
-        constant, plain, reduced, looking = (started.result() for started in starting)
+        counted = pool.submit(count, loop, full.carry, train)
+        started = {
+            name: pool.submit(start, other._replace(interval=loop.interval), train) for name, other in compared.items()
+        }
+        counts = counted.result()
+        epochs = {"full": full} | {name: other.result() for name, other in started.items()}
     flops = {product: number * product.flops for product, number in counts.items()}
-    timers = {product: rates.product_timer(product, window=effort.window) for product in rates.dominant(flops, SHARE)}
+    timed = rates.dominant(flops, effort.share)
+    timers = {product: rates.product_timer(product, window=effort.window) for product in timed}
     reference = timers.get(rates.REFERENCE) or rates.product_timer(rates.REFERENCE, window=effort.window)
 
     _say("timing")
-    times: dict[str, Any] = interleaved(
-        {
-            "full": full.run,
-            "constant_control": constant.step,
-            "bare": plain.step,
-            "recon_vq": reduced.step,
-            "forward": looking.step,
-            "evaluate": lambda: seconds(evaluate),
-            "reference": reference,
-            "products": lambda: {product: timer() for product, timer in timers.items()},
-        },
+    rounds = repeated(
+        lambda: Round(
+            in_turn(epochs), seconds(evaluate), reference(), {product: timer() for product, timer in timers.items()}
+        ),
         effort.patience,
     )
     return {
-        **_times(times, full, flops),
+        **_times(rounds, full, flops),
         "gflops/xla": _xla_flops(compiled),
-        "products": _products(counts, times["products"]),
+        "products": _products(counts, [one.products for one in rounds]),
         **memory,
         "base": full,
     }
 
 
-def _times(times: Mapping[str, list], full: Epochs, flops: Mapping[Product, float]) -> dict[str, Any]:
-    """Medians and spreads of what was repeated; ratios are those of medians, their spreads of pairs taken in turn."""
-    steps = {"full": [full.of_step(epochs) for epochs in times["full"]]}
-    steps |= {name: times[name] for name in ("constant_control", "bare", "recon_vq", "forward")}
-    found = {f"step_ms/{name}": quartiles(1e3 * np.array(each)) for name, each in steps.items()}
-    found["epoch_ms"] = quartiles(1e3 * np.concatenate(times["full"]))
-    found["evaluate_ms"] = quartiles(1e3 * np.array(times["evaluate"]))
+def _times(rounds: Sequence[Round], full: Epochs, flops: Mapping[Product, float]) -> dict[str, Any]:
+    """Medians and spreads; a ratio is that of medians, its spread that of the rounds' own ratios."""
+    names = rounds[0].epochs
+    steps = {name: np.array([full.of_step(one.epochs[name]) for one in rounds]) for name in names}
+    controlled = [one.epochs["full"] for one in rounds]
+    found = {f"step_ms/{name}": quartiles(1e3 * each) for name, each in steps.items()}
+    found["epoch_ms"] = quartiles(1e3 * np.concatenate(controlled))
     if full.loop.interval > 1:  # an interval begins with the epoch that probes
-        found["probe_ms"] = quartiles([1e3 * (first - np.median(rest)) for first, *rest in times["full"]])
-    total, controlled = sum(flops.values()), np.array(steps["full"])
-    rate = rates.REFERENCE.flops / 1e9 / np.array(times["reference"])
-    products = np.array([rates.attainable(flops, each) for each in times["products"]])
-    found["gflops_per_s/reference"] = quartiles(rate)
-    found["gflops_per_s/step"] = quartiles(total / 1e9 / controlled)
+        found["probe_ms"] = quartiles([1e3 * (first - np.median(rest)) for first, *rest in controlled])
+    found["evaluate_ms"] = quartiles([1e3 * one.evaluate for one in rounds])
+    total = sum(flops.values())
+    products = np.array([rates.attainable(flops, one.products) for one in rounds])
+    found["gflops_per_s/reference"] = quartiles([rates.REFERENCE.flops / 1e9 / one.reference for one in rounds])
+    found["gflops_per_s/step"] = quartiles(total / 1e9 / steps["full"])
     found["attainable_ms"] = quartiles(1e3 * products)
     medians = {name: q.median for name, q in found.items()}
-    pairs = {
-        "control_overhead": controlled / np.array(steps["constant_control"]) - 1,
-        "control_overhead/bare": controlled / np.array(steps["bare"]) - 1,
-        "attainable_fraction": products / controlled,
+    ratios = {
+        "control_overhead": quartiles(steps["full"] / steps["constant_control"] - 1),
+        "control_overhead/bare": quartiles(steps["full"] / steps["bare"] - 1),
+        "attainable_fraction": quartiles(products / steps["full"]),
     }
-    found |= {name: quartiles(ratio) for name, ratio in pairs.items()}
     return {
         **medians,
         "control_overhead": medians["step_ms/full"] / medians["step_ms/constant_control"] - 1,
         "control_overhead/bare": medians["step_ms/full"] / medians["step_ms/bare"] - 1,
         "attainable_fraction": medians["attainable_ms"] / medians["step_ms/full"],
         "gflops/step": total / 1e9,
-        "repeats": len(controlled),
-        "spreads": {name: [q.low, q.high] for name, q in found.items()},
+        "repeats": len(rounds),
+        "spreads": {name: [q.low, q.high] for name, q in (found | ratios).items()},
     }
 
 
@@ -195,7 +203,7 @@ def count(loop: Loop, state: Any, train: Batch) -> dict[Product, float]:
     return {product: n / (loop.interval * loop.steps) for product, n in zip(products, total, strict=True) if n}
 
 
-def _products(counts: Mapping[Product, float], timed: list[dict[Product, float]]) -> list[dict[str, Any]]:
+def _products(counts: Mapping[Product, float], timed: Sequence[Mapping[Product, float]]) -> list[dict[str, Any]]:
     """The products that were timed, the largest first."""
     total = sum(number * product.flops for product, number in counts.items())
     rows = []

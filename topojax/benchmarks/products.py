@@ -64,19 +64,6 @@ def counting(function: Callable[..., Any], *arguments: Any) -> tuple[Callable[..
     return counted, products
 
 
-def static_products(function: Callable[..., Any], *arguments: Any) -> dict[Product, int]:
-    """Product → count of a function whose loops all have a fixed length; nothing runs.
-
-    Raises:
-      ValueError: a loop or branch that data decide holds products: use `counting`.
-    """
-    closed = jax.make_jaxpr(function)(*arguments)
-    if _varies(closed.jaxpr):
-        raise ValueError("data decide how many products this function makes: run what `counting` returns")
-    products = tuple(sorted(set(_products(closed.jaxpr))))
-    return dict(zip(products, map(int, _Counter(products).fixed(closed.jaxpr)), strict=True))
-
-
 def product_of(eqn: core.JaxprEqn) -> Product:
     """The shape of a `dot_general`."""
     (contracted, _), (batched, _) = eqn.params["dimension_numbers"]
@@ -92,7 +79,7 @@ _CALLS = {
     "closed_call": "call_jaxpr",
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
-    "checkpoint": "jaxpr",
+    "remat2": "jaxpr",
 }
 """Primitives that do what one jaxpr says, once → the parameter that holds it."""
 

@@ -1,11 +1,12 @@
 """How the controlled step's cost grows with each size of the model and with the batch, one at a time."""
 
 import copy
+import functools
 from collections.abc import Sequence
 from typing import Any
 
-from topojax.benchmarks.epochs import Epochs, start, trained
-from topojax.benchmarks.timing import Patience, interleaved, quartiles
+from topojax.benchmarks.epochs import Epochs, in_turn, start, trained
+from topojax.benchmarks.timing import Patience, quartiles, repeated
 from topojax.errors import UserError
 from topojax.validate import validate
 
@@ -35,7 +36,7 @@ def scaling(
       For each size and factor: size (symbol), value, step_ms, base_step_ms (medians), ratio of the two; or size, value
       and skipped, why there is no such run.
     """
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for symbol, field in SIZES.items():
         block, name = field.split(".")
         for factor in factors:
@@ -44,15 +45,18 @@ def scaling(
             scaled = copy.deepcopy(config)
             scaled[block][name] = value
             if scaled.train.batch_size > about["num_train"]:
-                found.append(row | {"skipped": f"there are {about['num_train']} training examples"})
+                rows.append(row | {"skipped": f"there are {about['num_train']} training examples"})
                 continue
             try:
                 validate(scaled)
             except UserError as error:
-                found.append(row | {"skipped": str(error)})
+                rows.append(row | {"skipped": str(error)})
                 continue
-            epochs = start(trained(scaled, about), base.data)
-            times = interleaved({"step_ms": epochs.step, "base_step_ms": base.step}, patience)
-            medians = {key: 1e3 * quartiles(seconds).median for key, seconds in times.items()}
-            found.append(row | medians | {"ratio": medians["step_ms"] / medians["base_step_ms"]})
-    return found
+            pair = {"step_ms": start(trained(scaled, about), base.data), "base_step_ms": base}
+            times = repeated(functools.partial(in_turn, pair), patience)
+            medians = {
+                key: 1e3 * quartiles([epochs.of_step(found[key]) for found in times]).median
+                for key, epochs in pair.items()
+            }
+            rows.append(row | medians | {"ratio": medians["step_ms"] / medians["base_step_ms"]})
+    return rows

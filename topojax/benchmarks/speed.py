@@ -24,7 +24,8 @@ quartiles. Programs are compiled as a run compiles them, and train from the run'
   gflops_per_s/reference rate of [256,784]×[784,64], float32, in a compiled loop
   gflops_per_s/step      gflops/step over step_ms/full
   attainable_ms          Σ flops_i / rate_i of a step: what its matrix products alone take at the rates that the machine
-                         reaches on their shapes, each in a loop of its own; shapes of the last 1 % at the mean rate
+                         reaches on their shapes, each in a loop of its own; shapes of the last 1 % (10 % if
+                         quick) at the mean rate
   attainable_fraction    attainable_ms / step_ms/full
   peak_mib               largest resident memory of a process that loads the data, finds its programs in the cache,
                          trains and evaluates; /compiling: of one that compiles; /device: of the device, where known

@@ -1,7 +1,7 @@
-"""Timing that neighbours on the machine disturb least: interleaved repeats, medians, the middle half as spread."""
+"""Repeated measurements, their medians, and the middle half as spread."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -38,25 +38,20 @@ def seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - since
 
 
-def interleaved(measurements: Mapping[str, Callable[[], T]], patience: Patience) -> dict[str, list[T]]:
-    """Repeat each measurement in turn, a, b, c, a, b, c, …: a slow minute of the machine falls on all alike.
+def repeated(measure: Callable[[], T], patience: Patience) -> list[T]:
+    """Make a measurement, or a round of several, again and again.
 
-    Each is made once beforehand and not counted: first calls load, allocate and warm caches.
+    It is made once beforehand and not counted: first calls load, allocate and fill caches.
 
     Args:
-      measurements: name → what to do and what comes out of it, usually seconds.
+      measure: what to do; what comes out of it.
       patience: when to stop.
-
-    Returns:
-      Name → results, as many for each.
     """
-    for measure in measurements.values():
-        measure()
-    found: dict[str, list[T]] = {name: [] for name in measurements}
+    measure()
+    found: list[T] = []
     since = time.perf_counter()
-    for repeat in range(patience.most):
-        if repeat >= patience.least and time.perf_counter() - since > patience.seconds:
+    while len(found) < patience.most:
+        if len(found) >= patience.least and time.perf_counter() - since > patience.seconds:
             break
-        for name, measure in measurements.items():
-            found[name].append(measure())
+        found.append(measure())
     return found
