@@ -91,8 +91,8 @@ def test_a_pass_is_the_models_own():
     model, params, spectral, x, _ = atlas()
     moved = jax.tree.map(lambda leaf: 1.1 * leaf, params)
     two = jax.jit(functools.partial(passes, model))((params, spectral), (moved, spectral), x)
-    for side, given in ((two.before, params), (two.after.encoding, moved)):
-        weights, _ = model.normalise(given, spectral)
+    for side, own_params in ((two.before, params), (two.after.encoding, moved)):
+        weights, _ = model.normalise(own_params, spectral)
         own = model.encode(weights, x)
         for name in ("z_geo", "z_tex", "router", "z_n_all"):
             np.testing.assert_allclose(getattr(side, name), getattr(own, name), rtol=1e-4, atol=1e-5, err_msg=name)
