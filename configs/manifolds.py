@@ -19,5 +19,6 @@ def get_config(variant: str = "swiss_roll_3d"):
     c.data.name = variant
     c.supervised.enabled = False
     c.model.hidden_dim, c.model.codes_per_chart = 32, 4
+    c.augment.rotation = c.augment.shift = c.augment.scale = 0.0  # points stay where they are
     c.view.shift = 0.0
     return c

@@ -31,10 +31,15 @@ MODEL = {
     "ball": True,
     "ball_scale": 1.5,
     "straight_through": "detached",
+    "router_gain": 0.0,
+    "key_offset": 0.0,
+    "chart_gain": 0.0,
+    "chart_bias": 0.0,
     "jump_rank": 0,
     "class_affinity": 4.0,
     "readout_bundle": 0,
 }
+FREE = {"router_gain": 3.0, "key_offset": 0.1, "chart_gain": 5.0, "chart_bias": 0.3}
 OPTIM = SimpleNamespace(rate="governor", grad_clip=1.0, b1=0.9, b2=0.999, eps=1e-8)
 S = (2 / np.pi) ** 0.5
 second_life = jax.jit(revive)
@@ -371,7 +376,7 @@ def test_revival_is_a_branch_of_a_cond_with_strong_types():
 
 @pytest.mark.parametrize(
     "fields",
-    [{}, {"covariant": False}, {"tensorization": "full", "transport": False}, {"jump_rank": 3, "readout_bundle": 1}],
+    [{}, FREE, {"covariant": False}, {"tensorization": "full", "transport": False}, {"jump_rank": 3, "readout_bundle": 1}],
 )
 def test_every_leaf_with_a_chart_axis_is_listed(fields):
     def shapes(charts):
@@ -388,7 +393,7 @@ def test_every_leaf_with_a_chart_axis_is_listed(fields):
 
 
 def test_every_listed_leaf_is_of_some_model():
-    real = {name for covariant in (True, False) for name in names(tiny(covariant)[1]["atlas"])}
+    real = {name for covariant in (True, False) for name in names(tiny(covariant, **FREE)[1]["atlas"])}
     assert real >= revival.CHART_ROWS
 
 

@@ -33,11 +33,11 @@ def default_config() -> ConfigDict:
 
     c.augment = ConfigDict()
     # Random transforms of the training inputs. Rotation up to ± this, radians.
-    c.augment.rotation = 0.0
+    c.augment.rotation = 0.2
     # Shift up to ± this many pixels along each axis.
-    c.augment.shift = 0.0
+    c.augment.shift = 0.5
     # Relative scale up to ± this.
-    c.augment.scale = 0.0
+    c.augment.scale = 0.1
     # Standard deviation of Gaussian pixel noise.
     c.augment.noise_std = 0.0
 
@@ -58,6 +58,14 @@ def default_config() -> ConfigDict:
     c.model.rank = 8
     # Rotate the router's keys by the Cayley transport.
     c.model.transport = True
+    # Initial value of a learned factor on both routers' scores; 0 is none, the original: its points crowd the rim.
+    c.model.router_gain = 10.0
+    # Standard deviation of a free part of the encoder's chart keys; 0 is none, the original: keys of rank latent_dim.
+    c.model.key_offset = 0.125
+    # Initial value of a learned factor on the decoder's chart projections; 0 is none, the original.
+    c.model.chart_gain = 5.0
+    # Standard deviation of the offsets of the chart projections; 0 is none, the original.
+    c.model.chart_bias = 0.3
     # Initial bias of the norm gates: 1 starts near-linear, 0 is the original (a plateau of hundreds of epochs).
     c.model.gate_bias_init = 1.0
     # Standard deviation of the initial chart centres.
@@ -151,6 +159,8 @@ def default_config() -> ConfigDict:
     c.precision.enabled = False
 
     c.losses = ConfigDict()
+    # Weight of the reconstruction. Its mean over pixels is small: at 1 the labels' gradient is 15 to 30 times larger.
+    c.losses.recon_weight = 30.0
     # Hinged losses aim this fraction beyond their contract: a hinge has no gradient at its edge.
     c.losses.hinge_margin = 0.1
     # Distance at which soft centres, and centre parameters, stop repelling, latent units.
@@ -222,7 +232,7 @@ def default_config() -> ConfigDict:
     # What a broken order does to the group that breaks it: warn, rate (its rate × shrink) or freeze (rate 0).
     c.hierarchy.action = "rate"
     # Largest healthy δ/γ and γ/α.
-    c.hierarchy.delta_gamma = 100.0
+    c.hierarchy.delta_gamma = 200.0
     c.hierarchy.gamma_alpha = 0.5
     # Width of the dead band, relative.
     c.hierarchy.margin = 0.2

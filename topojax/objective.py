@@ -1,6 +1,6 @@
 """The objective: one pass through the atlas, every term of it, and the sum that training descends.
 
-L = recon + codebook + Σ_k λ_k C_k (+ the detached readout's cross entropy), commitment and route among the C_k.
+L = w_recon recon + codebook + Σ_k λ_k C_k (+ the detached readout's cross entropy), commitment and route among the C_k.
 The λ_k come from controllers and carry no gradient; precisions, when on, weigh the likelihood terms instead.
 """
 
@@ -148,13 +148,12 @@ def make_objective(config: Any, model: Model, rows: tuple) -> Objective:
         weights, spectral = model.normalise(params["atlas"], spectral)
         out = model(weights, batch.image)
         terms = all_terms(params["atlas"], weights, settings, out, batch, view)
-        likelihood = {"recon": terms["recon"], "codebook": terms["codebook"]}
         if config.precision.enabled:  # β stays within vq; the route's weight is its precision
             vq = terms["codebook"] + lambdas.get("commitment", 0.0) * terms["commitment"]
             weighed = {"recon": terms["recon"], "vq": vq} | ({"route": terms["route"]} if supervised else {})
             loss = precision.total(weighed, params["precision"])
         else:
-            loss = jnp.sum(jnp.stack(list(likelihood.values())))
+            loss = config.losses.recon_weight * terms["recon"] + terms["codebook"]
         in_precision = ("commitment", "route") if config.precision.enabled else ()
         for name, weight in lambdas.items():
             if name in terms and name not in in_precision:

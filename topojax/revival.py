@@ -21,6 +21,8 @@ CHART_ROWS = frozenset(
     {
         "encoder/centers",
         "encoder/codebook",
+        "encoder/key_offsets",
+        "decoder/chart_bias",
         "decoder/chart_queries",  # covariant
         "decoder/router/kernel",  # not covariant
         "decoder/router/bias",  # not covariant

@@ -97,6 +97,13 @@ class _Training:
         }
         self.model, self.program = build(config, self.about)
         self.advice = {row.name: row.advice for row in self.program.rows}
+        # A gradient ratio that no weight follows is not measured: not a number that is missing, but none.
+        self.unmeasured = {
+            f"contract/{row.name}/{field}"
+            for row in self.program.rows
+            if row.signal.endswith("_balance") and row.mechanism != "track"
+            for field in ("signal", "error")
+        }
         self.pool = futures.ThreadPoolExecutor(1)
         self.train_s = self.compile_s = self.first_epoch_s = 0.0
         # What events compare the next epoch with; in the checkpoint, so that a resumed run tells the same.
@@ -211,7 +218,7 @@ class _Training:
         with self._training_time():
             rows = jax.device_get(waiting)
         for at, metrics in enumerate(rows, start=epoch - len(rows) + 1):
-            row = numbers(self.program.named(metrics))
+            row = {name: v for name, v in numbers(self.program.named(metrics)).items() if name not in self.unmeasured}
             for event in events(self.previous, row, self.advice):
                 writers.event(at, at * self.program.steps_per_epoch, event)
                 progress.say(at, event)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from topojax import data
+from topojax.assemble import select_rows
 from topojax.benchmarks import compiling, rates
 from topojax.benchmarks.epochs import Epochs, Loop, bare, forward, in_turn, start, trained
 from topojax.benchmarks.products import Product, counting
@@ -39,7 +40,7 @@ class Effort(NamedTuple):
     scaling: Patience
 
 
-FULL = Effort(Patience(7, 15, 60.0), 0.99, 0.02, 3, (2, 4), Patience(5, 9, 10.0))
+FULL = Effort(Patience(7, 15, 60.0), 0.99, 0.02, 3, (2, 4), Patience(3, 9, 10.0))
 QUICK = Effort(Patience(3, 3, 0.0), 0.9, 0.002, 1, (2,), Patience(2, 2, 0.0))
 
 
@@ -116,7 +117,7 @@ def _measure(config: Any, about: dict[str, Any], dataset: data.Dataset, effort: 
         full.epoch()
     evaluate = _evaluation(config, about, dataset, full)
     evaluate()
-    memory = _memory(compiled)
+    memory = _memory()
 
     _say("compiling what it is compared with, and counting matrix products")
     free = constant_control(config)
@@ -230,7 +231,7 @@ def _evaluation(config: Any, about: dict[str, Any], dataset: data.Dataset, full:
     return lambda: scores(predict(compiled, full.carry, dataset.test), np.asarray(dataset.test.label))
 
 
-def _memory(compiled: Any) -> dict[str, float]:
+def _memory() -> dict[str, float]:
     found = {"peak_mib": compiling.peak_mib()}
     known = jax.devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in known:
@@ -257,7 +258,7 @@ def _summary(config: Any, about: dict[str, Any], dataset: data.Dataset, loop: Lo
         "interval_epochs": loop.interval,
         **{f: config.model[f] for f in ("hidden_dim", "latent_dim", "num_charts", "codes_per_chart", "covariant")},
         "supervised": config.supervised.enabled,
-        "contracts": [name for name, row in config.contracts.items() if row.enabled],
+        "contracts": [row.name for row in select_rows(config)],
     }
 
 

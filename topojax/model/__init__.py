@@ -54,10 +54,14 @@ class _Atlas(nn.Module):
     def setup(self):
         c = dict(self.config)
         sizes = {"hidden": c["hidden_dim"], "latent": c["latent_dim"], "charts": c["num_charts"]}
-        routing = {k: c[k] for k in ("covariant", "tensorization", "rank", "transport", "gate_bias_init")}
-        keys = ("center_scale", "code_scale", "ball", "ball_scale", "straight_through")
+        routing = {
+            k: c[k] for k in ("covariant", "tensorization", "rank", "transport", "gate_bias_init", "router_gain")
+        }
+        keys = ("center_scale", "code_scale", "ball", "ball_scale", "straight_through", "key_offset")
         self.encoder = Encoder(codes=c["codes_per_chart"], **sizes, **routing, **{k: c[k] for k in keys})
-        self.decoder = Decoder(output=self.input_dim, **sizes, **routing)
+        self.decoder = Decoder(
+            output=self.input_dim, **sizes, **routing, **{k: c[k] for k in ("chart_gain", "chart_bias")}
+        )
         self.jump = JumpOperator(sizes["charts"], sizes["latent"], c["jump_rank"])
         self.supervised = SupervisedTopology(sizes["charts"], self.num_classes, c["class_affinity"])
         self.readout = Readout(sizes["charts"], self.num_classes, c["readout_bundle"])

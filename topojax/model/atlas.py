@@ -1,5 +1,7 @@
 """The attentive atlas: encoder and decoder over N charts with K codes each (model §3-4)."""
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -35,6 +37,10 @@ class Encoder(nn.Module):
       gate_bias_init: initial β of the norm gates.
       center_scale, code_scale: standard deviations of the initial centres and codes.
       ball, ball_scale: bound v to the ball of radius 0.98, after scaling it.
+      router_gain: initial value of a learned factor on the router's scores; 0 is none, the original. Its temperature
+        √H (1 − ‖z‖²)/2 lets routing be sharp at the rim of the ball alone, and draws all points there.
+      key_offset: standard deviation of a free part of each chart's key, besides the image of its centre; 0 is none, the
+        original, whose keys span no more than D dimensions.
       straight_through: `detached` lets reconstruction train centres and router; `parity` is the original, in
         which the centres' gradient cancels.
     """
@@ -53,6 +59,8 @@ class Encoder(nn.Module):
     ball: bool = True
     ball_scale: float = 3.0
     straight_through: str = "detached"
+    router_gain: float = 0.0
+    key_offset: float = 0.0
 
     @nn.compact
     def __call__(self, x: Array) -> Encoding:
@@ -71,9 +79,10 @@ class Encoder(nn.Module):
 
         if self.covariant:
             base = SpectralDense(self.hidden, use_bias=False, name="chart_keys")(centers)
-            scores = CovariantRouter(self.hidden, self.tensorization, self.rank, self.transport, name="router")(
-                v, base, features
-            )
+            if self.key_offset:
+                base = base + random_param(self, "key_offsets", base.shape, spread * self.key_offset)
+            covariant = (self.hidden, self.tensorization, self.rank, self.transport, self.router_gain)
+            scores = CovariantRouter(*covariant, name="router")(v, base, features)
         else:
             scores = v @ centers.T / self.latent**0.5
         router = route(scores)
@@ -114,6 +123,10 @@ class Decoder(nn.Module):
 
     Attributes:
       output: X; the others as in `Encoder`.
+      chart_gain: initial value of a learned factor on the charts' projections; 0 is none, the original, in which
+        spectral normalisation lets a chart move its image by little more than its points move.
+      chart_bias: standard deviation of an offset of each chart's projection; 0 is none, the original, in which all
+        charts draw the same image at the origin.
     """
 
     output: int
@@ -125,6 +138,9 @@ class Decoder(nn.Module):
     rank: int = 8
     transport: bool = True
     gate_bias_init: float = 1.0
+    router_gain: float = 0.0
+    chart_gain: float = 0.0
+    chart_bias: float = 0.0
 
     @nn.compact
     def __call__(self, z_geo: Array, z_tex: Array, chart: Array | None = None) -> Decoding:
@@ -133,15 +149,18 @@ class Decoder(nn.Module):
         zeta = jnp.tanh(z_geo)
         if self.covariant:
             base = random_param(self, "chart_queries", (self.charts, self.hidden), (3 / self.hidden) ** 0.5)
-            scores = CovariantRouter(self.hidden, self.tensorization, self.rank, self.transport, name="router")(
-                zeta, base
-            )
+            covariant = (self.hidden, self.tensorization, self.rank, self.transport, self.router_gain)
+            scores = CovariantRouter(*covariant, name="router")(zeta, base)
         else:
             scores = SpectralDense(self.charts, name="router")(zeta)
         router = route(scores) if chart is None else jax.nn.one_hot(chart, self.charts)
 
         projectors = SpectralKernel((self.charts, self.hidden, self.latent), name="projectors")()
         each = jnp.einsum("bd,nhd->bnh", zeta, projectors)
+        if self.chart_gain:
+            each = each * jnp.exp(self.param("log_chart_gain", nn.initializers.constant(math.log(self.chart_gain)), ()))
+        if self.chart_bias:
+            each = each + random_param(self, "chart_bias", each.shape[1:], 3**0.5 * self.chart_bias)[None]
         h = jnp.einsum("bn,bnh->bh", router, gate("chart_gate")(each))
 
         y = gate("gate_0")(SpectralDense(self.hidden, name="render_0")(h))

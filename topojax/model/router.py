@@ -1,5 +1,6 @@
 """Chart router: covariant attention between a query and transported chart keys (model §2)."""
 
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -117,6 +118,7 @@ class CovariantRouter(nn.Module):
     tensorization: str = "sum"
     rank: int = 8
     transport: bool = True
+    gain: float = 0.0
 
     @nn.compact
     def __call__(self, z: Array, base: Array, features: Array | None = None) -> Array:
@@ -127,7 +129,10 @@ class CovariantRouter(nn.Module):
         if self.transport:
             kernel = SpectralKernel((self.hidden**2, z.shape[-1]), name="transport")()
             query = transport_adjoint(skew_generators(kernel, self.hidden), z, query)
-        return (query @ base.T) / temperature(z, self.hidden)[:, None]
+        scores = (query @ base.T) / temperature(z, self.hidden)[:, None]
+        if not self.gain:
+            return scores
+        return scores * jnp.exp(self.param("log_gain", nn.initializers.constant(math.log(self.gain)), ()))
 
     def _christoffel(self, z: Array) -> Array:
         dim = z.shape[-1]
