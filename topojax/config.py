@@ -96,9 +96,9 @@ def default_config() -> ConfigDict:
 
     c.optim = ConfigDict()
     # Rate before the governor's first decision.
-    c.optim.learning_rate = 0.01
+    c.optim.learning_rate = 0.004
     # Hard upper bound of the governor's rate.
-    c.optim.learning_rate_max = 0.01
+    c.optim.learning_rate_max = 0.004
     # Hard lower bound.
     c.optim.learning_rate_min = 1e-6
     # governor: controlled; constant: learning_rate throughout; or a rule of optax: reduce_on_plateau, prodigy,
