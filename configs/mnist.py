@@ -4,7 +4,7 @@
   python -m topojax.train --config=configs/mnist.py         28 s on 2 cores; test AMI 0.77, accuracy 0.87, MSE 0.054
   python -m topojax.train --config=configs/mnist.py:full
 
-Variants: `subset` (also with no variant): 300 epochs of 18 batches; `full`: 20 epochs of 234.
+Variants: `subset` (also with no variant): 200 epochs of 18 batches; `full`: 20 epochs of 234.
 """
 
 from topojax.config import default_config
@@ -24,7 +24,7 @@ def get_config(variant: str = "subset"):
     if variant == "subset":
         c.data.num_examples = 3000
         c.data.test_fraction = 0.2
-        c.train.epochs = 300
+        c.train.epochs = 200
     else:
         c.train.epochs = 20
         c.train.batch_size = 256

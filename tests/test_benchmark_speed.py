@@ -248,6 +248,7 @@ def uncontrolled(digits):
     about, train = digits
     config = tiny_config.get_config()
     config.optim.schedule, config.hierarchy.action = "cosine", "freeze"
+    config.optim.learning_rate = config.optim.learning_rate_max = 0.01
     for row in config.contracts.values():
         row.gate = "none"
     config = variants.constant_control(config)
@@ -451,7 +452,7 @@ def test_scaling_has_a_table_too(quick):
         {"size": "B", "value": 640, "skipped": "there are 160 training examples"},
     ]
     lines = report.markdown({**found, "scaling": scaled}).splitlines()
-    assert lines[-2:] == ["| H | 32 | 3.00 | × 1.50 |", "| B | 640 | | there are 160 training examples |"]
+    assert lines[-2:] == ["| H | 32 | 3.00 | 2.00 | × 1.50 |", "| B | 640 | there are 160 training examples | | |"]
 
 
 def test_the_users_cache_is_not_touched(quick):

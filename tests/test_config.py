@@ -68,11 +68,11 @@ def test_the_default_is_valid():
         ({"optim__learning_rate": 0.0}, r"learning_rate = 0\.0: must lie in \(0, inf\)"),
         (
             {"optim__learning_rate": 0.5},
-            r"= 0\.5: must lie between .* learning_rate_max = 0\.01",
+            r"= 0\.5: must lie between .* learning_rate_max = 0\.004",
         ),
         (
             {"optim__learning_rate_min": 0.015},
-            r"= 0\.01: must lie between learning_rate_min = 0\.015",
+            r"= 0\.004: must lie between learning_rate_min = 0\.015",
         ),
         ({"train__epochs": 0}, r"epochs = 0"),
         ({"train__batch_size": 0}, r"batch_size = 0"),

@@ -286,6 +286,34 @@ def straight_through(mode):
     return [np.asarray(x) for x in gradients(weights["encoder"]["centers"])]
 
 
+def test_gains_and_offsets_start_where_they_are_told():
+    _, params, _ = built(router_gain=10.0, key_offset=0.125, chart_gain=5.0, chart_bias=0.3)
+    for part in ("encoder", "decoder"):
+        assert float(jnp.exp(params[part]["router"]["log_gain"])) == pytest.approx(10.0)
+    assert float(jnp.exp(params["decoder"]["log_chart_gain"])) == pytest.approx(5.0)
+    assert float(jnp.std(params["encoder"]["key_offsets"])) == pytest.approx(0.125, rel=0.3)
+    assert float(jnp.std(params["decoder"]["chart_bias"])) == pytest.approx(0.3, rel=0.3)
+
+
+def test_a_router_gain_sharpens_the_routing_where_it_is_soft():
+    soft, sharp = (built(router_gain=gain) for gain in (1.0, 10.0))
+    x = jax.random.uniform(jax.random.key(0), (32, INPUTS))
+    weights = [model.normalise(params, spectral)[0] for model, params, spectral in (soft, sharp)]
+    top = [
+        float(jnp.mean(jnp.max(m.encode(w, x).router, axis=1)))
+        for (m, *_), w in zip((soft, sharp), weights, strict=True)
+    ]
+    assert top[1] > top[0] + 0.1
+
+
+def test_charts_with_offsets_draw_different_images_at_the_origin():
+    model, params, spectral = built(chart_bias=0.3)
+    weights, _ = model.normalise(params, spectral)
+    origin = jnp.zeros((2, params["encoder"]["centers"].shape[1]))
+    images = model.decode(weights, origin, origin, jnp.array([0, 1])).x_hat
+    assert float(jnp.max(jnp.abs(images[0] - images[1]))) > 1e-3
+
+
 def test_straight_through_forms_agree_in_value_and_differ_in_the_macro_path():
     (parity_value, parity, _), (value, detached, c_bar) = (straight_through(m) for m in ("parity", "detached"))
     np.testing.assert_allclose(parity_value, value, atol=1e-6)

@@ -295,7 +295,9 @@ def test_a_split_chart_shares_its_points(covariant):
     assert used.min() == 0
     assert used.max() > 100
     dead = int(used.argmin())
-    new, _, revived = second_life(params, make_optimizer(OPTIM, steps_per_epoch=10).init(params), before, dead_code=0.0, dead_chart=0.5)
+    new, _, revived = second_life(
+        params, make_optimizer(OPTIM, steps_per_epoch=10).init(params), before, dead_code=0.0, dead_chart=0.5
+    )
     assert int(revived.charts) == 1
     now = np.asarray(jnp.sum(look(new).count, axis=1))
     donor = int(np.argmax(used - now))
@@ -376,7 +378,13 @@ def test_revival_is_a_branch_of_a_cond_with_strong_types():
 
 @pytest.mark.parametrize(
     "fields",
-    [{}, FREE, {"covariant": False}, {"tensorization": "full", "transport": False}, {"jump_rank": 3, "readout_bundle": 1}],
+    [
+        {},
+        FREE,
+        {"covariant": False},
+        {"tensorization": "full", "transport": False},
+        {"jump_rank": 3, "readout_bundle": 1},
+    ],
 )
 def test_every_leaf_with_a_chart_axis_is_listed(fields):
     def shapes(charts):

@@ -58,7 +58,7 @@ def default_config() -> ConfigDict:
     c.model.rank = 8
     # Rotate the router's keys by the Cayley transport.
     c.model.transport = True
-    # Initial value of a learned factor on both routers' scores; 0 is none, the original: its points crowd the rim.
+    # Initial value of a learned factor on both routers' scores; 0 is none, the original: sharp at the rim alone.
     c.model.router_gain = 10.0
     # Standard deviation of a free part of the encoder's chart keys; 0 is none, the original: keys of rank latent_dim.
     c.model.key_offset = 0.125
@@ -283,6 +283,9 @@ def default_config() -> ConfigDict:
     # Checkpoints kept, beside the best (least training loss).
     c.checkpoint.keep = 3
 
+    # Epoch to trace into <workdir>/profile; its perfetto_trace.json.gz opens in ui.perfetto.dev. 0 traces none.
+    c.profile = 0
+
     c.log = ConfigDict()
     # Epochs between log lines and evaluations.
     c.log.every_epochs = 5
@@ -308,6 +311,7 @@ RESUMABLE = (
     "train.compilation_cache",
     "checkpoint",
     "log",
+    "profile",
     "monitor.on_saturation",
     "data.data_dir",
     "data.cache",

@@ -228,7 +228,8 @@ def make_prober(
                 few.image,
                 few.label,
                 settings.temperature,
-                vq_beta=lambdas.get("commitment", jnp.float32(0.25)),
+                vq_beta=lambdas.get("commitment", jnp.float32(0.0)),
+                recon_weight=config.losses.recon_weight,
             )
             new = new._replace(route_ratio=ratio)
         return jax.lax.stop_gradient(new)

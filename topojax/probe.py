@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from topojax import losses
 from topojax.geometry import potential as potential
@@ -173,11 +174,12 @@ def route_ratio(
     label: Array,
     temperature: Array,
     *,
-    vq_beta: float,
+    vq_beta: ArrayLike,
+    recon_weight: float = 1.0,
 ) -> Array:
     """Gradient of reconstruction and quantisation over that of the labels, on the encoder (report §3, `sup_weight`).
 
-      w_sup = ‖∇_θenc (L_recon + L_codebook + β L_commitment)‖ / ‖∇_θenc L_route‖
+      w_sup = ‖∇_θenc (w_recon L_recon + L_codebook + β L_commitment)‖ / ‖∇_θenc L_route‖
 
     Args:
       model: the atlas.
@@ -187,6 +189,7 @@ def route_ratio(
       label: [P] int32.
       temperature: class temperature T, scalar.
       vq_beta: β.
+      recon_weight: w_recon.
 
     Returns:
       float32 scalar, gradient stopped. θ_enc is the encoder without its codebook, which no label reaches.
@@ -202,7 +205,9 @@ def route_ratio(
         e, decoding = model({**fixed, **weights}, x)
         v_loc = e.v - e.c_bar
         vq = losses.codebook(v_loc, e.z_q_all, e.router) + vq_beta * losses.commitment(v_loc, e.z_q_all, e.router)
-        return jnp.stack([losses.recon(decoding.x_hat, x) + vq, losses.sup_route(e.router, table, label)])
+        return jnp.stack(
+            [recon_weight * losses.recon(decoding.x_hat, x) + vq, losses.sup_route(e.router, table, label)]
+        )
 
     _, pull = jax.vjp(both, params["encoder"])
     # One backward pass in the graph, run for either loss.

@@ -125,8 +125,10 @@ class _Training:
                 self._warn(writers, progress)
             waiting: list[Metrics] = []  # on the device: nothing waits for the host between two logs
             for epoch in range(done + 1, self.config.train.epochs + 1):
-                with self._training_time():
+                with self._training_time(), self._profiled(epoch) as traced:
                     state, metrics = run_epoch(state, batch)
+                    if traced:
+                        jax.block_until_ready(metrics)
                 if not self.first_epoch_s:
                     jax.block_until_ready(metrics)
                     self.first_epoch_s = time.perf_counter() - self.started
@@ -212,6 +214,13 @@ class _Training:
         since = time.perf_counter()
         yield
         self.train_s += time.perf_counter() - since
+
+    @contextlib.contextmanager
+    def _profiled(self, epoch: int) -> Iterator[bool]:
+        traced = epoch == self.config.profile
+        where = jax.profiler.trace(str(self.path / "profile"), create_perfetto_trace=True)
+        with where if traced else contextlib.nullcontext():
+            yield traced
 
     def _hear(self, epoch: int, waiting: list[Metrics], writers: Writers, progress: Progress) -> None:
         """Fetch the epochs since the last time, write their events, stop a run that has diverged."""

@@ -70,6 +70,7 @@ INTERVALS: dict[str, tuple[str, ...]] = {
         "losses.hinge_margin",
         "gates.hold_epochs",
         "gates.warmup_epochs",
+        "profile",
         "hierarchy.freeze_limit",
     ),
     "(0, inf)": (

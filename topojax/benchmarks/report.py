@@ -45,12 +45,14 @@ def markdown(found: Mapping[str, Any]) -> str:
             indent = "&emsp;" * (words != words.lstrip())
             lines.append(f"| {indent}{words.lstrip()} | {form.format(found[key])} | {spread} |")
     if "scaling" in found:
-        lines += ["", "| size | value | step, ms | against the base |", "|---|---|---|---|"]
+        lines += ["", "| size | value | step, ms | of the base, in turn | ratio |", "|---|---|---|---|---|"]
         lines += [_scaled(row) for row in found["scaling"]]
     return "\n".join(lines)
 
 
 def _scaled(row: Mapping[str, Any]) -> str:
     if "skipped" in row:
-        return f"| {row['size']} | {row['value']} | | {row['skipped']} |"
-    return f"| {row['size']} | {row['value']} | {row['step_ms']:.2f} | × {row['ratio']:.2f} |"
+        return f"| {row['size']} | {row['value']} | {row['skipped']} | | |"
+    return (
+        f"| {row['size']} | {row['value']} | {row['step_ms']:.2f} | {row['base_step_ms']:.2f} | × {row['ratio']:.2f} |"
+    )

@@ -37,8 +37,8 @@ class Encoder(nn.Module):
       gate_bias_init: initial β of the norm gates.
       center_scale, code_scale: standard deviations of the initial centres and codes.
       ball, ball_scale: bound v to the ball of radius 0.98, after scaling it.
-      router_gain: initial value of a learned factor on the router's scores; 0 is none, the original. Its temperature
-        √H (1 − ‖z‖²)/2 lets routing be sharp at the rim of the ball alone, and draws all points there.
+      router_gain: initial value of a learned factor on the router's scores; 0 is none, the original, whose temperature
+        √H (1 − ‖z‖²)/2 lets routing be sharp at the rim of the ball alone.
       key_offset: standard deviation of a free part of each chart's key, besides the image of its centre; 0 is none, the
         original, whose keys span no more than D dimensions.
       straight_through: `detached` lets reconstruction train centres and router; `parity` is the original, in
@@ -124,7 +124,7 @@ class Decoder(nn.Module):
     Attributes:
       output: X; the others as in `Encoder`.
       chart_gain: initial value of a learned factor on the charts' projections; 0 is none, the original, in which
-        spectral normalisation lets a chart move its image by little more than its points move.
+        spectral normalisation bounds how far an image moves with its point.
       chart_bias: standard deviation of an offset of each chart's projection; 0 is none, the original, in which all
         charts draw the same image at the origin.
     """
