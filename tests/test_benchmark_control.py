@@ -3,6 +3,8 @@
 import json
 import pathlib
 import statistics
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +14,9 @@ import tiny_config
 
 from topojax import cli, data
 from topojax.benchmarks import comparison
-from topojax.benchmarks.arms import ARMS, GRID, SWEEP, Setting, configure
+from topojax.benchmarks.arms import ARMS, GRID, QUICK_ARMS, SWEEP, Setting, configure, quick
 from topojax.benchmarks.comparison import Runner, compare, epochs_to, held_out, measured, summary, tune
 from topojax.benchmarks.comparison_report import cell, draw, markdown
-from topojax.benchmarks.control import quick
 from topojax.benchmarks.ledger import Ledger, key
 from topojax.benchmarks.seeded import Seeded, Trained, describe
 from topojax.config_io import flat, to_json
@@ -323,6 +324,24 @@ def test_a_configuration_that_an_arm_cannot_run_is_refused_before_training(monke
     with pytest.raises(UserError, match=r"config\.optim\.b1"):
         compare(c, tmp_path, seeds=1, say=quiet)
     assert compiled == []
+
+
+def test_the_command_refuses_what_it_cannot_do(tmp_path):
+    command = [sys.executable, "-m", "topojax.benchmarks.control", f"--workdir={tmp_path}", "--seeds=0"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stderr.splitlines()) == (2, ["topojax: error: --seeds=0: needs at least 1"])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_command_writes_what_it_prints(tmp_path):
+    command = [sys.executable, "-m", "topojax.benchmarks.control", f"--workdir={tmp_path}", "--quick"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "control.md").read_text() in ended.stdout
+    assert list(json.loads((tmp_path / "control.json").read_text())["arms"]) == list(QUICK_ARMS)
+    assert len((tmp_path / "runs.jsonl").read_text().splitlines()) == 6  # 3 arms, 2 seeds
+    assert (tmp_path / "control.png").stat().st_size > 0
 
 
 @pytest.mark.slow

@@ -94,12 +94,18 @@ GRID: dict[str, tuple[Any, ...]] = {
     "scale": (0.1, 0.3, 1.0, 3.0, 10.0),
     "gates": (False, True),
 }
-"""What tuning tries; the first of a stage's fields it has not come to yet: rate and scale with the gates open."""
+"""What tuning tries. Rate and scale are tuned with the gates open from the start, then the gates."""
 SWEEP: dict[str, tuple[float, ...]] = {
     "rate": (1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
     "scale": (0.01, 0.1, 1.0, 10.0, 100.0),
 }
 """Wrong guesses, one field at a time, the other as configured."""
+
+QUICK_ARMS = ("control", "constants", "contracts_only")
+QUICK_SEEDS = 2
+QUICK_GRID: dict[str, tuple[Any, ...]] = {"rate": (4e-3,), "scale": (1.0,), "gates": (False,)}
+"""Nothing to tune: programs take long to compile."""
+_QUICK_EPOCHS, _QUICK_EXAMPLES, _QUICK_BATCH = 10, 600, 64
 
 
 def configure(config: Any, arm: Arm, setting: Setting = Setting(), *, seed: int | None = None) -> Any:
@@ -134,6 +140,17 @@ def configure(config: Any, arm: Arm, setting: Setting = Setting(), *, seed: int 
             row.gate = "none"
     if seed is not None:
         c.seed = seed
+    return c
+
+
+def quick(config: Any) -> Any:
+    """An unlocked copy with few epochs of few examples."""
+    c = copy.deepcopy(config)
+    c.unlock()
+    c.train.epochs = min(_QUICK_EPOCHS, c.train.epochs)
+    c.train.batch_size = min(_QUICK_BATCH, c.train.batch_size)
+    c.data.num_examples = min(_QUICK_EXAMPLES, c.data.num_examples or _QUICK_EXAMPLES)
+    c.data.test_fraction = c.data.test_fraction or 0.2
     return c
 
 

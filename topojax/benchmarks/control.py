@@ -42,7 +42,6 @@ control.md and control.png beside it, so that each configuration wants its own f
 tuned, few examples, few epochs, 2 seeds: that it works, no result.
 """
 
-import copy
 import pathlib
 import sys
 from typing import Any
@@ -57,27 +56,10 @@ _SEEDS = flags.DEFINE_integer("seeds", 5, "seeds of each arm")
 _QUICK = flags.DEFINE_bool("quick", False, "three arms, two seeds, few epochs")
 _SWEEP = flags.DEFINE_bool("sweep", False, "also wrong guesses of rate and weights")
 
-QUICK_ARMS = ("control", "constants", "contracts_only")
-QUICK_SEEDS = 2
-QUICK_GRID = {"rate": (4e-3,), "scale": (1.0,), "gates": (False,)}  # nothing to tune: programs take long to compile
-QUICK_EPOCHS, QUICK_EXAMPLES = 10, 600
-
-
-def quick(config: Any) -> Any:
-    """Few epochs of few examples."""
-    c = copy.deepcopy(config)
-    c.unlock()
-    c.train.epochs = min(QUICK_EPOCHS, c.train.epochs)
-    c.data.num_examples = min(QUICK_EXAMPLES, c.data.num_examples or QUICK_EXAMPLES)
-    if c.data.test_fraction is None:
-        c.data.test_fraction = 0.2
-    c.train.batch_size = min(64, c.train.batch_size)
-    return c
-
 
 def main(config: Any) -> int:
     """Compare, print, write."""
-    from topojax.benchmarks.arms import ARMS, GRID, SWEEP
+    from topojax.benchmarks.arms import ARMS, GRID, QUICK_ARMS, QUICK_GRID, QUICK_SEEDS, SWEEP, quick
     from topojax.benchmarks.comparison import compare
     from topojax.benchmarks.comparison_report import draw, markdown
     from topojax.workdir import claim
