@@ -156,7 +156,7 @@ def _measure(config: Any, about: dict[str, Any], dataset: data.Dataset, effort: 
 
 
 def _times(rounds: Sequence[Round], full: Epochs, flops: Mapping[Product, float]) -> dict[str, Any]:
-    """Medians and spreads; a ratio is that of medians, its spread that of the rounds' own ratios."""
+    """Medians and spreads; a ratio is that of medians, its spread and `paired` those of the rounds' own ratios."""
     names = rounds[0].epochs
     steps = {name: np.array([full.of_step(one.epochs[name]) for one in rounds]) for name in names}
     controlled = [one.epochs["full"] for one in rounds]
@@ -181,6 +181,7 @@ def _times(rounds: Sequence[Round], full: Epochs, flops: Mapping[Product, float]
         "control_overhead": medians["step_ms/full"] / medians["step_ms/constant_control"] - 1,
         "control_overhead/bare": medians["step_ms/full"] / medians["step_ms/bare"] - 1,
         "attainable_fraction": medians["attainable_ms"] / medians["step_ms/full"],
+        "paired": {name: q.median for name, q in ratios.items()},
         "gflops/step": total / 1e9,
         "repeats": len(rounds),
         "spreads": {name: [q.low, q.high] for name, q in (found | ratios).items()},

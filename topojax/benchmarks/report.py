@@ -43,7 +43,8 @@ def markdown(found: Mapping[str, Any]) -> str:
         if key in found:
             spread = " – ".join(form.format(end) for end in found["spreads"].get(key, ()))
             indent = "&emsp;" * (words != words.lstrip())
-            lines.append(f"| {indent}{words.lstrip()} | {form.format(found[key])} | {spread} |")
+            value = found["paired"].get(key, found[key])  # a ratio within repeats: the machine's pace cancels
+            lines.append(f"| {indent}{words.lstrip()} | {form.format(value)} | {spread} |")
     if "scaling" in found:
         lines += ["", "| size | value | step, ms | of the base, in turn | ratio |", "|---|---|---|---|---|"]
         lines += [_scaled(row) for row in found["scaling"]]

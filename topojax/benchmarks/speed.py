@@ -3,8 +3,9 @@
   python -m topojax.benchmarks.speed --config=configs/mnist.py --config.train.batch_size=256 --json=speed.json
 
 Prints a Markdown table. Every time is a median over repeats in which all measurements take turns; `spreads` holds the
-quartiles. Ratios are those of medians, their spreads those of ratios within one repeat. Programs are compiled as a run
-compiles them, and train from the run's own start, on its data.
+quartiles. A ratio is that of medians; `paired` and `spreads` hold median and quartiles of the ratios within repeats,
+which the table shows: where the machine is not quiet they are the better ones. Programs are compiled as a run compiles
+them, and train from the run's own start, on its data.
 
   step_ms/…              wall time of scanned epochs over their steps; always as many epochs as the run has between two
                          probes, so that an epoch's end and a probe count as often as they happen
