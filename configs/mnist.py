@@ -1,7 +1,7 @@
 """MNIST: the report's subset, 3,000 images of which 600 are test data, or all, and the official test split.
 
   python -m topojax.data fetch mnist
-  python -m topojax.train --config=configs/mnist.py         63 s on 2 cores; test AMI 0.88, accuracy 0.94, MSE 0.044
+  python -m topojax.train --config=configs/mnist.py         43 s on 2 cores; test AMI 0.88, accuracy 0.94, MSE 0.044
   python -m topojax.train --config=configs/mnist.py:full
 
 Variants: `subset` (also with no variant): 200 epochs of 18 batches; `full`: 20 epochs of 234.
