@@ -14,7 +14,7 @@ from topojax.control.base import typed
 from topojax.control.system import Control, ControlState
 from topojax.geometry import Geometry, GeometryState, geometry, latent_metric, potential
 from topojax.model import Model
-from topojax.objective import TASK, Aux, Objective, Settings
+from topojax.objective import Aux, Objective, Settings, task
 from topojax.signals import Usage
 from topojax.types import Array, Batch, Params, Spectral
 
@@ -70,7 +70,7 @@ def make_measure(config: Any, rows: tuple) -> Callable[..., dict[str, Array]]:
             "energy": losses.energy(e.z_geo),
             "energy_n": losses.energy(e.z_n),
             "energy_tex": losses.energy(e.z_tex),
-            "task": jnp.sum(jnp.stack([terms[name] for name in TASK if name in terms])),
+            "task": task(terms),
         }
         shaped = {
             "separation": lambda x: x / settings.separation_margin,
@@ -191,8 +191,7 @@ def make_prober(
         weights = two.weights
         terms = objective.terms(params["atlas"], weights, settings, two.after, batch, view)
         seen = measure(Aux(terms, two.after, spectral), usage, settings)
-        task = seen["task"]
-        lyapunov = task + system.violation(control, seen)
+        lyapunov = seen["task"] + system.violation(control, seen)
         rise = (lyapunov - probed.lyapunov) / jnp.maximum(jnp.abs(probed.lyapunov), 1e-12)
 
         table: Any = model.class_table(weights, settings.temperature) if config.supervised.enabled else None

@@ -19,6 +19,11 @@ TASK = ("recon", "codebook", "route")
 """Terms whose unweighted sum is the signal of the rate: no controller moves it by moving a weight."""
 
 
+def task(terms: Mapping[str, Array]) -> Array:
+    """The unweighted sum of `TASK`'s terms, those that a run has."""
+    return jnp.sum(jnp.stack([terms[name] for name in TASK if name in terms]))
+
+
 class Aux(NamedTuple):
     """What a pass leaves for signals and logs."""
 

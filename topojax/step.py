@@ -24,7 +24,7 @@ from topojax.data import batch_indices
 from topojax.measure import Probed, make_measure, make_prober, make_settings
 from topojax.metrics import expanded, pack, reduce_epoch
 from topojax.model import Model
-from topojax.objective import TASK, Settings, make_objective
+from topojax.objective import Settings, make_objective, task
 from topojax.state import TrainState
 from topojax.types import Array, Batch, Metrics
 
@@ -135,8 +135,7 @@ def make_program(
 
         lambdas, settings = system.weights(state.control), settings_of(state.control, state.probed)
         (loss, aux), grads = gradient(state.params, state.spectral, lambdas, settings, batch, view)
-        task = jnp.sum(jnp.stack([aux.terms[name] for name in TASK if name in aux.terms]))
-        direction, opt_state = optimizer.update(grads, state.opt_state, state.params, value=task)
+        direction, opt_state = optimizer.update(grads, state.opt_state, state.params, value=task(aux.terms))
         direction = optim.scaled(direction, config.optim.group_rates, state.control.hierarchy.factors)
         norms = {
             "gradient": optim.norm(grads),
