@@ -84,6 +84,9 @@ def default_config() -> ConfigDict:
     c.model.jump_rank = 0
     # Initial preference of chart k for class k mod C in the supervised table.
     c.model.class_affinity = 4.0
+    # Type that operands of the large products are rounded to: float32, or bfloat16, faster on accelerators. Sums,
+    # routing, norms, entropies and controllers are float32 in either case.
+    c.model.matmul = "float32"
     # Channels per norm in the detached readout; 0 is all.
     c.model.readout_bundle = 0
 

@@ -22,8 +22,18 @@ def versions() -> dict[str, str]:
     return found
 
 
+def cache_folder(name: str) -> pathlib.Path | None:
+    """A folder of the user's cache, $XDG_CACHE_HOME or ~/.cache, made if missing; None where it cannot be written."""
+    folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "topojax" / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK | os.X_OK) else None
+
+
 def use_compilation_cache() -> pathlib.Path | None:
-    """Let jax keep compiled programs in the user's cache, $XDG_CACHE_HOME or ~/.cache, so a start is quick.
+    """Let jax keep compiled programs in the user's cache, so that a start is quick.
 
     A cache that is already set is left as it is; a folder that cannot be written is no error, only slow.
 
@@ -33,12 +43,8 @@ def use_compilation_cache() -> pathlib.Path | None:
     present = getattr(jax.config, "jax_compilation_cache_dir", None)
     if present:
         return pathlib.Path(present)
-    folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "topojax" / "xla"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return None
-    if not os.access(folder, os.W_OK | os.X_OK):
+    folder = cache_folder("xla")
+    if folder is None:
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

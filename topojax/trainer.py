@@ -26,6 +26,7 @@ from topojax.control.feasible import unstable_gains
 from topojax.errors import UserError
 from topojax.evaluate import BATCH_SIZE, predict, scores
 from topojax.events import events, unsatisfied
+from topojax.programs import compile_epoch
 from topojax.run import build, restore
 from topojax.runtime import compile_program, use_compilation_cache, versions
 from topojax.state import TrainState
@@ -154,11 +155,11 @@ class _Training:
         since = time.perf_counter()
         rows = min(BATCH_SIZE, len(self.dataset.test.label))
         tested = jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), batch)
-        epoch = jax.jit(self.program.epoch, donate_argnums=0).lower(abstract, batch)
         init = jax.jit(self.program.init).lower()
         evaluate = jax.jit(self.program.evaluate)
         initial = self.pool.submit(compile_program, init)
-        compiled = compile_program(epoch)
+        described, cached = [self.config.to_dict(), self.about], self.config.train.compilation_cache
+        compiled, self.names = compile_epoch(self.program, abstract, batch, described=described, cached=cached)
         self.init = initial.result()
         self.evaluate = self.pool.submit(lambda: compile_program(evaluate.lower(abstract, tested)))
         self.compile_s = time.perf_counter() - since
@@ -227,7 +228,11 @@ class _Training:
         with self._training_time():
             rows = jax.device_get(waiting)
         for at, metrics in enumerate(rows, start=epoch - len(rows) + 1):
-            row = {name: v for name, v in numbers(self.program.named(metrics)).items() if name not in self.unmeasured}
+            row = {
+                name: v
+                for name, v in numbers(dict(zip(self.names, metrics, strict=True))).items()
+                if name not in self.unmeasured
+            }
             for event in events(self.previous, row, self.advice):
                 writers.event(at, at * self.program.steps_per_epoch, event)
                 progress.say(at, event)

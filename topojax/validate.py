@@ -17,6 +17,7 @@ from topojax.control.system import ESTIMATES, RATE_SIGNALS
 from topojax.errors import UserError
 from topojax.geometry import AFTER, METRICS
 from topojax.model.atlas import BALL_RADIUS
+from topojax.model.layers import MATMUL
 from topojax.optim import KEEPS_ADAM, RATES
 
 INTERVALS: dict[str, tuple[str, ...]] = {
@@ -126,6 +127,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "data.name": data.NAMES,
     "model.tensorization": ("sum", "full"),
     "model.straight_through": ("detached", "parity"),
+    "model.matmul": MATMUL,
     "optim.rate": RATES,
     "optim.schedule": ("none", "cosine"),
     "governor.signal": RATE_SIGNALS,
