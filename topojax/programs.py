@@ -115,7 +115,7 @@ def _read(file: pathlib.Path) -> tuple[bytearray, tuple[str, ...]] | None:
         return None
 
 
-def _write(file: pathlib.Path, blob: bytes, names: tuple[str, ...]) -> None:
+def _write(file: pathlib.Path, blob: bytes | bytearray, names: tuple[str, ...]) -> None:
     head = json.dumps({"names": names, "sha256": hashlib.sha256(blob).hexdigest()}).encode()
     part = file.with_suffix(f".{id(blob)}.part")
     try:
