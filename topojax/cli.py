@@ -64,6 +64,7 @@ def parse(argv: list[str]) -> ml_collections.ConfigDict:
       UserError: for anything wrong with it.
     """
     path = _config_argument(argv)
+    argv = [argument.replace(path, _located(path)) if _names(argument, path) else argument for argument in argv]
     fields = [name for name, _ in flat(load(path))]
     for field in (match[1] for match in map(_OVERRIDE.match, argv) if match):
         if any(name.startswith(f"{field}.") for name in fields):
@@ -72,7 +73,7 @@ def parse(argv: list[str]) -> ml_collections.ConfigDict:
             raise UserError(
                 f"unknown field config.{field}{_hint(field, fields, 'config.', '--print_config shows them')}"
             )
-    config = config_flags.DEFINE_config_file("config", path, "Configuration file.", lock_config=True)
+    config = config_flags.DEFINE_config_file("config", _located(path), "Configuration file.", lock_config=True)
     try:
         rest = flags.FLAGS(argv)
     except flags.UnrecognizedFlagError as error:
@@ -92,7 +93,7 @@ def load(path: str) -> ml_collections.ConfigDict:
     Raises:
       UserError: a file that is missing or fails, with the line; an unknown variant; no `get_config`.
     """
-    name, colon, variant = path.partition(":")
+    name, colon, variant = _located(path).partition(":")
     file = pathlib.Path(name)
     if not file.is_file():
         raise UserError(f"--config={path}: there is no file {name!r}")
@@ -127,6 +128,21 @@ def _config_argument(argv: list[str]) -> str:
         elif argument.startswith(("--config=", "-config=")):
             found = argument.partition("=")[2]
     return found
+
+
+def _located(path: str) -> str:
+    """`configs/…` that is not in the current folder is the one that came with the package, or lies beside it."""
+    name, colon, variant = path.partition(":")
+    if pathlib.Path(name).is_file() or not name.startswith("configs/"):
+        return path
+    for folder in (DEFAULT_CONFIG.parent, DEFAULT_CONFIG.parent.parent):
+        if (folder / name).is_file():
+            return f"{folder / name}{colon}{variant}"
+    return path
+
+
+def _names(argument: str, path: str) -> bool:
+    return argument in (path, f"--config={path}", f"-config={path}")
 
 
 def _hint(name: str, known: Iterable[str], prefix: str, otherwise: str) -> str:

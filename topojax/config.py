@@ -88,6 +88,7 @@ def default_config() -> ConfigDict:
     c.model.readout_bundle = 0
 
     c.train = ConfigDict()
+    # Passes over the training data.
     c.train.epochs = 100
     # Examples per step; the last, incomplete batch of an epoch is dropped.
     c.train.batch_size = 128
@@ -145,6 +146,8 @@ def default_config() -> ConfigDict:
     c.governor.grounding_warmup = 10
     # Epochs without a new best before the rate is cut; 0 is never.
     c.governor.plateau_patience = 0
+    # Relative improvement that makes a new best.
+    c.governor.plateau_tolerance = 1e-3
     # Cuts in a row that one loss of grounding or one barrier may cause.
     c.governor.freeze_limit = 5
 
@@ -294,6 +297,17 @@ def default_config() -> ConfigDict:
     # Progress bar on the terminal.
     c.log.progress = True
 
+    # MLflow (extra `mlflow`): metrics, parameters, events as tags, files at the end; a resumed run goes on.
+    c.mlflow = ConfigDict()
+    # Log there.
+    c.mlflow.enabled = False
+    # A server (http://…) or a file (sqlite:///…); unset: $MLFLOW_TRACKING_URI, else MLflow's own default.
+    c.mlflow.tracking_uri = placeholder(str)
+    # Experiment, made if missing.
+    c.mlflow.experiment = "topojax"
+    # Name of the run there; unset: `name`.
+    c.mlflow.run_name = placeholder(str)
+
     # One block for each contract of topojax/control/contracts.py, with the fields a run may change.
     c.contracts = ConfigDict({row.name: {f: getattr(row, f) for f in CONTRACT_FIELDS} for row in contracts.TABLE})
     return c
@@ -311,6 +325,7 @@ RESUMABLE = (
     "train.compilation_cache",
     "checkpoint",
     "log",
+    "mlflow",
     "profile",
     "monitor.on_saturation",
     "data.data_dir",
