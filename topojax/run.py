@@ -34,6 +34,9 @@ class Run:
       epoch: which checkpoint this is.
       image_shape: (H, W, C) of the inputs, None for points.
       input_dim: X.
+      program: its training and evaluation, un-jitted.
+      num_classes: C.
+      manifest: what identifies the data it was trained on (`data.Dataset.manifest`).
     """
 
     model: Model
@@ -42,6 +45,9 @@ class Run:
     epoch: int
     image_shape: tuple[int, int, int] | None
     input_dim: int
+    program: Program
+    num_classes: int
+    manifest: dict[str, Any]
 
     @functools.cached_property
     def weights(self) -> Any:
@@ -139,7 +145,17 @@ def restore(workdir: str | pathlib.Path, step: int | None = None) -> Run:
     finally:
         checkpoints.close()
     shape = meta["image_shape"]
-    return Run(model, state, config, meta["epoch"], tuple(shape) if shape else None, meta["input_dim"])
+    return Run(
+        model=model,
+        state=state,
+        config=config,
+        epoch=meta["epoch"],
+        image_shape=tuple(shape) if shape else None,
+        input_dim=meta["input_dim"],
+        program=program,
+        num_classes=meta["num_classes"],
+        manifest=meta["data"],
+    )
 
 
 def build(config: Any, meta: dict[str, Any]) -> tuple[Model, Program]:

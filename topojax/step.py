@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from topojax import losses, optim, revival, signals
+from topojax import optim, revival, signals
 from topojax.assemble import Rows, make_control
 from topojax.augment import augment
 from topojax.control import caps, precision
@@ -25,6 +25,7 @@ from topojax.measure import Probed, make_measure, make_prober, make_settings
 from topojax.metrics import expanded, pack, reduce_epoch
 from topojax.model import Model
 from topojax.objective import Settings, make_objective, task
+from topojax.predict import make_evaluate
 from topojax.state import TrainState
 from topojax.types import Array, Batch, Metrics
 
@@ -42,7 +43,8 @@ class Program(NamedTuple):
       epoch: (state, data) → (state, metrics): a scan of `train_step` in the order of (seed, epoch); losses, signals
         and norms are means over the epoch's finite steps, weights and rates its last values; one vector, since a
         hundred scalars would be a hundred buffers (`named` gives them their names back).
-      evaluate: (state, batch) → per-example arrays, in evaluation mode.
+      evaluate: (state, batch) → per-example arrays, in evaluation mode (`predict.make_evaluate`).
+      temperature: state → T of P(y|k).
     """
 
     steps_per_epoch: int
@@ -53,6 +55,7 @@ class Program(NamedTuple):
     train_step: Callable[[TrainState, Batch, Batch], tuple[TrainState, Metrics]]
     epoch: Callable[[TrainState, Batch], tuple[TrainState, Array]]
     evaluate: Callable[[TrainState, Batch], dict[str, Array]]
+    temperature: Callable[[TrainState], Array]
 
     def named(self, metrics: np.ndarray) -> dict[str, np.ndarray]:
         """An epoch's vector of metrics as name → number."""
@@ -253,24 +256,8 @@ def make_program(
         traced.append(expanded(names, rows))
         return state, reduce_epoch(traced[-1], metrics)
 
-    def evaluate(state: TrainState, batch: Batch) -> dict[str, Array]:
-        params = optim.eval_params(config.optim, state.params, state.opt_state)
-        weights, _ = model.normalise(params["atlas"], state.spectral)
-        encoding, decoding = model(weights, batch.image)
-        w = encoding.router
-        out = {
-            "chart": encoding.chart,
-            "code": encoding.code,
-            "router": w,
-            "z_geo": encoding.z_geo,
-            "squared_error": jnp.mean((decoding.x_hat - batch.image) ** 2, axis=-1),
-            "consistency": jax.vmap(lambda a, b: losses.consistency(a[None], b[None]))(w, decoding.router),
-            "readout_prediction": jnp.argmax(model.readout(weights, w, encoding.z_geo), axis=-1),
-        }
-        if config.supervised.enabled:
-            table = model.class_table(weights, settings_of(state.control, state.probed).temperature)
-            out["class_prediction"] = jnp.argmax(w @ table, axis=-1)
-        return out
+    def temperature(state: TrainState) -> Array:
+        return settings_of(state.control, state.probed).temperature
 
     traced: list[tuple[str, ...]] = []  # by tracing `epoch`: to ask again would trace the step once more
 
@@ -286,7 +273,8 @@ def make_program(
         traced.append(expanded(jax.eval_shape(step, data), rows))
         return traced[-1]
 
-    return Program(steps_per_epoch, rows, metric_names, init, probe_of, train_step, epoch, evaluate)
+    evaluate = make_evaluate(config, model, temperature)
+    return Program(steps_per_epoch, rows, metric_names, init, probe_of, train_step, epoch, evaluate, temperature)
 
 
 def probe_metrics(probed: Probed) -> Metrics:
