@@ -10,13 +10,14 @@ Every function takes a restored run and arrays, returns NumPy arrays, and change
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
 from topojax.augment import rotate_points, warp
 from topojax.errors import UserError
-from topojax.run import Run, class_probabilities
+from topojax.run import Run
 from topojax.types import Encoding
 
 MARGIN = 0.25
@@ -31,7 +32,7 @@ class View(NamedTuple):
     code: np.ndarray  # shape=(n,), int32
     router: np.ndarray  # shape=(n, N): w, sums to 1
     z_geo: np.ndarray  # shape=(n, D)
-    probabilities: np.ndarray  # shape=(n, C): of the classes (`run.class_probabilities`)
+    probabilities: np.ndarray  # shape=(n, C): of the classes (`probabilities`)
     reconstruction: np.ndarray  # shape=(n, X), by the decoder's own routing
 
 
@@ -79,9 +80,23 @@ def look(run: Run, x: ArrayLike) -> View:
         code=encoding.code,
         router=encoding.router,
         z_geo=encoding.z_geo,
-        probabilities=class_probabilities(run, encoding),
+        probabilities=probabilities(run, encoding),
         reconstruction=run.decode(encoding.z_geo, encoding.z_tex).x_hat,
     )
+
+
+def probabilities(run: Run, encoding: Encoding) -> np.ndarray:
+    """Class probabilities [n, C]: Σ_k w_k P(y|k) where labels trained the charts, else the detached readout's.
+
+    Args:
+      run: restored.
+      encoding: of `Run.encode`.
+    """
+    if run.config.supervised.enabled:
+        table = run.model.class_table(run.weights, run.program.temperature(run.state))
+        return encoding.router @ np.asarray(table)
+    logits = run.model.readout(run.weights, jnp.asarray(encoding.router), jnp.asarray(encoding.z_geo))
+    return np.asarray(jax.nn.softmax(logits))
 
 
 def rotate(run: Run, x: ArrayLike, degrees: ArrayLike) -> Change:

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from topojax.console import number
-from topojax.contracts import verdict, waits
+from topojax.console import number, verdict
+from topojax.contracts import waits
 from topojax.control.contracts import Contract
 from topojax.report.block import Block, Figure, Note, Table
 from topojax.report.history import History, spans
