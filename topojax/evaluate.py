@@ -72,7 +72,7 @@ def text(evaluation: Evaluation) -> str:
     head = f"epoch {evaluation.epoch}, {evaluation.split} split, {len(evaluation.predictions['chart'])} examples"
     rows = [(evaluation.split, "", "labels", "")]
     for name, value in evaluation.numbers.items():
-        rows.append((name, number(value), evaluation.labels[name], ABOUT[name.rpartition("/")[2]].about))
+        rows.append((name, number(value), evaluation.labels[name], ABOUT[name].about))
     used = [f"{use}: {LABELS[use]}" for use in LABELS if use in evaluation.labels.values()]
     return "\n\n".join(
         [head, columns(rows), *(["\n".join(evaluation.notes)] if evaluation.notes else []), "; ".join(used)]

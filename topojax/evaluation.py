@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from topojax import baseline_scores
+from topojax.baselines import NAMES
 from topojax.gluing import gluing
 from topojax.predict import Evaluate, compile_evaluate, predict
 from topojax.run import Run
@@ -19,11 +21,12 @@ ABOUT: dict[str, Number] = NUMBERS | {
     "cycle_error": Number("the same of the way i → j → i, ‖L_{j→i} L_{i→j} z_n^i − z_n^i‖²"),
     "class_table_gap": Number("½ Σ_y |P(y|k) learned − empirical|, mean over charts by their examples", "train"),
 }
-"""Every number of an evaluation, without the names of baselines before it."""
+ABOUT |= {f"{name}/{key}": about for name in NAMES for key, about in baseline_scores.ABOUT.items()}
+"""Every number of an evaluation; those of the baselines begin with ae/ and vq/."""
 
 LABELS = {
     "none": "no label was used",
-    "score": "labels of the split, only to compare with",
+    "score": "the model has seen no label; they are compared with its clusters, or name them",
     "head": "a detached head was trained with labels, the model was not",
     "train": "the model was trained with labels",
 }
@@ -91,15 +94,20 @@ def evaluate_run(
     found |= {"jump_error": glued.mean("jump"), "cycle_error": glued.mean("cycle")}
     if "class_table" in tables:
         found["class_table_gap"] = _gap(tables)
+    if run.program.baselines.members and train is not None:
+        sizes = {"clusters": run.config.model.num_charts, "seed": run.config.seed}
+        found |= baseline_scores.baseline_scores(
+            run.program.baselines, run.state.baselines, predictions, labels, train, **sizes
+        )
     supervised = bool(run.config.supervised.enabled)
     return Evaluation(
         split=name,
         epoch=run.epoch,
         predictions=predictions,
         numbers=numbers(found),
-        labels={key: "train" if supervised else ABOUT[key].labels for key in found},
+        labels={key: "train" if supervised and "/" not in key else ABOUT[key].labels for key in found},
         tables=tables,
-        notes=tuple(_notes(run, labels, n, tables)),
+        notes=tuple(_notes(run, labels, n, tables, train)),
     )
 
 
@@ -141,7 +149,9 @@ def _gap(tables: dict[str, np.ndarray]) -> float:
     return float(np.average(distance[used], weights=share[used]))
 
 
-def _notes(run: Run, labels: np.ndarray | None, n: int, tables: dict[str, np.ndarray]) -> list[str]:
+def _notes(
+    run: Run, labels: np.ndarray | None, n: int, tables: dict[str, np.ndarray], train: Batch | None
+) -> list[str]:
     notes = []
     unused = np.flatnonzero(tables["code_usage"].sum(axis=1) == 0)
     if unused.size:
@@ -152,6 +162,8 @@ def _notes(run: Run, labels: np.ndarray | None, n: int, tables: dict[str, np.nda
         notes.append("no labels: nothing is compared with them")
     elif len(np.unique(labels)) == 1:
         notes.append("one class: AMI, NMI and ARI are undefined, there is nothing to tell apart")
+    if run.program.baselines.members and train is None:
+        notes.append("no training split: baselines are clustered there, and left out")
     if np.isnan(tables["jump_error"]).all():
         notes.append("no two charts overlap: jump and cycle errors are undefined")
     return notes

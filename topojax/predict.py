@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from topojax import losses
+from topojax.baselines import Baselines
 from topojax.model import Model
 from topojax.optim import eval_params
 from topojax.runtime import compile_program
@@ -19,18 +20,21 @@ Evaluate = Callable[[Any, Batch], dict[str, Array]]
 """`Program.evaluate`: (state, batch) → arrays of one row for each example."""
 
 
-def make_evaluate(config: Any, model: Model, temperature: Callable[[Any], Array]) -> Evaluate:
+def make_evaluate(config: Any, model: Model, temperature: Callable[[Any], Array], baselines: Baselines) -> Evaluate:
     """Build `Program.evaluate`: the atlas in evaluation mode, dreaming, and its heads.
 
     Args:
       config: of the run.
       model: the atlas.
       temperature: TrainState → T of P(y|k).
+      baselines: of the run.
 
     Returns:
       (state, batch) → chart, code [B]; router [B, N]; z_geo [B, D]; squared_error (mean over inputs) [B]; consistency
       (divergence of the decoder's routing, nats) [B]; readout_probability [B, C] and readout_prediction [B]; and, where
-      labels trained the charts, class_probability (w P) [B, C] and class_prediction [B].
+      labels trained the charts, class_probability (w P) [B, C] and class_prediction [B]. Of each
+      baseline, z [B, D], squared_error, probe_probability, probe_prediction, and code where it has a codebook, under
+      `ae/z` and so on.
     """
 
     def evaluate(state: Any, batch: Batch) -> dict[str, Array]:
@@ -52,7 +56,7 @@ def make_evaluate(config: Any, model: Model, temperature: Callable[[Any], Array]
         if config.supervised.enabled:
             out["class_probability"] = w @ model.class_table(weights, temperature(state))
             out["class_prediction"] = jnp.argmax(out["class_probability"], axis=-1)
-        return out
+        return out | baselines.evaluate(state.baselines, batch)
 
     return evaluate
 

@@ -99,6 +99,21 @@ class Run:
         given = np.broadcast_to(given, len(z_geo)).astype(np.int32)
         return Decoding(*_in_batches(self._decode_in, z_geo, z_tex, given))
 
+    def reconstruct_baselines(self, x: ArrayLike) -> dict[str, np.ndarray]:
+        """Reconstructions by the baselines that were trained beside the atlas.
+
+        Args:
+          x: as for `encode`.
+
+        Returns:
+          `ae`, `vq`, those there are → [n, X].
+
+        Raises:
+          UserError: as `encode`.
+        """
+        names = list(self.program.baselines.members)
+        return dict(zip(names, _in_batches(self._reconstruct, self._inputs(x)), strict=True)) if names else {}
+
     def _inputs(self, x: ArrayLike) -> np.ndarray:
         x = np.asarray(x)
         shapes = [(self.input_dim,)] if self.image_shape is None else [(self.input_dim,), self.image_shape]
@@ -113,6 +128,11 @@ class Run:
     def _encode(self) -> Callable[..., Encoding]:
         encode = jax.jit(self.model.encode)
         return lambda x: encode(self.weights, x)
+
+    @functools.cached_property
+    def _reconstruct(self) -> Callable[..., list[Any]]:
+        reconstruct = jax.jit(self.program.baselines.reconstruct)
+        return lambda x: list(reconstruct(self.state.baselines, x).values())
 
     @functools.cached_property
     def _decode_freely(self) -> Callable[..., Decoding]:

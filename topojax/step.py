@@ -18,6 +18,7 @@ import numpy as np
 from topojax import optim, revival, signals
 from topojax.assemble import Rows, make_control
 from topojax.augment import augment
+from topojax.baselines import Baselines, make_baselines, params_of
 from topojax.control import caps, precision
 from topojax.control.system import ControlState
 from topojax.data import batch_indices
@@ -27,7 +28,7 @@ from topojax.model import Model
 from topojax.objective import Settings, make_objective, task
 from topojax.predict import make_evaluate
 from topojax.state import TrainState
-from topojax.types import Array, Batch, Metrics
+from topojax.types import Array, Batch, Metrics, Spectral
 
 
 class Program(NamedTuple):
@@ -45,6 +46,7 @@ class Program(NamedTuple):
         hundred scalars would be a hundred buffers (`named` gives them their names back).
       evaluate: (state, batch) → per-example arrays, in evaluation mode (`predict.make_evaluate`).
       temperature: state → T of P(y|k).
+      baselines: what is trained beside the atlas, to compare it with.
     """
 
     steps_per_epoch: int
@@ -56,6 +58,7 @@ class Program(NamedTuple):
     epoch: Callable[[TrainState, Batch], tuple[TrainState, Array]]
     evaluate: Callable[[TrainState, Batch], dict[str, Array]]
     temperature: Callable[[TrainState], Array]
+    baselines: Baselines
 
     def named(self, metrics: np.ndarray) -> dict[str, np.ndarray]:
         """An epoch's vector of metrics as name → number."""
@@ -87,9 +90,9 @@ def make_program(
     charts, codes, latent = config.model.num_charts, config.model.codes_per_chart, config.model.latent_dim
     system, rows = make_control(config, num_classes=num_classes)
     objective = make_objective(config, model, rows)
-    gradient = jax.value_and_grad(objective.loss, has_aux=True)
     optimizer = optim.make_optimizer(config.optim, steps_per_epoch=steps_per_epoch)
     schedule = optim.schedule(config.optim, steps_per_epoch=steps_per_epoch, epochs=config.train.epochs)
+    baselines = make_baselines(config, model, input_dim=input_dim, num_classes=num_classes, schedule=schedule)
     needs_view = any(row.name in ("orbit", "vicreg_inv") for row in rows)
     revives = bool(config.revival.dead_code or config.revival.dead_chart)
     set_by_targets = make_settings(config, rows)
@@ -110,6 +113,14 @@ def make_program(
         image_shape=image_shape,
     )
 
+    def joint(both: tuple, spectral: Spectral, lambdas: Metrics, settings: Settings, batch: Batch, view: Array):
+        """The atlas's loss and the baselines', of disjoint parameters: one backward pass for all."""
+        loss, aux = objective.loss(both[0], spectral, lambdas, settings, batch, view)
+        other, compared = baselines.loss(both[1], batch)
+        return loss + other, (loss, aux, compared)
+
+    gradient = jax.value_and_grad(joint, has_aux=True)
+
     def init() -> TrainState:
         key = jax.random.key(config.seed)
         atlas, spectral = model.init(jax.random.fold_in(key, 0))
@@ -127,6 +138,7 @@ def make_program(
             liveness=revival.empty(charts, codes, latent),
             probed=prober.init(),
             key=jax.random.fold_in(key, 1),
+            baselines=baselines.init(jax.random.fold_in(key, 2)),
         )
 
     def train_step(state: TrainState, batch: Batch, probe: Batch) -> tuple[TrainState, Metrics]:
@@ -137,7 +149,8 @@ def make_program(
             view = augment(view_key, batch.image, image_shape, **config.view.to_dict())
 
         lambdas, settings = system.weights(state.control), settings_of(state.control, state.probed)
-        (loss, aux), grads = gradient(state.params, state.spectral, lambdas, settings, batch, view)
+        both = (state.params, params_of(state.baselines))
+        (_, (loss, aux, compared)), (grads, others) = gradient(both, state.spectral, lambdas, settings, batch, view)
         direction, opt_state = optimizer.update(grads, state.opt_state, state.params, value=task(aux.terms))
         direction = optim.scaled(direction, config.optim.group_rates, state.control.hierarchy.factors)
         norms = {
@@ -170,6 +183,7 @@ def make_program(
             liveness=observed(state, encoding, finite),
             probed=state.probed,
             key=state.key,
+            baselines=baselines.update(state.baselines, others, state.step),
         )
         ends = new.step % steps_per_epoch == 0
         new, epoch_metrics = jax.lax.cond(ends, close_epoch, go_on, state, new, probe, lambdas, rate)
@@ -178,6 +192,7 @@ def make_program(
             **{f"signal/{name}": jnp.mean(value) for name, value in seen.items()},
             **{f"weight/{name}": jnp.mean(value) for name, value in lambdas.items()},
             **{f"norm/{name}": value for name, value in norms.items()},
+            **compared,
             "norm/update": jnp.where(finite, rate * norms["direction"], 0.0),
             "lr": rate,
             "lr_governor": new.control.governor.rate,
@@ -273,8 +288,10 @@ def make_program(
         traced.append(expanded(jax.eval_shape(step, data), rows))
         return traced[-1]
 
-    evaluate = make_evaluate(config, model, temperature)
-    return Program(steps_per_epoch, rows, metric_names, init, probe_of, train_step, epoch, evaluate, temperature)
+    evaluate = make_evaluate(config, model, temperature, baselines)
+    return Program(
+        steps_per_epoch, rows, metric_names, init, probe_of, train_step, epoch, evaluate, temperature, baselines
+    )
 
 
 def probe_metrics(probed: Probed) -> Metrics:
