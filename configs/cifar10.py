@@ -34,9 +34,10 @@ def get_config(variant: str = ""):
 
 
 def report_3k(c):
-    """A patient governor, a prior; `--config.mlflow.enabled=true` logs to the server it names."""
+    """A patient governor, a prior, baselines beside; `--config.mlflow.enabled=true` logs to the server it names."""
     c.seed = 42
     c.model.hidden_dim, c.model.latent_dim, c.model.codes_per_chart = 32, 2, 21
+    c.baselines.autoencoder = c.baselines.vq = True
     c.train.epochs = 3000
     c.optim.learning_rate = c.optim.learning_rate_max = 0.005
     c.optim.schedule = "none"

@@ -56,7 +56,8 @@ def report_3k(c):
 
 
 def report_adaptive(c):
-    """A small rate, a patient governor, a prior; `--config.mlflow.enabled=true` logs to the server it names."""
+    """A small rate, a patient governor, a prior, baselines beside; `--config.mlflow.enabled=true` logs to the server it names."""
+    c.baselines.autoencoder = c.baselines.vq = True
     c.optim.learning_rate = c.optim.learning_rate_max = 1e-4
     c.contracts.prior_n.enabled = c.contracts.prior_tex.enabled = True
     c.contracts.prior_n.initial = c.contracts.prior_tex.initial = 0.001

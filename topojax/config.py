@@ -88,6 +88,25 @@ def default_config() -> ConfigDict:
     # Channels per norm in the detached readout; 0 is all.
     c.model.readout_bundle = 0
 
+    # What the atlas is compared with, trained in the same step on the same batches: no label, no control.
+    c.baselines = ConfigDict()
+    # A plain autoencoder X-h-h-D-h-h-X; h matches its parameters to those of the atlas's encoder and decoder.
+    c.baselines.autoencoder = False
+    # The same with one codebook at its bottleneck.
+    c.baselines.vq = False
+    # Codes in that codebook.
+    c.baselines.codes = 64
+    # Weight β of its commitment.
+    c.baselines.commitment = 0.25
+    # Their Adam's rate; it falls as optim.schedule does. The governor, its caps and the group rates leave it alone.
+    c.baselines.learning_rate = 1e-3
+    # Tokens that a self-attention block cuts each hidden layer into; 0 is no block.
+    c.baselines.attention_tokens = 0
+    # Channels of a token.
+    c.baselines.attention_dim = 32
+    # Heads of the attention.
+    c.baselines.attention_heads = 4
+
     c.train = ConfigDict()
     # Passes over the training data.
     c.train.epochs = 100

@@ -93,6 +93,16 @@ def _head_rate(value: float, every: Mapping[str, Any]) -> Fields:
     return {"optim.group_rates.heads": value / every["lr"] if value else 1.0}
 
 
+def _tokens(value: Any, every: Mapping[str, Any]) -> Fields:
+    return {"baselines.attention_tokens": every["baseline_attn_tokens"] if every["baseline_attn"] else 0}
+
+
+def _baseline(name: str, kind: str) -> Flag:
+    field = f"baselines.{kind}"
+    remark = "false; baselines were trained there unless disabled"
+    return Flag(name, False, field, remark, lambda value, every: {field: not value}, switch=True, carried=True)
+
+
 def _ramp(value: Any, every: Mapping[str, Any]) -> Fields:
     return {"gates.ramp_epochs": max(1, every["jump_ramp_end"] - every["jump_warmup"])}
 
@@ -240,13 +250,20 @@ FLAGS: tuple[Flag, ...] = (
     _none("disable_classifier_head", False, "the readout is detached and costs nothing: it is always there", switch=True),
     Flag("classifier_lr", 0.0, "optim.group_rates.heads", "a share of the rate: divided by `--lr`", _head_rate),
     _same("classifier_bundle_size", 0, "model.readout_bundle"),
-    _none("disable_ae", False, "no plain autoencoder is trained beside the atlas", switch=True),
-    _none("disable_vq", False, "no single-codebook model is trained beside the atlas", switch=True),
-    _none("baseline_attn", False, "no baselines are trained beside the atlas", switch=True),
-    _none("baseline_attn_tokens", 4, "no baselines are trained beside the atlas"),
-    _none("baseline_attn_dim", 32, "no baselines are trained beside the atlas"),
-    _none("baseline_attn_heads", 4, "no baselines are trained beside the atlas"),
-    _none("baseline_attn_dropout", 0.0, "no baselines are trained beside the atlas"),
+    _baseline("disable_ae", "autoencoder"),
+    _baseline("disable_vq", "vq"),
+    Flag(
+        "baseline_attn",
+        False,
+        "baselines.attention_tokens",
+        "on: the value of `--baseline_attn_tokens`; off: 0",
+        _tokens,
+        switch=True,
+    ),
+    Flag("baseline_attn_tokens", 4, "baselines.attention_tokens", "where `--baseline_attn` is given", _tokens),
+    _same("baseline_attn_dim", 32, "baselines.attention_dim"),
+    _same("baseline_attn_heads", 4, "baselines.attention_heads"),
+    _none("baseline_attn_dropout", 0.0, "the attention block has no dropout"),
 )
 """Every flag, in the original's order."""
 

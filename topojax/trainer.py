@@ -24,10 +24,12 @@ from topojax.console import number as number_text
 from topojax.contracts import audit, last_fifth
 from topojax.control.feasible import unstable_gains
 from topojax.errors import UserError
-from topojax.evaluate import BATCH_SIZE, predict, scores
+from topojax.evaluation import evaluate_run
 from topojax.events import events, unsatisfied
-from topojax.run import build, restore
+from topojax.predict import compile_evaluate, predict
+from topojax.run import Run, build, restore
 from topojax.runtime import compile_program, use_compilation_cache, versions
+from topojax.scores import scores
 from topojax.state import TrainState
 from topojax.types import Batch, Metrics
 from topojax.validate import validate
@@ -165,15 +167,12 @@ class _Training:
     def _compile(self, abstract: Any, batch: Batch) -> Callable:
         """Compile the run's programs; returns the epoch's. Evaluation is compiled while training has begun."""
         since = time.perf_counter()
-        rows = min(BATCH_SIZE, len(self.dataset.test.label))
-        tested = jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), batch)
         epoch = jax.jit(self.program.epoch, donate_argnums=0).lower(abstract, batch)
         init = jax.jit(self.program.init).lower()
-        evaluate = jax.jit(self.program.evaluate)
         initial = self.pool.submit(compile_program, init)
         compiled = compile_program(epoch)
         self.init = initial.result()
-        self.evaluate = self.pool.submit(lambda: compile_program(evaluate.lower(abstract, tested)))
+        self.evaluate = self.pool.submit(compile_evaluate, self.program.evaluate, abstract, self.dataset.test)
         self.compile_s = time.perf_counter() - since
         return compiled
 
@@ -272,10 +271,21 @@ class _Training:
         self.checkpoints.save(epoch, state, meta, loss=self.previous["signal/task"])
 
     def _finish(self, state: TrainState) -> dict[str, Any]:
-        tested, _ = self._test(state)
+        run = Run(
+            model=self.model,
+            state=state,
+            config=self.config,
+            epoch=self.config.train.epochs,
+            image_shape=self.dataset.image_shape,
+            input_dim=self.dataset.train.image.shape[1],
+            program=self.program,
+            num_classes=self.dataset.num_classes,
+            manifest=self.dataset.manifest,
+        )
+        tested = evaluate_run(run, self.dataset.test, self.dataset.train, compiled=self.evaluate.result())
         result = {
             "name": self.config.name,
-            **tested,
+            **tested.named(),
             "labels_used": self.config.supervised.enabled,
             "readout_labels_used": True,
             "epochs": self.config.train.epochs,

@@ -26,6 +26,9 @@ INTERVALS: dict[str, tuple[str, ...]] = {
         "model.latent_dim",
         "model.codes_per_chart",
         "model.rank",
+        "baselines.codes",
+        "baselines.attention_dim",
+        "baselines.attention_heads",
         "train.epochs",
         "optim.plateau_patience",
         "train.batch_size",
@@ -59,6 +62,8 @@ INTERVALS: dict[str, tuple[str, ...]] = {
         "model.chart_bias",
         "model.class_affinity",
         "model.readout_bundle",
+        "baselines.commitment",
+        "baselines.attention_tokens",
         "optim.warmup_epochs",
         "optim.update_ratio",
         "governor.spike_tolerance",
@@ -77,6 +82,7 @@ INTERVALS: dict[str, tuple[str, ...]] = {
     "(0, inf)": (
         "model.ball_scale",
         "optim.learning_rate",
+        "baselines.learning_rate",
         "optim.learning_rate_max",
         "optim.learning_rate_min",
         "optim.grad_clip",
@@ -168,6 +174,7 @@ def validate(config: Any) -> None:
         raise UserError("config.mlflow.experiment is empty: name the experiment")
     _rates(config.optim)
     _sizes(config.model)
+    _attention(config.baselines)
     _revival(config)
     _contracts(config)
 
@@ -213,6 +220,12 @@ def _sizes(model: Any) -> None:
         raise UserError(
             f"config.model.jump_rank = {model.jump_rank}: must be at most {_LARGEST_JUMP_RANK}; 0 is latent_dim"
         )
+
+
+def _attention(baselines: Any) -> None:
+    dim, heads = baselines.attention_dim, baselines.attention_heads
+    if baselines.attention_tokens and dim % heads:
+        raise UserError(f"config.baselines.attention_heads = {heads}: must divide attention_dim = {dim}")
 
 
 def _contracts(config: Any) -> None:
