@@ -80,11 +80,10 @@ def test_one_version_everywhere():
     assert re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)[1] == VERSION
 
 
-def test_the_api_reference_is_made_of_every_public_module(tmp_path):
-    command = re.search(r"python -m (pdoc .*?) -o build/api", (ROOT / "CONTRIBUTING.md").read_text())[1]
-    arguments = [word.strip("'") for word in command.split()]
-    run(sys.executable, "-m", *arguments, "-o", str(tmp_path / "api"), cwd=tmp_path)
-    pages = {path.stem for path in (tmp_path / "api" / "topojax").glob("*.html")}
+def test_the_api_reference_has_a_page_for_every_public_module(tmp_path):
+    run(sys.executable, "-W", "error::UserWarning", str(ROOT / "docs" / "api.py"), str(tmp_path / "api"), cwd=tmp_path)
+    folder = tmp_path / "api" / "topojax"
     modules = {path.stem for path in (ROOT / "topojax").glob("[!_]*.py")}
-    assert modules - pages == {"train"}
-    assert "the rate" in (tmp_path / "api" / "topojax" / "control" / "governor.html").read_text()
+    assert modules <= {path.stem for path in folder.glob("*.html")}
+    assert "Restore a run from its workdir." in (tmp_path / "api" / "topojax.html").read_text()
+    assert "carries its cause" in (folder / "control" / "governor.html").read_text()
