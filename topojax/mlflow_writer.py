@@ -52,7 +52,7 @@ class MlflowRun(Sink):
         self._workdir, self._uri = workdir, config.mlflow.tracking_uri
         self._client = _client(config.mlflow.tracking_uri)
         try:
-            self._run, sent = self._open(config)
+            self._run, self._sent = self._open(config)
         except Exception as error:  # MLflow raises its own, SQLAlchemy's and requests'
             where = self._client.tracking_uri
             raise UserError(f"config.mlflow.tracking_uri = {where}: MLflow refuses: {_line(error)}") from error
@@ -65,8 +65,7 @@ class MlflowRun(Sink):
         for row in _rows(workdir / "events.jsonl", epoch):
             self.event(row.pop("epoch"), row.pop("step"), row)
         for row in _rows(workdir / "metrics.jsonl", epoch):
-            if row["epoch"] > sent:
-                self.metrics(row.pop("epoch"), row.pop("step"), row)
+            self.metrics(row.pop("epoch"), row.pop("step"), row)
 
     def _open(self, config: Any) -> tuple[str, int]:
         """(run id, last epoch that is whole there)."""
@@ -104,7 +103,9 @@ class MlflowRun(Sink):
             self._client.log_batch(run_id, params=part)
 
     def metrics(self, epoch: int, step: int, values: Row) -> None:
-        """Take a row; values that are not finite are left out, `nonfinite` counts them."""
+        """Take a row; values that are not finite are left out, `nonfinite` counts them. One that is there is passed over."""
+        if epoch <= self._sent:
+            return
         self._rows.append((epoch, int(time.time() * 1000), values))
         full = len(self._rows) * len(values) >= METRICS_A_REQUEST
         if full or time.monotonic() - self._handed > SECONDS_BETWEEN:
