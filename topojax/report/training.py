@@ -130,6 +130,6 @@ def events(history: History) -> list[Block]:
     order = [kind.replace("_", " ") for kind in kinds]
     figure.update_yaxes(categoryorder="array", categoryarray=order, showgrid=True)
     figure.update_xaxes(title_text="epoch")
-    figure.update_layout(margin={"t": 16})
+    figure.update_layout(margin={"t": 36})
     caption = f"{len(history.events)} events; hovering shows what was decided and why (events.jsonl holds them all)."
     return [Figure("events", figure, caption)]
