@@ -18,17 +18,17 @@ OVERLAP = 0.02
 ARROWS = 80
 
 _SCRIPT = f"""
-const plot = document.getElementById('{{plot_id}}'), card = document.getElementById('thumbnails');
+const plot = document.getElementById('{{plot_id}}'), find = () => document.getElementById('thumbnails');
 plot.on('plotly_hover', (e) => {{
-  const i = (e.points[0].customdata || [])[0];
+  const i = (e.points[0].customdata || [])[0], card = find();
   if (i === undefined || !card) return;
   for (const tile of card.querySelectorAll('i'))
     tile.style.backgroundPosition = `${{-{SIDE} * (i % {COLUMNS})}}px ${{-{SIDE} * Math.floor(i / {COLUMNS})}}px`;
   card.hidden = false;
 }});
-plot.on('plotly_unhover', () => {{ if (card) card.hidden = true; }});
+plot.on('plotly_unhover', () => {{ if (find()) find().hidden = true; }});
 plot.addEventListener('mousemove', (e) => {{
-  if (card) card.style.translate = `${{e.clientX + 14}}px ${{e.clientY + 18}}px`;
+  if (find()) find().style.translate = `${{e.clientX + 14}}px ${{e.clientY + 44}}px`;
 }});
 """
 

@@ -44,9 +44,9 @@ def models(evaluation: Evaluation) -> list[Block]:
         ]
         rows.append((meaning, *cells))
     caption = (
-        "The atlas beside baselines of as many parameters, trained on the same batches; in brackets what labels had to "
-        "do with the number, as in the table below, which also has all digits. Clusters of a baseline are k-means of its "
-        "training latents, as many as there are charts."
+        "The atlas beside baselines of as many parameters, trained on the same batches; in brackets what labels had "
+        "to do with the number, as in the table below, which also has all digits. Clusters of a baseline are k-means "
+        "of its training latents, as many as there are charts."
     )
     return [Table("models", ("", "atlas", *(MODELS[name] for name in names)), rows, caption)]
 

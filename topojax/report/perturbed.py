@@ -130,8 +130,8 @@ def paths(portrait: Portrait) -> list[Block]:
         return [Note("No chart has two examples: there is nothing to interpolate.")]
     heads = ["example", *[""] * 9, "example"]
     caption = (
-        "The three most used charts. Between: the straight line in the latent between two examples of the chart that lie "
-        "far apart, texture included, drawn by the chart alone. Along: its axes through the middle of its codes."
+        "The three most used charts. Between: the straight line in the latent between two examples of the chart that "
+        "lie far apart, texture included, drawn by the chart alone. Along: its axes through the middle of its codes."
     )
     return [Picture("paths", tiles.table(rows, shape, heads=heads, side=0.62), caption)]
 

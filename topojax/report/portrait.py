@@ -64,7 +64,7 @@ class Portrait:
 
     @functools.cached_property
     def projection(self) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-        """(origin [D], axes [D, d], names of the axes): the identity up to three dimensions, else two principal axes."""
+        """(origin [D], axes [D, d], their names): the identity up to three dimensions, else two principal axes."""
         z = self.encoding.z_geo
         latent = z.shape[1]
         if latent <= 3:

@@ -61,7 +61,6 @@ def styled(figure: Any, height: int) -> Any:
         "gridcolor": GRID,
         "zeroline": False,
         "title": {"standoff": 8},
-        "automargin": True,
         "minorloglabels": "none",
     }
     figure.update_layout(
