@@ -9,7 +9,7 @@ from topojax.report import tiles
 from topojax.report.block import Block, Figure
 from topojax.report.page import uri
 from topojax.report.portrait import Portrait
-from topojax.report.style import INK, QUIET, SEQUENTIAL, blank, colour, symbol
+from topojax.report.style import INK, SEQUENTIAL, blank, colour, symbol
 
 SIDE, COLUMNS = 76, 50
 """Side of a thumbnail under the cursor, CSS pixels; thumbnails in a row of the sprite."""
@@ -18,21 +18,23 @@ OVERLAP = 0.02
 ARROWS = 80
 
 _SCRIPT = f"""
-const plot = document.getElementById('{{plot_id}}'), card = document.getElementById('thumbnails');
+const plot = document.getElementById('{{plot_id}}'), find = () => document.getElementById('thumbnails');
 plot.on('plotly_hover', (e) => {{
-  const i = (e.points[0].customdata || [])[0];
+  const i = (e.points[0].customdata || [])[0], card = find();
   if (i === undefined || !card) return;
   for (const tile of card.querySelectorAll('i'))
     tile.style.backgroundPosition = `${{-{SIDE} * (i % {COLUMNS})}}px ${{-{SIDE} * Math.floor(i / {COLUMNS})}}px`;
   card.hidden = false;
 }});
-plot.on('plotly_unhover', () => {{ if (card) card.hidden = true; }});
-plot.addEventListener('mousemove', (e) => {{ if (card) card.style.translate = `${{e.clientX + 14}}px ${{e.clientY + 18}}px`; }});
+plot.on('plotly_unhover', () => {{ if (find()) find().hidden = true; }});
+plot.addEventListener('mousemove', (e) => {{
+  if (find()) find().style.translate = `${{e.clientX + 14}}px ${{e.clientY + 44}}px`;
+}});
 """
 
 
 def atlas(portrait: Portrait) -> list[Block]:
-    """Examples by label, chart, code, error and routing entropy, chosen by a menu; charts, codes and jumps above them."""
+    """Examples by label, chart, code, error or routing entropy, as a menu says; charts, codes and jumps above them."""
     flat = portrait.project(portrait.encoding.z_geo[:1]).shape[1] == 2
     figure = blank(680)
     groups: list[tuple[str, list[Any]]] = []
@@ -117,7 +119,8 @@ def _facts(portrait: Portrait, at: np.ndarray) -> tuple[np.ndarray, str]:
     example = portrait.drawn[at]
     columns = [at, example, portrait.chart[example], portrait.evaluation.predictions["code"][example]]
     columns += [portrait.error[example]]
-    text = "example %{customdata[1]}<br>chart %{customdata[2]}, code %{customdata[3]}<br>squared error %{customdata[4]:.4f}"
+    text = "example %{customdata[1]}<br>chart %{customdata[2]}, code %{customdata[3]}"
+    text += "<br>squared error %{customdata[4]:.4f}"
     if portrait.label is not None:
         columns.append(portrait.label[example])
         text = "label %{customdata[5]}, " + text
@@ -167,7 +170,7 @@ def _overlays(portrait: Portrait, flat: bool) -> tuple[list[Any], int, float]:
     """Traces of jumps, codes and charts; how many jumps are drawn, and their mean length."""
     import plotly.graph_objects as go
 
-    start, end, target = jumps(portrait)
+    start, end = jumps(portrait)
     segments = np.stack([start, end, np.full_like(start, np.nan)], axis=1).reshape(-1, start.shape[-1])
     codes = np.stack([explore.codes(portrait.run, chart) for chart in range(portrait.charts)])
     used = portrait.evaluation.tables["code_usage"] > 0
@@ -216,14 +219,14 @@ def _overlays(portrait: Portrait, flat: bool) -> tuple[list[Any], int, float]:
     return traces, len(start), float(lengths.mean()) if len(lengths) else 0.0
 
 
-def jumps(portrait: Portrait) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def jumps(portrait: Portrait) -> tuple[np.ndarray, np.ndarray]:
     """The jump operators applied to examples between two charts, in the latent's coordinates.
 
     An example that charts i and j share lies at c̄ + q_i + z_n^i as chart i alone reads it; its jump is to
     c̄ + q_j + L_{i→j} z_n^i, where chart j should read it.
 
     Returns:
-      start [m, D], end [m, D] and target chart j [m], of at most `ARROWS` examples with w_i w_j ≥ `OVERLAP`, i their own.
+      start [m, D] and end [m, D], of at most `ARROWS` examples with w_i w_j ≥ `OVERLAP`, i their own chart.
     """
     e = portrait.encoding
     rows = portrait.drawn
@@ -238,7 +241,7 @@ def jumps(portrait: Portrait) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     jumped = np.asarray(portrait.run.model.jump(portrait.run.weights, e.z_n_all[rows]))
     pick = np.arange(len(rows))
     start = e.c_bar[rows] + e.z_q_all[rows, source] + e.z_n_all[rows, source]
-    return start, e.c_bar[rows] + e.z_q_all[rows, target] + jumped[pick, source, target], target
+    return start, e.c_bar[rows] + e.z_q_all[rows, target] + jumped[pick, source, target]
 
 
 def _caption(portrait: Portrait, jumps: int, length: float) -> str:

@@ -30,12 +30,12 @@ class Picture:
 
     Attributes:
       name: of its element in the page and of its PNG.
-      figure: of matplotlib; closed once written.
+      png: its bytes.
       caption: what it shows; plain text.
     """
 
     name: str
-    figure: Any
+    png: bytes
     caption: str
 
 

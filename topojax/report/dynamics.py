@@ -1,4 +1,4 @@
-"""Figures of the training dynamics: the coupling window as a phase plot, and the drift scales against their barriers."""
+"""Figures of the dynamics: the coupling window as a phase plot, and the drift scales against their barriers."""
 
 import math
 from typing import Any
@@ -23,7 +23,9 @@ def window(history: History) -> list[Block]:
     if entropy is None or information is None or epsilon is None:
         return [Note(UNLOGGED)]
     log_charts = math.log(history.config.model.num_charts)
-    figure = panels(["Coupling window", "Inflow and mixing"], each=380, column_widths=[0.56, 0.44])
+    figure = panels(
+        ["Coupling window", "Inflow and mixing"], each=380, column_widths=[0.53, 0.47], horizontal_spacing=0.16
+    )
     eps = float(epsilon[np.isfinite(epsilon)][-1])
     _polygon(figure, [(eps, eps), (log_charts, eps), (log_charts, log_charts)], GOOD, "grounded: ε ≤ I(X;K) ≤ H(K)")
     high, low = history.config.monitor.over_mixing_high, history.config.monitor.over_mixing_low
@@ -42,7 +44,7 @@ def window(history: History) -> list[Block]:
                 "colorscale": SEQUENTIAL,
                 "size": 8,
                 "line": {"color": "white", "width": 0.5},
-                "colorbar": {"title": "epoch", "thickness": 10, "len": 0.9, "x": 0.515},
+                "colorbar": {"title": "epoch", "thickness": 10, "len": 0.9, "x": 0.455},
             },
             text=[f"epoch {epoch}" for epoch in history.epoch],
             hovertemplate="%{text}<br>H(K) %{x:.3f}, I(X;K) %{y:.3f} nats<extra></extra>",
@@ -123,8 +125,8 @@ def scales(history: History) -> list[Block]:
     figure.update_xaxes(title_text="epoch")
     latched = [b for b in BARRIERS if any(e["event"] == "barrier" and e["scale"] == b for e in history.events)]
     caption = (
-        "Dimensionless change per update on the probe batch: sharpness of the signal α, routing β, decoder γ, latent δ. "
-        "Right: a barrier latches above 1 (dashed) and slows the groups behind it while shaded; "
-        f"it latched for {', '.join(latched) if latched else 'none'}. The action is hierarchy.action = {settings.action}."
+        "Dimensionless changes per update on the probe batch: sharpness of the signal α, routing β, decoder γ, latent "
+        "δ. Right: a barrier latches above 1 (dashed) and slows the groups behind it while shaded; "
+        f"it latched for {', '.join(latched) or 'none'}. The action is hierarchy.action = {settings.action}."
     )
     return [Figure("scales", own_legends(figure), caption)]

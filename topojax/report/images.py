@@ -1,13 +1,12 @@
 """Pictures of what the atlas draws: reconstructions, the prototype of every chart, and the atlas in one picture."""
 
-from typing import Any
-
 import numpy as np
 
 from topojax import explore
 from topojax.report import tiles
 from topojax.report.block import Block, Figure, Note, Picture
-from topojax.report.portrait import Portrait
+from topojax.report.portrait import MODELS, Portrait
+from topojax.report.still import plain, png
 from topojax.report.style import INK, QUIET, blank, colour
 
 COLUMNS = 12
@@ -20,20 +19,16 @@ def reconstructions(portrait: Portrait) -> list[Block]:
         return [_points(portrait)]
     chosen = one_of_each(portrait)[:COLUMNS]
     rows = [("input", portrait.image[chosen]), ("atlas", portrait.x_hat[chosen])]
-    rows += [(name, x_hat[chosen]) for name, x_hat in dreams(portrait).items()]
+    rows += [
+        (MODELS[name], x_hat) for name, x_hat in portrait.run.reconstruct_baselines(portrait.image[chosen]).items()
+    ]
     heads = [f"label {portrait.label[i]}" if portrait.label is not None else str(i) for i in chosen]
     figure = tiles.table(rows, portrait.run.image_shape, heads=heads)
     caption = (
-        f"The first examples of the {portrait.evaluation.split} split, one of each class, and their reconstructions by the "
-        f"decoder's own routing. Mean squared error of the split: {portrait.evaluation.numbers['mse']:.4f}."
+        f"The first examples of the {portrait.evaluation.split} split, one of each class, and their reconstructions by "
+        f"the decoder's own routing. Mean squared error of the split: {portrait.evaluation.numbers['mse']:.4f}."
     )
     return [Picture("reconstructions", figure, caption)]
-
-
-def dreams(portrait: Portrait) -> dict[str, np.ndarray]:
-    """Baseline → reconstructions [n, X], of a run that has baselines."""
-    found = portrait.evaluation.predictions.items()
-    return {name.split("/")[0]: x for name, x in found if name.endswith("/reconstruction")}
 
 
 def one_of_each(portrait: Portrait) -> np.ndarray:
@@ -65,12 +60,12 @@ def prototypes(portrait: Portrait) -> list[Block]:
         nearest = members[np.argmin(np.sum((z[members] - z[members].mean(axis=0)) ** 2, axis=1))]
         inputs.append(portrait.image[nearest])
         dreamt.append(portrait.x_hat[nearest])
-    rows, heads = [], [f"chart {k}, n = {n}" for k, n in enumerate(portrait.population)]
+    rows, heads = [], [f"chart {k}\nn = {n}" for k, n in enumerate(portrait.population)]
     for name, images in (("prototype", inputs), ("reconstruction", dreamt), ("middle of the codes", list(drawn))):
         rows.append((name, np.stack(images)[:COLUMNS]))
     caption = (
-        "For each chart the example nearest to the mean of its examples in the latent, its reconstruction, and what the "
-        "chart draws at the middle of its codes, without texture."
+        "For each chart the example nearest to the mean of its examples in the latent, its reconstruction, and what "
+        "the chart draws at the middle of its codes, without texture."
     )
     if portrait.charts > COLUMNS:
         caption += f" The first {COLUMNS} of {portrait.charts} charts."
@@ -81,12 +76,14 @@ def prototypes(portrait: Portrait) -> list[Block]:
     ]
 
 
-def overview(portrait: Portrait) -> Any:
-    """The atlas in one picture: by label, by chart, and reconstructions; a figure of matplotlib."""
+def overview(portrait: Portrait) -> bytes:
+    """The atlas in one picture: by label, by chart, and reconstructions; a PNG."""
     from matplotlib.figure import Figure as Canvas
+    from matplotlib.patheffects import Normal, Stroke
 
     canvas = Canvas(figsize=(13.5, 4.7), layout="constrained", facecolor="white")
     axes = canvas.subplots(1, 3)
+    halo = Stroke(linewidth=2.5, foreground="white"), Normal()
     points = portrait.project(portrait.encoding.z_geo[portrait.drawn])
     names = (*portrait.projection[2], "")
     groups = [("label", portrait.label), ("chart", portrait.chart)]
@@ -96,13 +93,14 @@ def overview(portrait: Portrait) -> Any:
         axis.scatter(points[:, 0], points[:, 1], c=paint, s=9, alpha=0.8, linewidths=0)
         title = f"test examples by {name}" if values is not None else "test examples (no labels)"
         axis.set_title(title, fontsize=10, color=INK)
-        axis.set(xlabel=names[0], ylabel=names[1], aspect="equal")
+        axis.set(xlabel=plain(names[0]), ylabel=plain(names[1]), aspect="equal")
         axis.tick_params(labelsize=8, color=QUIET)
         axis.spines[["top", "right"]].set_visible(False)
         for value in np.unique(shown) if name == "label" and values is not None else ():
             where = np.median(points[shown == value], axis=0)
-            axis.annotate(str(value), where[:2], ha="center", va="center", weight="bold", color=INK)
+            axis.annotate(str(value), where[:2], ha="center", va="center", weight="bold", color=INK, path_effects=halo)
     centers = portrait.project(np.asarray(portrait.run.weights["encoder"]["centers"]))
+    axes[1].scatter(*centers[:, :2].T, s=0)  # the axes make room for them
     for chart, center in enumerate(centers):
         disc = {"boxstyle": "circle,pad=0.25", "fc": "white", "ec": INK, "lw": 0.8}
         axes[1].annotate(str(chart), center[:2], ha="center", va="center", fontsize=8, bbox=disc)
@@ -126,7 +124,7 @@ def overview(portrait: Portrait) -> Any:
         axes[2].set_axis_off()
     error = portrait.evaluation.numbers["mse"]
     axes[2].set_title(f"inputs above reconstructions, MSE {error:.4f}", fontsize=10, color=INK)
-    return canvas
+    return png(canvas)
 
 
 def _points(portrait: Portrait) -> Figure:

@@ -3,14 +3,11 @@
 import base64
 import dataclasses
 import html
-import io
 from collections.abc import Sequence
-from typing import Any
 
 from topojax.report.block import Block, Figure, Note, Picture, Table
 from topojax.report.style import FONT, GRID, INK, QUIET
 
-PNG_DPI = 160
 STYLE = f"""
 :root {{ color-scheme: light; }}
 * {{ box-sizing: border-box; }}
@@ -31,13 +28,8 @@ table {{ border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tab
 th, td {{ text-align: left; padding: 4px 20px 4px 0; vertical-align: top; border-bottom: 1px solid {GRID}; }}
 thead th {{ border-bottom: 1.5px solid {INK}; font-weight: 600; white-space: nowrap; }}
 tbody th {{ font-weight: 500; white-space: nowrap; }}
-table.numbers td {{ text-align: right; }} table.numbers thead th + th {{ text-align: right; }}
 .note {{ margin: 24px 0 0; padding: 10px 14px; background: #f6f7f9; border-left: 3px solid {QUIET}; max-width: 92ch; }}
-.columns {{ columns: 2 420px; column-gap: 40px; margin-top: 12px; font-size: 12.5px; }}
-.columns div {{ break-inside: avoid; display: flex; justify-content: space-between; gap: 12px; }}
-.columns span:last-child {{ font-variant-numeric: tabular-nums; overflow-wrap: anywhere; text-align: right; }}
-details summary {{ cursor: pointer; margin-top: 20px; }}
-@media print {{ nav, details {{ display: none; }} figure, table {{ break-inside: avoid; }} h2 {{ break-after: avoid; }} }}
+@media print {{ nav {{ display: none; }} figure, table {{ break-inside: avoid; }} h2 {{ break-after: avoid; }} }}
 """
 
 
@@ -104,7 +96,7 @@ def _block(block: Block, count: _Counter) -> str:
     inner = (
         _plot(block)
         if isinstance(block, Figure)
-        else f'<img alt="{html.escape(block.caption)}" src="{uri(png(block.figure))}">'
+        else f'<img alt="{html.escape(block.caption)}" src="{uri(block.png)}">'
     )
     caption = f"<b>Figure {count.figures}.</b> {html.escape(block.caption)}"
     return f'<figure id="figure-{block.name}">{inner}<figcaption>{caption}</figcaption></figure>'
@@ -139,13 +131,6 @@ def _table(table: Table, number: int) -> str:
     )
 
 
-def png(figure: Any) -> bytes:
-    """A figure of matplotlib as a PNG."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=PNG_DPI)
-    return buffer.getvalue()
-
-
 def uri(data: bytes, kind: str = "png") -> str:
     """Bytes of an image as a data URI."""
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
@@ -153,8 +138,8 @@ def uri(data: bytes, kind: str = "png") -> str:
 
 def pictures(sections: Sequence[Section]) -> dict[str, bytes]:
     """File name → PNG of every figure and picture of the page, drawn by matplotlib."""
-    from topojax.report.still import draw
+    from topojax.report.still import draw, png
 
     blocks = [block for section in sections for block in section.blocks]
     found = {f"{b.name}.png": png(draw(b.plot)) for b in blocks if isinstance(b, Figure)}
-    return found | {f"{b.name}.png": png(b.figure) for b in blocks if isinstance(b, Picture)}
+    return found | {f"{b.name}.png": b.png for b in blocks if isinstance(b, Picture)}

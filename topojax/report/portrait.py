@@ -9,6 +9,8 @@ from topojax.evaluation import Evaluation, evaluate_run
 from topojax.run import Run
 from topojax.types import Batch, Encoding
 
+MODELS = {"atlas": "atlas", "ae": "autoencoder", "vq": "VQ"}
+"""What figures call the models of a run."""
 POINTS = 2000
 """Most points drawn in the atlas; of more examples, as many evenly spaced ones are."""
 
@@ -62,11 +64,15 @@ class Portrait:
 
     @functools.cached_property
     def projection(self) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-        """(origin [D], axes [D, d], names of the d axes): the identity up to three dimensions, else two principal axes."""
+        """(origin [D], axes [D, d], their names): the identity up to three dimensions, else two principal axes."""
         z = self.encoding.z_geo
         latent = z.shape[1]
         if latent <= 3:
-            return np.zeros(latent, np.float32), np.eye(latent, dtype=np.float32), ("z₁", "z₂", "z₃")[:latent]
+            return (
+                np.zeros(latent, np.float32),
+                np.eye(latent, dtype=np.float32),
+                ("z<sub>1</sub>", "z<sub>2</sub>", "z<sub>3</sub>")[:latent],
+            )
         origin = z.mean(axis=0)
         _, strength, axes = np.linalg.svd(z - origin, full_matrices=False)
         share = strength**2 / max(float(np.sum(strength**2)), 1e-12)

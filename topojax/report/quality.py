@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from topojax.report.block import Block, Figure, Note
-from topojax.report.portrait import Portrait
-from topojax.report.style import INK, QUIET, SEQUENTIAL, colour, line, own_legends, panels
+from topojax.report.portrait import MODELS, Portrait
+from topojax.report.style import AMOUNT, INK, MISSING, QUIET, colour, line, own_legends, panels
 
 _MAX_TEXT = 24
 """Columns up to which a heat map writes its numbers."""
@@ -40,7 +40,7 @@ def usage(portrait: Portrait) -> list[Block]:
     figure.update_layout(barmode="overlay")
     dead = int((counts == 0).sum())
     idle = np.flatnonzero(portrait.population == 0)
-    caption = f"{counts.size - dead} of {counts.size} codes are chosen by an example; the dashed line is an even use of charts."
+    caption = f"{counts.size - dead} of {counts.size} codes are chosen by an example. Dashed: an even use of charts."
     if idle.size:
         caption += f" Nobody uses chart {', '.join(map(str, idle))}."
     return [Figure("usage", own_legends(figure), caption)]
@@ -59,7 +59,7 @@ def classes(portrait: Portrait) -> list[Block]:
         text = [[f"{p:.2f}" if np.isfinite(p) and p >= 0.005 else "" for p in row] for row in table]
         _heat(figure, (1, number), table, text, x=list(range(table.shape[1])), top=1.0, bar=1.01 if last else None)
         _axes(figure, (1, number), "class", "chart")
-    caption = f"Shares of the classes among the {portrait.evaluation.split} examples of each chart (labels used, to compare with)"
+    caption = f"Shares of the classes among the {portrait.evaluation.split} examples of each chart (labels used)"
     if learned is None:
         caption += ". The run was not trained with labels: it has learned no table"
     else:
@@ -67,7 +67,7 @@ def classes(portrait: Portrait) -> list[Block]:
         caption += (
             f", and the table that was trained with labels; their mean distance is {gap:.4f}" if gap is not None else ""
         )
-    return [Figure("classes", figure, caption + ". A row without numbers is a chart that nobody uses.")]
+    return [Figure("classes", figure, caption + ". A grey row is a chart that nobody uses.")]
 
 
 def jump_errors(portrait: Portrait) -> list[Block]:
@@ -83,9 +83,10 @@ def jump_errors(portrait: Portrait) -> list[Block]:
         _axes(figure, (1, number), "to chart j", "from chart i")
     jump, cycle = (portrait.evaluation.numbers[name] for name in ("jump_error", "cycle_error"))
     caption = (
-        "Mean squared distance, in thousandths of latent units squared, between where a jump sends an example and where "
-        f"the next chart reads it, weighted by the overlap of the two. Mean over pairs: {jump:.5f}; of cycles {cycle:.5f}. "
-        "Pairs without overlap are blank."
+        "Mean squared distance, in thousandths of latent units squared, between where a jump sends an example and "
+        "where the next chart reads it, weighted by the overlap of the two. "
+        f"Mean over pairs: {jump:.5f}; of cycles {cycle:.5f}. "
+        "Pairs without overlap are grey."
     )
     return [Figure("jumps", figure, caption)]
 
@@ -118,7 +119,7 @@ def errors(portrait: Portrait) -> list[Block]:
 def squared_errors(portrait: Portrait) -> dict[str, np.ndarray]:
     """Model → squared error of each example: the atlas, and the baselines of the run."""
     others = {
-        name.split("/")[0]: values
+        MODELS[name.split("/")[0]]: values
         for name, values in portrait.evaluation.predictions.items()
         if name.endswith("/squared_error")
     }
@@ -158,7 +159,10 @@ def calibration(portrait: Portrait) -> list[Block]:
         figure.update_yaxes(title_text="accuracy", range=[0, 1.04], row=1, col=number)
     figure.update_layout(showlegend=False)
     ece = [f"{heads[name]} {portrait.evaluation.numbers[f'ece_{name}']:.4f}" for name in tables]
-    caption = f"Accuracy against confidence in 15 bins, area by examples; expected calibration error: {', '.join(ece)} (labels used)."
+    caption = (
+        "Accuracy against confidence in 15 bins, area by examples; expected calibration error (labels used): "
+        f"{', '.join(ece)}."
+    )
     return [Figure("calibration", figure, caption)]
 
 
@@ -178,7 +182,7 @@ def _heat(
         z=table,
         x=x,
         y=list(range(len(table))),
-        colorscale=SEQUENTIAL,
+        colorscale=AMOUNT,
         zmin=0,
         zmax=top,
         xgap=1,
@@ -195,6 +199,9 @@ def _heat(
 
 def _axes(figure: Any, at: tuple[int, int], x: str, y: str) -> None:
     place = {"row": at[0], "col": at[1]}
+    number = at[1] if at[1] > 1 else ""
+    corners = {"x0": 0, "x1": 1, "y0": 0, "y1": 1, "xref": f"x{number} domain", "yref": f"y{number} domain"}
+    figure.add_shape(type="rect", layer="below", fillcolor=MISSING, line_width=0, name="missing", **corners)
     figure.update_xaxes(title_text=x, showgrid=False, dtick=1, **place)
     figure.update_yaxes(title_text=y, showgrid=False, dtick=1, autorange="reversed", **place)
 

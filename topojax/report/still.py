@@ -1,11 +1,12 @@
 """A plotly figure drawn by matplotlib: the parts that this report uses, so that a PNG needs no browser."""
 
+import io
 import re
 from typing import Any
 
 import numpy as np
 
-from topojax.report.style import GRID, INK, QUIET
+from topojax.report.style import GRID, INK, MISSING, QUIET
 
 _DASH = {"dash": "--", "dot": ":", "solid": "-", None: "-"}
 _MARK = {
@@ -20,6 +21,8 @@ _MARK = {
     "diamond-open": "D",
     "circle-open": "o",
 }
+PNG_DPI = 160
+FONTS = ("Liberation Sans", "Arial", "Helvetica", "DejaVu Sans")
 _WIDTH, _DPI = 1030, 96  # the page's column, in CSS pixels
 
 
@@ -40,7 +43,7 @@ def draw(figure: Any) -> Any:
     def place(x: Any, y: Any) -> tuple[float, float, float, float]:
         return (
             (left + x[0] * width) / _WIDTH,
-            1 - (top + (1 - y[1]) * tall) / height,
+            1 - (top + (1 - y[0]) * tall) / height,
             (x[1] - x[0]) * width / _WIDTH,
             (y[1] - y[0]) * tall / height,
         )
@@ -71,6 +74,16 @@ def draw(figure: Any) -> Any:
     return canvas
 
 
+def png(figure: Any) -> bytes:
+    """A figure of matplotlib as a PNG."""
+    import matplotlib
+
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"font.sans-serif": FONTS}):
+        figure.savefig(buffer, format="png", dpi=PNG_DPI)
+    return buffer.getvalue()
+
+
 def _legend_outside(layout: Any) -> bool:
     return layout.legend.x is not None and layout.legend.x >= 1
 
@@ -91,7 +104,7 @@ def _scatter(axis: Any, trace: Any) -> None:
     if "text" in mode:
         for at_x, at_y, text in zip(x, y, trace.text, strict=True):
             paint = trace.textfont.color or INK
-            axis.text(at_x, at_y, _plain(text), ha="center", va="center", fontsize=8, weight="bold", color=paint)
+            axis.text(at_x, at_y, plain(text), ha="center", va="center", fontsize=8, weight="bold", color=paint)
 
 
 def _markers(axis: Any, trace: Any, at: tuple[Any, ...], label: str | None, alpha: float) -> None:
@@ -100,7 +113,7 @@ def _markers(axis: Any, trace: Any, at: tuple[Any, ...], label: str | None, alph
     shape = marker.symbol if isinstance(marker.symbol, str) else "circle"
     hollow = shape.endswith("-open")
     size = np.asarray(marker.size if marker.size is not None else 6, float)
-    colours = {"c": marker.color, "cmap": "cividis"} if scale else {"color": marker.color}
+    colours = {"c": marker.color, "cmap": _map(marker.colorscale)} if scale else {"color": marker.color}
     if scale and marker.cmin is not None:
         colours |= {"vmin": marker.cmin, "vmax": marker.cmax}
     if hollow:
@@ -138,14 +151,17 @@ def _bars(axis: Any, trace: Any) -> None:
 def _heat(axis: Any, trace: Any) -> None:
     z = np.asarray(trace.z, float)
     x, y = (np.arange(n) if v is None else np.asarray(v) for v, n in ((trace.x, z.shape[1]), (trace.y, z.shape[0])))
-    drawn = axis.imshow(z, cmap="cividis", aspect="auto", vmin=trace.zmin, vmax=trace.zmax, interpolation="nearest")
+    drawn = axis.imshow(
+        z, cmap=_map(trace.colorscale), aspect="auto", vmin=trace.zmin, vmax=trace.zmax, interpolation="nearest"
+    )
     axis.set_xticks(np.arange(len(x)), [str(v) for v in x], fontsize=8)
     axis.set_yticks(np.arange(len(y)), [str(v) for v in y], fontsize=8)
+    axis.set_facecolor(MISSING)
     if trace.text is not None:
         middle = np.nanmean([drawn.norm.vmin, drawn.norm.vmax])
         for (i, j), text in np.ndenumerate(np.asarray(trace.text)):
             if text:
-                paint = "white" if np.isfinite(z[i, j]) and z[i, j] < middle else INK
+                paint = "white" if np.isfinite(z[i, j]) and z[i, j] > middle else INK
                 axis.text(j, i, text, ha="center", va="center", fontsize=6.5, color=paint)
     if trace.showscale is not False:
         axis.figure.colorbar(drawn, ax=axis, fraction=0.04, pad=0.02)
@@ -165,7 +181,7 @@ def _dress(axis: Any, x: Any, y: Any) -> None:
             elif source.rangemode == "tozero" and source.type != "log":
                 low, high = getattr(axis, f"get_{name}lim")()
                 getattr(axis, f"set_{name}lim")(min(low, 0) if low < 0 else 0, high)
-        getattr(axis, f"set_{name}label")(_plain(source.title.text or ""), fontsize=8.5, color=INK)
+        getattr(axis, f"set_{name}label")(plain(source.title.text or ""), fontsize=8.5, color=INK)
         if source.visible is False:
             getattr(axis, f"get_{name}axis")().set_visible(False)
     if y.scaleanchor:
@@ -173,7 +189,8 @@ def _dress(axis: Any, x: Any, y: Any) -> None:
     if y.autorange == "reversed" and not heat:
         axis.invert_yaxis()
     axis.tick_params(labelsize=8, colors=INK, color=QUIET)
-    axis.grid(not heat, color=GRID, lw=0.6)
+    if not heat:
+        axis.grid(color=GRID, lw=0.6)
     axis.set_axisbelow(True)
     for side, spine in axis.spines.items():
         spine.set(visible=side in ("left", "bottom"), color=QUIET, linewidth=0.8)
@@ -191,7 +208,7 @@ def _legend(axis: Any, *, outside: bool, hidden: bool) -> None:
 
 
 def _shape(axis: Any, shape: Any) -> None:
-    if axis is None:
+    if axis is None or shape.name == "missing":
         return
     paint = shape.line.color or INK
     style = {"color": paint, "lw": 0.75 * (shape.line.width or 1), "ls": _DASH[shape.line.dash], "zorder": 1}
@@ -210,7 +227,7 @@ def _text(axis: Any, note: Any) -> None:
     transform = axis.transAxes if across and up else axis.get_xaxis_transform() if up else axis.transData
     if note.name == "title":
         axis.annotate(
-            _plain(note.text),
+            plain(note.text),
             (0, 1),
             xycoords=transform,
             xytext=(0, 0.75 * (note.yshift or 6)),
@@ -224,7 +241,7 @@ def _text(axis: Any, note: Any) -> None:
     axis.text(
         note.x,
         note.y,
-        _plain(note.text),
+        plain(note.text),
         transform=transform,
         ha=anchors.get(note.xanchor, note.xanchor),
         va=anchors.get(note.yanchor, note.yanchor),
@@ -233,5 +250,20 @@ def _text(axis: Any, note: Any) -> None:
     )
 
 
-def _plain(text: str) -> str:
+def _map(scale: Any) -> Any:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    stops = [(at, _hex(paint)) for at, paint in scale]
+    return LinearSegmentedColormap.from_list("scale", stops)
+
+
+def _hex(paint: str) -> str:
+    if paint.startswith("#"):
+        return paint
+    return "#" + "".join(f"{round(float(v)):02x}" for v in re.findall(r"[\d.]+", paint)[:3])
+
+
+def plain(text: str) -> str:
+    """Text of a plotly figure without its tags; subscripts as mathematics."""
+    text = re.sub(r"<sub>(.*?)</sub>", r"$_{\1}$", text)
     return re.sub(r"<[^>]+>", "", text.replace("<br>", "\n"))

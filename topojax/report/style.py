@@ -21,6 +21,12 @@ PALETTE = (
 SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "star")
 """With more than ten categories the colours begin again, and the symbol changes."""
 SEQUENTIAL = "Cividis"
+AMOUNT = ((0.0, "#ffffff"), (0.25, "#cfe3f7"), (0.6, "#3f90da"), (1.0, "#0b2a5b"))
+"""Of heat maps: nothing is white, and the paper saves ink."""
+MISSING = "#e9ebef"
+"""Behind cells of a heat map that have no value."""
+TOP = 76
+"""Pixels above a figure: the buttons of plotly, a title, a legend."""
 INK, QUIET, GRID = "#1d2430", "#667085", "#e6e9ef"
 ALARM, WAITING, GOOD = "#bd1f01", "#717581", "#3f90da"
 FONT = "Inter, 'Source Sans 3', 'Helvetica Neue', Helvetica, Arial, 'Liberation Sans', sans-serif"
@@ -55,7 +61,7 @@ def styled(figure: Any, height: int) -> Any:
         "gridcolor": GRID,
         "zeroline": False,
         "title": {"standoff": 8},
-        "automargin": True,
+        "minorloglabels": "none",
     }
     figure.update_layout(
         template="none",
@@ -65,7 +71,7 @@ def styled(figure: Any, height: int) -> Any:
         colorway=PALETTE,
         paper_bgcolor="white",
         plot_bgcolor="white",
-        margin={"l": 64, "r": 24, "t": 56, "b": 48},
+        margin={"l": 64, "r": 24, "t": TOP, "b": 48},
         hoverlabel={"font": {"family": FONT, "size": 12}, "bgcolor": "white"},
         legend={"bgcolor": "rgba(255,255,255,0)", "font": {"size": 11}},
     )
@@ -95,7 +101,7 @@ def panels(titles: Sequence[str], *, columns: int = 2, each: int = 250, gap: int
         vertical_spacing=gap / inner if rows > 1 else 0,
         **{"horizontal_spacing": 0.085} | options,
     )
-    styled(figure, inner + 56 + 48)
+    styled(figure, inner + TOP + 48)
     for number, title in enumerate(titles, start=1):
         suffix = "" if number == 1 else number
         place = {"xref": f"x{suffix} domain", "yref": f"y{suffix} domain", "xanchor": "left", "yanchor": "bottom"}
@@ -107,6 +113,7 @@ def panels(titles: Sequence[str], *, columns: int = 2, each: int = 250, gap: int
 
 def own_legends(figure: Any) -> Any:
     """Give every panel of `panels` its own legend, in one line below its title; returns the figure."""
+    figure.update_layout(showlegend=True)  # one curve alone has a name, too
     for trace in figure.data:
         number = (getattr(trace, "xaxis", None) or "x")[1:]
         trace.legend = f"legend{number}"
@@ -136,16 +143,15 @@ def line(
     figure.add_trace(go.Scatter(x=x, y=y, name=name, **(style | options)), row=at[0], col=at[1])
 
 
-def empty(figure: Any, at: tuple[int, int], text: str) -> None:
-    """Say in a panel why there is nothing in it."""
-    number = (at[0] - 1) * len(figure._grid_ref[0]) + at[1]
+def mark(
+    number: int, start: float, end: float | None = None, *, paint: str, opacity: float = 1.0, dash: str = "dot"
+) -> dict[str, Any]:
+    """A vertical line at `start`, or a band from `start` to `end`, in panel `number` (from 1), as one of layout.shapes.
+
+    A figure of many panels sets all of them at once: plotly's own add_vline looks at every panel for every line.
+    """
     suffix = "" if number == 1 else number
-    figure.add_annotation(
-        text=text,
-        xref=f"x{suffix} domain",
-        yref=f"y{suffix} domain",
-        x=0.5,
-        y=0.5,
-        showarrow=False,
-        font={"color": QUIET, "size": 12},
-    )
+    place = {"xref": f"x{suffix}", "yref": f"y{suffix} domain", "y0": 0, "y1": 1, "x0": start, "opacity": opacity}
+    if end is None:
+        return place | {"type": "line", "x1": start, "line": {"color": paint, "width": 1, "dash": dash}}
+    return place | {"type": "rect", "x1": end, "fillcolor": paint, "line": {"width": 0}, "layer": "below"}

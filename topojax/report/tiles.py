@@ -2,13 +2,14 @@
 
 import io
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
+from topojax.report.still import png
 from topojax.report.style import INK, QUIET
 
 Shape = tuple[int, int, int]
+_TEXT = 0.3
 
 
 def visible(images: np.ndarray, shape: Shape) -> np.ndarray:
@@ -55,8 +56,8 @@ def table(
     heads: Sequence[str] = (),
     below: Sequence[Sequence[tuple[str, str]]] = (),
     side: float = 0.62,
-) -> Any:
-    """Images in labelled rows and columns, as a figure of matplotlib.
+) -> bytes:
+    """Images in labelled rows and columns, as a PNG.
 
     Args:
       rows: (name, images [columns, X]); an image of NaN is an empty place.
@@ -66,45 +67,35 @@ def table(
       side: inches of an image.
     """
     from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
 
     columns = max(len(images) for _, images in rows)
     under = [bool(texts) for texts in below] or [False] * len(rows)
     step = side * 1.1
-    heights = [step + (0.17 if text else 0.0) for text in under]
-    left, top = 0.09 * max(len(name) for name, _ in rows) + 0.15, 0.36 if heads else 0.08
+    heights = [step + (_TEXT if text else 0.0) for text in under]
+    left = 0.075 * max(len(name) for name, _ in rows) + 0.2
+    top = (0.44 if any("\n" in head for head in heads) else 0.3) if heads else 0.08
     width, height = left + columns * step + 0.05, top + sum(heights) + 0.06
     figure = Figure(figsize=(width, height), facecolor="white")
+    axis = figure.add_axes((0, 0, 1, 1))  # in inches: an axes for every image would take ten times as long
     y = height - top
     for number, (name, images) in enumerate(rows):
         y -= heights[number]
-        base = y + (0.17 if under[number] else 0.0)
-        figure.text(
-            (left - 0.12) / width, (base + side / 2) / height, name, ha="right", va="center", fontsize=8.5, color=INK
-        )
+        base = y + (_TEXT if under[number] else 0.0)
+        axis.text(left - 0.12, base + side / 2, name, ha="right", va="center", fontsize=8.5, color=INK)
         for column, image in enumerate(images):
             if not np.isfinite(image).all():
                 continue
             x = left + column * step
-            axis = figure.add_axes((x / width, base / height, side / width, side / height))
-            axis.imshow(visible(image, shape), interpolation="nearest")
-            axis.set_xticks([])
-            axis.set_yticks([])
-            for spine in axis.spines.values():
-                spine.set(color="#d5d9e0", linewidth=0.5)
+            axis.imshow(visible(image, shape), interpolation="nearest", extent=(x, x + side, base, base + side))
+            axis.add_patch(Rectangle((x, base), side, side, fill=False, ec="#d5d9e0", lw=0.5))
             if under[number]:
                 text, paint = below[number][column]
-                figure.text(
-                    (x + side / 2) / width,
-                    (y + 0.13) / height,
-                    text,
-                    ha="center",
-                    va="center",
-                    fontsize=6.5,
-                    color=paint,
-                )
+                style = {"ha": "center", "va": "center", "fontsize": 6.5, "color": paint}
+                axis.text(x + side / 2, y + 0.05 + _TEXT / 2, text, **style)
     for column, head in enumerate(heads):
         x = left + column * step + side / 2
-        figure.text(
-            x / width, (height - top + 0.05) / height, head, ha="center", va="bottom", fontsize=7.5, color=QUIET
-        )
-    return figure
+        axis.text(x, height - top + 0.05, head, ha="center", va="bottom", fontsize=7.5, color=QUIET)
+    axis.set(xlim=(0, width), ylim=(0, height))
+    axis.set_axis_off()
+    return png(figure)

@@ -128,8 +128,8 @@ def events(history: History) -> list[Block]:
     )
     figure = styled(go.Figure(trace), 110 + 26 * len(kinds))
     order = [kind.replace("_", " ") for kind in kinds]
-    figure.update_yaxes(categoryorder="array", categoryarray=order, showgrid=True)
+    figure.update_yaxes(categoryorder="array", categoryarray=order, automargin=True)
     figure.update_xaxes(title_text="epoch")
-    figure.update_layout(margin={"t": 16})
+    figure.update_layout(margin={"t": 36})
     caption = f"{len(history.events)} events; hovering shows what was decided and why (events.jsonl holds them all)."
     return [Figure("events", figure, caption)]
