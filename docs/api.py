@@ -1,6 +1,6 @@
 """The API reference, from the docstrings.
 
-  python docs/api.py build/api        then open build/api/index.html
+python docs/api.py build/api        then open build/api/index.html
 """
 
 import importlib

@@ -25,7 +25,9 @@ def test_every_field_is_listed_once_with_its_default_and_a_meaning_of_its_own():
     assert len(fields.fields()) == len(values)
     for field in found.values():
         assert len(field.meaning) > 5, field.name
-        assert field.meaning[0].isupper() or not field.meaning[0].isalpha() or ":" in field.meaning or "," in field.meaning
+        assert (
+            field.meaning[0].isupper() or not field.meaning[0].isalpha() or ":" in field.meaning or "," in field.meaning
+        )
 
 
 def test_contracts_fields_have_meanings_and_rows_their_values():
@@ -37,9 +39,8 @@ def test_contracts_fields_have_meanings_and_rows_their_values():
 
 
 def test_a_word_finds_its_fields():
-    assert fields.lookup("spike") == (
-        "governor.spike_tolerance = 0.2 ([0, inf))\n    Relative rise of the loss over its average that counts as a spike."
-    )
+    meaning = "Relative rise of the loss over its average that counts as a spike."
+    assert fields.lookup("spike") == f"governor.spike_tolerance = 0.2 ([0, inf))\n    {meaning}"
     assert "contracts.*.error_clip = 2.0" in fields.lookup("clip")
     assert "(target, capacity)" in fields.lookup("window.ground")
     with pytest.raises(UserError, match="no configuration field holds 'zzz'"):

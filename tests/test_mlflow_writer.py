@@ -158,7 +158,7 @@ def test_a_resumed_run_goes_on_and_repeats_nothing(tmp_path, uri):
     assert run.data.tags["config.train.epochs"] == "6"
 
 
-def test_a_run_that_began_without_mlflow_or_was_deleted_there_is_sent_whole(tmp_path, uri):
+def test_a_run_that_began_without_mlflow_or_was_deleted_there_is_sent_whole(tmp_path, uri, capsys):
     from mlflow.tracking import MlflowClient
 
     workdir = tmp_path / "run"
@@ -170,10 +170,10 @@ def test_a_run_that_began_without_mlflow_or_was_deleted_there_is_sent_whole(tmp_
     (workdir / "result.json").write_text("{}")
     (workdir / "report").mkdir()
     (workdir / "report" / "index.html").write_text("<p>")
-    said = sync(workdir)
+    sync(workdir)
     run, history = board(workdir)
     assert run.info.run_id != gone
-    assert run.info.run_id in said
+    assert f"MLflow: run {run.info.run_id} of experiment topojax at {uri}" in capsys.readouterr().out
     assert [step for step, _ in history["loss/recon"]] == [1, 2]
     client = MlflowClient(uri)
     files = {file.path for file in client.list_artifacts(run.info.run_id)}

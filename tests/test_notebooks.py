@@ -16,7 +16,8 @@ EPOCHS = {"control_your_own_model": 30}
 EXECUTE = """
 import sys, nbclient, nbformat
 notebook = nbformat.read(sys.argv[1], 4)
-nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": sys.argv[2]}}).execute()
+place = {"metadata": {"path": sys.argv[2]}}
+nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=place).execute()
 nbformat.write(notebook, sys.argv[1])
 """
 

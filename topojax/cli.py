@@ -22,6 +22,8 @@ from topojax.errors import UserError
 USAGE = 2
 INTERRUPTED = 130
 DEFAULT_CONFIG = pathlib.Path(__file__).with_name("config.py")
+_SHORT = 10
+"""Lines of a docstring that --help prints whole."""
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([\w.]+)")
 _WANTED = {
     "invalid literal for int": "an integer",
@@ -41,8 +43,8 @@ def run(main: Callable[[ml_collections.ConfigDict], int | None], doc: str) -> in
       The exit status: 0, 2 for bad flags, configurations and any `UserError`, 130 when interrupted.
     """
     argv = list(sys.argv)
-    if {"--help", "-h", "-help", "--helpshort", "--helpfull"} & set(argv[1:]):
-        print(f"{doc.strip()}\n\nFlags:\n{_flag_help()}")
+    if asked := {"--help", "-h", "-help", "--helpshort", "--helpfull"} & set(argv[1:]):
+        print(f"{doc.strip() if '--helpfull' in asked else _brief(doc)}\n\nFlags:\n{_flag_help()}")
         return 0
     try:
         return main(parse(argv)) or 0
@@ -159,9 +161,20 @@ def _in_words(message: str) -> str:
     return message
 
 
+def _brief(doc: str) -> str:
+    """The whole text of a short command; of a long one what it is for and how it is called."""
+    paragraphs = doc.strip().split("\n\n")
+    if sum(paragraph.count("\n") for paragraph in paragraphs) < _SHORT:
+        return doc.strip()
+    return "\n\n".join([*paragraphs[:2], "--helpfull says what is measured, and what the results mean."])
+
+
 def _flag_help() -> str:
     """--config, and the flags of the command's own module; absl's are left out."""
-    lines = ["  --config=FILE[:VARIANT]  configuration (default: digits); --config.FIELD=VALUE overrides a field"]
+    lines = [
+        "  --config=FILE[:VARIANT]  configuration (default: digits); --config.FIELD=VALUE overrides a field;",
+        "                           python -m topojax.fields says what each field means",
+    ]
     for module, defined in flags.FLAGS.flags_by_module_dict().items():
         if not module.startswith("absl"):
             lines += [f"  --{flag.name:23}{flag.help}" for flag in defined]

@@ -3,7 +3,8 @@
   python -m topojax.fields                    the whole page, as Markdown
   python -m topojax.fields governor           one block, or any field whose name holds the word
 
-Read from the comments of topojax/config.py, and for contracts from the docstring of their table: there is no second copy.
+Read from the comments of topojax/config.py, and for contracts from the docstring of their table: there is no second
+copy.
 """
 
 import argparse
@@ -134,7 +135,9 @@ def _plain(field: Field) -> str:
 def _row(row: contracts.Contract) -> str:
     usual = {field.name: field.default for field in contract_fields()}
     hidden = ("mechanism", "target", "unit")
-    own = [f"{name} `{getattr(row, name)!r}`" for name in usual if name not in hidden and getattr(row, name) != usual[name]]
+    own = [
+        f"{name} `{getattr(row, name)!r}`" for name in usual if name not in hidden and getattr(row, name) != usual[name]
+    ]
     promise = f"{row.mechanism}: {row.signal} {row.relation} {row.target} {row.unit if row.unit != '1' else ''}"
     return f"| `{row.name}` | {promise.strip()} | {', '.join(own)} |\n"
 

@@ -142,7 +142,9 @@ def _written(value: Any) -> str:
 
 def table() -> str:
     """docs/flags.md."""
-    return _HEAD + "".join(f"| `--{flag.name}` | {_default(flag)} | {_target(flag)} | {flag.remark} |\n" for flag in FLAGS)
+    return _HEAD + "".join(
+        f"| `--{flag.name}` | {_default(flag)} | {_target(flag)} | {flag.remark} |\n" for flag in FLAGS
+    )
 
 
 def _default(flag: Flag) -> str:

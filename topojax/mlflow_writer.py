@@ -8,11 +8,13 @@ run's id is kept in <workdir>/mlflow.json. MLflow's step is the epoch.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
 import socket
 import sys
+import threading
 import time
 import urllib.parse
 from collections.abc import Mapping, Sequence
@@ -27,8 +29,10 @@ from topojax.writers import Row, Sink, lines_until, write_json
 METRICS_A_REQUEST = 1000
 """MLflow's own limits; the same for parameters and tags."""
 PARAMS_A_REQUEST = 100
-SECONDS_BETWEEN = 5.0
-"""A row waits at most so long, and for the next one, before it is sent."""
+ROWS_A_BATCH, SECONDS_BETWEEN = 20, 5.0
+"""Rows wait for so many, or so long and the next one; they are sent metric by metric, which costs MLflow less."""
+NICE = 10
+"""Of the sending thread, where the system knows such a thing: training has the processors first."""
 FILES = ("config.json", "result.json", "metrics.jsonl", "events.jsonl", "atlas.png", "report")
 """What becomes an artifact, where it is there."""
 
@@ -36,8 +40,8 @@ FILES = ("config.json", "result.json", "metrics.jsonl", "events.jsonl", "atlas.p
 class MlflowRun(Sink):
     """The MLflow run of a workdir: found again by mlflow.json, otherwise made.
 
-    Rows are sent by one thread, in batches: training waits for none of it, but `close` waits for all. A server that goes
-    away loses nothing and stops nothing: rows are kept and sent with the next ones.
+    Rows are sent by one thread, in batches: training waits for none of it, but `close` waits for all. A server that
+    goes away loses nothing and stops nothing: rows are kept and sent with the next ones.
 
     Args:
       workdir: of the run.
@@ -56,7 +60,7 @@ class MlflowRun(Sink):
         except Exception as error:  # MLflow raises its own, SQLAlchemy's and requests'
             where = self._client.tracking_uri
             raise UserError(f"config.mlflow.tracking_uri = {where}: MLflow refuses: {_line(error)}") from error
-        self._pool = futures.ThreadPoolExecutor(1, thread_name_prefix="mlflow")
+        self._pool = futures.ThreadPoolExecutor(1, thread_name_prefix="mlflow", initializer=_step_back)
         self._rows: list[tuple[int, int, Row]] = []  # epoch, time in ms, values: not yet handed to the thread
         self._unsent: list[Any] = []  # MLflow's metrics that a request has failed with; the thread's own
         self._tags: dict[str, str] = {}
@@ -103,12 +107,11 @@ class MlflowRun(Sink):
             self._client.log_batch(run_id, params=part)
 
     def metrics(self, epoch: int, step: int, values: Row) -> None:
-        """Take a row; values that are not finite are left out, `nonfinite` counts them. One that is there is passed over."""
+        """Take a row, unless MLflow has it; values that are not finite are left out, `nonfinite` counts them."""
         if epoch <= self._sent:
             return
         self._rows.append((epoch, int(time.time() * 1000), values))
-        full = len(self._rows) * len(values) >= METRICS_A_REQUEST
-        if full or time.monotonic() - self._handed > SECONDS_BETWEEN:
+        if len(self._rows) >= ROWS_A_BATCH or time.monotonic() - self._handed > SECONDS_BETWEEN:
             self._hand_over()
 
     def event(self, epoch: int, step: int, event: Mapping[str, Any]) -> None:
@@ -123,6 +126,7 @@ class MlflowRun(Sink):
         self._hand_over()
         self._pool.submit(self._send_files).result()
         self._finished = True
+        print(f"MLflow: {where(self._workdir)}")
 
     def close(self) -> None:
         """Wait until all is sent, once more for what failed, and leave the run as finished or killed."""
@@ -142,11 +146,11 @@ class MlflowRun(Sink):
     def _send(self, rows: Sequence[tuple[int, int, Row]], tags: Mapping[str, str]) -> None:
         from mlflow.entities import Metric, RunTag
 
-        for epoch, when, values in rows:
-            finite = {name: value for name, value in values.items() if value is not None}
-            # The epoch comes last: where it has arrived, its row is whole.
-            self._unsent += [Metric(name, float(value), when, epoch) for name, value in finite.items()]
-            self._unsent.append(Metric("epoch", epoch, when, epoch))
+        for name in {name: None for _, _, values in rows for name in values}:
+            points = [(epoch, when, values.get(name)) for epoch, when, values in rows]
+            self._unsent += [Metric(name, float(v), when, epoch) for epoch, when, v in points if v is not None]
+        # The epochs come last: where one has arrived, its row is whole.
+        self._unsent += [Metric("epoch", epoch, when, epoch) for epoch, when, _ in rows]
         try:
             for part in _parts([RunTag(name, value) for name, value in tags.items()], PARAMS_A_REQUEST):
                 self._client.log_batch(self._run, tags=part)
@@ -184,6 +188,11 @@ class MlflowRun(Sink):
         if not self._failed:
             self._failed = _line(error)
             print(f"topojax: warning: MLflow does not answer, training goes on: {self._failed}", file=sys.stderr)
+
+
+def _step_back() -> None:
+    with contextlib.suppress(AttributeError, OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
 def _client(uri: str | None) -> Any:
@@ -225,11 +234,8 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def sync(workdir: pathlib.Path) -> str:
-    """Send what MLflow lacks of a run, and its files.
-
-    Returns:
-      Where it is.
+def sync(workdir: pathlib.Path) -> None:
+    """Send what MLflow lacks of a run, and its files; says where they are.
 
     Raises:
       UserError: no run there, or what `MlflowRun` refuses.
@@ -241,6 +247,10 @@ def sync(workdir: pathlib.Path) -> str:
     result = workdir / "result.json"
     run.finish(json.loads(result.read_text()) if result.exists() else {})
     run.close()
+
+
+def where(workdir: pathlib.Path) -> str:
+    """Where MLflow has the run of a workdir that it knows."""
     known = json.loads((workdir / "mlflow.json").read_text())
     return f"run {known['run_id']} of experiment {known['experiment']} at {known['tracking_uri']}"
 
@@ -252,7 +262,7 @@ def main() -> int:
     )
     parser.add_argument("--workdir", required=True, help="where the run lives")
     arguments = parser.parse_args()
-    return exit_status(lambda: print(sync(pathlib.Path(arguments.workdir))))
+    return exit_status(lambda: sync(pathlib.Path(arguments.workdir)))
 
 
 if __name__ == "__main__":

@@ -178,7 +178,9 @@ FLAGS: tuple[Flag, ...] = (
     _weight("kl_prior_weight", 0.01, "prior_n", "prior_tex", remark="structured residual and texture apart"),
     _weight("orbit_weight", 0.0, "orbit"),
     _weight("vicreg_inv_weight", 0.0, "vicreg_inv"),
-    _same("augment_noise_std", 0.1, "view.noise_std", "of the second view; the training inputs' is `augment.noise_std`"),
+    _same(
+        "augment_noise_std", 0.1, "view.noise_std", "of the second view; the training inputs' is `augment.noise_std`"
+    ),
     _same("augment_rotation_max", 0.3, "view.rotation", "radians; ignored there"),
     Flag("use_scheduler", True, "optim.schedule", "cosine or none; the governor replaces it", _rate, carried=True),
     _none("min_lr", 1e-5, "the cosine ends at 1 % of `optim.learning_rate_max`"),
@@ -247,7 +249,9 @@ FLAGS: tuple[Flag, ...] = (
     _weight("sup_metric_weight", 0.01, "sup_metric"),
     _same("sup_metric_margin", 1.0, "losses.metric_margin"),
     _same("sup_temperature", 1.0, "supervised.temperature"),
-    _none("disable_classifier_head", False, "the readout is detached and costs nothing: it is always there", switch=True),
+    _none(
+        "disable_classifier_head", False, "the readout is detached and costs nothing: it is always there", switch=True
+    ),
     Flag("classifier_lr", 0.0, "optim.group_rates.heads", "a share of the rate: divided by `--lr`", _head_rate),
     _same("classifier_bundle_size", 0, "model.readout_bundle"),
     _baseline("disable_ae", "autoencoder"),

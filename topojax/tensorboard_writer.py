@@ -43,7 +43,7 @@ class TensorBoard(Sink):
     """
 
     def __init__(self, directory: pathlib.Path, config: Any, model: Model, dataset: Dataset):
-        self._writer = _writer(directory)
+        self._writer, self._directory = _writer(directory), directory
         self._labels, self._shape = np.asarray(dataset.test.label), dataset.image_shape
         first = np.unique(self._labels, return_index=True)[1][:COLUMNS]
         self._images = np.asarray(dataset.test.image)[first]
@@ -56,7 +56,10 @@ class TensorBoard(Sink):
 
         self._look = jax.jit(look)
         self._writer.write_hparams(
-            {name: value if isinstance(value, (bool, int, float)) else str(value) for name, value in telling(config).items()}
+            {
+                name: value if isinstance(value, (bool, int, float)) else str(value)
+                for name, value in telling(config).items()
+            }
         )
 
     def metrics(self, epoch: int, step: int, values: Row) -> None:
@@ -79,6 +82,10 @@ class TensorBoard(Sink):
             images["reconstructions"] = pairs(self._images, x_hat, self._shape)[None]
         self._writer.write_images(step, images)
 
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Say where it is."""
+        print(f"TensorBoard: tensorboard --logdir={self._directory}")
+
     def close(self) -> None:
         """Flush and close."""
         self._writer.close()
@@ -100,14 +107,17 @@ def draw_atlas(z: np.ndarray, centers: np.ndarray, labels: np.ndarray, charts: n
     from matplotlib.figure import Figure
 
     plane, marks = (np.pad(x, ((0, 0), (0, max(0, 2 - x.shape[1]))))[:, :2] for x in (z[:POINTS], centers))
-    figure = Figure(figsize=(8, 4), dpi=80, layout="tight")
+    seen = np.concatenate([plane, marks])
+    margin = 0.05 * np.ptp(seen, axis=0).max() + 1e-3
+    (left, bottom), (right, top) = seen.min(axis=0) - margin, seen.max(axis=0) + margin
+    figure = Figure(figsize=(8, 4), dpi=80, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     for index, (colour, title) in enumerate(((labels, "label"), (charts, "chart")), start=1):
         axes = figure.add_subplot(1, 2, index)
         axes.scatter(plane[:, 0], plane[:, 1], c=colour[:POINTS], cmap="tab10", s=4, linewidths=0)
-        axes.set(title=f"test points by {title}", aspect="equal")
+        axes.set(title=f"test points by {title}", aspect="equal", xlim=(left, right), ylim=(bottom, top))
     for chart, center in enumerate(marks):
-        axes.text(*center, str(chart), ha="center", va="center", weight="bold")
+        axes.text(center[0], center[1], str(chart), ha="center", va="center", weight="bold")
     canvas.draw()
     return np.array(canvas.buffer_rgba())[..., :3]
 

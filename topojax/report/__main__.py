@@ -26,6 +26,10 @@ def main(argv: list[str] | None = None) -> int:
         use_compilation_cache()
         page = write(workdir, step=arguments.step, compare=others)
         print(f"{page} and {len(list(page.parent.glob('*.png')))} PNGs beside it")
+        if (page.parent.parent / "mlflow.json").exists():  # the run is on MLflow: so is its report
+            from topojax.mlflow_writer import sync
+
+            sync(page.parent.parent)
 
     return exit_status(carry_out)
 
