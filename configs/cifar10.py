@@ -34,7 +34,7 @@ def get_config(variant: str = ""):
 
 
 def report_3k(c):
-    """A patient governor, a prior, baselines beside; `--config.mlflow.enabled=true` logs to its server."""
+    """A patient governor, a prior, baselines; `--config.mlflow.enabled=true` logs to its server."""
     c.seed = 42
     c.model.hidden_dim, c.model.latent_dim, c.model.codes_per_chart = 32, 2, 21
     c.baselines.autoencoder = c.baselines.vq = True

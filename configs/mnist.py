@@ -56,7 +56,7 @@ def report_3k(c):
 
 
 def report_adaptive(c):
-    """A small rate, a patient governor, a prior, baselines beside; `--config.mlflow.enabled=true` logs to its server."""
+    """A small rate, a patient governor, a prior, baselines; `--config.mlflow.enabled=true` logs to its server."""
     c.baselines.autoencoder = c.baselines.vq = True
     c.optim.learning_rate = c.optim.learning_rate_max = 1e-4
     c.contracts.prior_n.enabled = c.contracts.prior_tex.enabled = True

@@ -178,3 +178,46 @@ def test_the_command_prints_a_line_that_a_shell_runs_and_says_what_is_lost():
     refused = subprocess.run([*command[:4], "--nope", "1"], capture_output=True, text=True, timeout=120, cwd=ROOT)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert len(refused.stderr.splitlines()) == 1
+
+
+def readme_commands():
+    """The report's commands as the README's table has them."""
+    text = (ROOT / "README.md").read_text()
+    return re.findall(r"`python -m topojax\.train (--config=configs/\w+\.py:report_[^`]*)`", text)
+
+
+def test_the_readme_has_the_reports_commands():
+    starts = [command.split()[0].removeprefix("--config=") for command in readme_commands()]
+    assert set(starts) == set(REPORT)
+    assert readme_commands()[-1].endswith("report_lr7 --config.train.epochs=2000")
+
+
+def shortened(command, workdir, epochs):
+    arguments = [word for word in command.split() if "train.epochs" not in word]
+    return subprocess.run(
+        [sys.executable, "-m", "topojax.train", *arguments, f"--workdir={workdir}", f"--config.train.epochs={epochs}"],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+    )
+
+
+@pytest.mark.tf
+@pytest.mark.skipif(not os.environ.get("TFDS_DATA_DIR"), reason="TFDS_DATA_DIR does not say where data sets are")
+@pytest.mark.parametrize(
+    "start",
+    [
+        pytest.param(start, marks=() if start.endswith("lr7") else pytest.mark.slow)  # a program of its own each
+        for start in REPORT
+    ],
+)
+def test_the_readmes_command_trains_and_resumes(start, tmp_path):
+    command = next(command for command in readme_commands() if command.split()[0] == f"--config={start}")
+    for epochs in (1, 2):
+        ended = shortened(command, tmp_path / "run", epochs)
+        assert ended.returncode == 0, ended.stderr
+        result = json.loads((tmp_path / "run" / "result.json").read_text())
+        assert (result["epochs"], result["seed"]) == (epochs, 42)
+        assert 0 < result["test/mse"] < 1
