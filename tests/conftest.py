@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import shutil
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -22,13 +23,14 @@ def quickly_compiled(tmp_path_factory):
 
     @contextlib.contextmanager
     def settings():
+        before = jax.config.jax_disable_most_optimizations  # one may stand inside another
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "xla"))
             jax.config.update("jax_disable_most_optimizations", True)
             try:
                 yield
             finally:
-                jax.config.update("jax_disable_most_optimizations", False)
+                jax.config.update("jax_disable_most_optimizations", before)
                 jax.config.update("jax_compilation_cache_dir", None)
                 compilation_cache.reset_cache()
 
@@ -64,3 +66,25 @@ def points_run(quickly_compiled, tmp_path_factory):
     with quickly_compiled():
         train_and_evaluate(c, workdir)
     return workdir
+
+
+@pytest.fixture(scope="session")
+def digits_report(digits_run, quickly_compiled, tmp_path_factory):
+    """Workdir of a copy of the digits run with its report."""
+    with quickly_compiled():
+        return _reported(digits_run, tmp_path_factory.mktemp("reports") / "digits")
+
+
+@pytest.fixture(scope="session")
+def points_report(points_run, quickly_compiled, tmp_path_factory):
+    """Workdir of a copy of the points run with its report."""
+    with quickly_compiled():
+        return _reported(points_run, tmp_path_factory.mktemp("reports") / "points")
+
+
+def _reported(run, copy):
+    from topojax.report.write import write
+
+    shutil.copytree(run, copy)
+    write(copy)
+    return copy

@@ -21,34 +21,22 @@ from topojax.report.sections import TABLE, Story, sections
 from topojax.report.write import write
 from topojax.types import Batch
 
-FIGURES = [
-    "curves",
-    "losses",
-    "rate",
-    "events",
-    "contracts",
-    "window",
-    "scales",
-    "atlas",
-    "usage",
-    "prototypes",
-    "reconstructions",
-    "errors",
-    "classes",
-    "calibration",
-    "jumps",
-    "perturbed",
-    "robustness",
-    "paths",
-    "sheets",
-]
+TRAINING = ["curves", "losses", "rate", "events", "contracts", "window", "scales"]
+LATENT = ["atlas", "usage", "prototypes", "reconstructions", "errors", "classes", "calibration", "jumps"]
+FIGURES = [*TRAINING, *LATENT, "perturbed", "robustness", "paths", "sheets"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def as_it_was_trained(quickly_compiled):
+    """Digits agree between programs compiled alike, and the runs were trained with these settings."""
+    with quickly_compiled():
+        yield
 
 
 @pytest.fixture(scope="module")
-def written(digits_run, tmp_path_factory):
+def written(digits_report):
     """(workdir, text of the page) of a report on a copy of the run."""
-    workdir = pathlib.Path(shutil.copytree(digits_run, tmp_path_factory.mktemp("report") / "run"))
-    return workdir, write(workdir).read_text()
+    return digits_report, (digits_report / "report" / "index.html").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -109,13 +97,22 @@ def test_labels_are_named_beside_every_score(written):
     assert dict(uses)["ae/ami"] == "score"
 
 
-def test_an_earlier_step_is_told_as_it_was_then(digits_run, tmp_path):
+@pytest.fixture
+def without_pictures(monkeypatch):
+    """PNGs take seconds: where they are not what is tested, none are drawn."""
+    monkeypatch.setattr("topojax.report.page.pictures", lambda sections: {})
+
+
+def test_an_earlier_step_is_told_as_it_was_then(digits_run, tmp_path, without_pictures):
     workdir = pathlib.Path(shutil.copytree(digits_run, tmp_path / "run"))
     text = write(workdir, step=2).read_text()
     assert "epoch 2 of 4" in text
     assert "result.json" not in re.sub(r"<script.*?</script>", "", text, flags=re.S)
-    assert as_json(evaluate(workdir, step=2))["test/mse"] is not None
-    assert str(as_json(evaluate(workdir, step=2))["test/mse"]) in text
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [2, 4]
+    assert history.read(workdir, until=2).epoch.tolist() == [2]
+    assert f"<td>{rows[0]['test/mse']}</td>" in text
+    assert f"<td>{rows[1]['test/mse']}</td>" not in text
 
 
 def test_a_step_that_does_not_exist_lists_those_that_do(digits_run, capsys):
@@ -148,7 +145,7 @@ def test_no_run_no_plotly_no_workdir(tmp_path, capsys, monkeypatch):
     assert ended.value.code == 2
 
 
-def test_data_that_are_gone_leave_the_curves(digits_run, tmp_path, monkeypatch):
+def test_data_that_are_gone_leave_the_curves(digits_run, tmp_path, monkeypatch, without_pictures):
     workdir = pathlib.Path(shutil.copytree(digits_run, tmp_path / "run"))
 
     def gone(run):
@@ -176,21 +173,22 @@ def test_poor_splits_are_told_and_their_gaps_named(restored, digits_run, cut, ex
     blocks = told(portrait, digits_run)
     for phrase in expected:
         assert phrase in said(blocks)
-    titled = page.Section("all", "all", "", blocks)
-    text = page.render("poor", "", [titled], style=atlas.style(portrait))
-    assert "NaN" not in re.sub(r"<script.*?</script>", "", text, flags=re.S)
-    assert all(data.startswith(b"\x89PNG") for data in page.pictures([titled]).values())
+    text = page.render("poor", "", [page.Section("all", "all", "", blocks)], style=atlas.style(portrait))
+    assert not re.search(r"\bnan\b", re.sub(r"<script.*?</script>|data:[^\"')]*", "", text, flags=re.S), re.I)
+    latent = [block for block in blocks if getattr(block, "name", "") in ("atlas", "usage", "errors", "jumps")]
+    drawn = page.pictures([page.Section("latent", "latent", "", latent)])
+    assert len(drawn) >= 3
+    assert all(data.startswith(b"\x89PNG") for data in drawn.values())
 
 
-def test_points_in_space_without_labels_in_training(points_run, tmp_path):
-    workdir = pathlib.Path(shutil.copytree(points_run, tmp_path / "run"))
-    text = write(workdir).read_text()
+def test_points_in_space_without_labels_in_training(points_report):
+    text = (points_report / "report" / "index.html").read_text()
     assert "labels did not train the charts" in text
     assert "it has learned no table" in text
     assert '"type":"scatter3d"' in text
     assert "The data are points, not images" in text
     assert 'id="figure-robustness"' in text
-    assert (workdir / "report" / "atlas.png").stat().st_size > 10_000
+    assert (points_report / "report" / "atlas.png").stat().st_size > 10_000
 
 
 def test_runs_are_compared_by_their_shortest_different_names(digits_run, points_run, tmp_path):
@@ -208,11 +206,12 @@ def test_runs_are_compared_by_their_shortest_different_names(digits_run, points_
 
 
 def test_compared_runs_come_first_in_the_page(digits_run, points_run, tmp_path, capsys):
-    workdir = pathlib.Path(shutil.copytree(digits_run, tmp_path / "run"))
-    assert main(["--compare", str(workdir), str(points_run)]) == 0
-    text = (workdir / "report" / "index.html").read_text()
+    for name in ("config.json", "metrics.jsonl", "result.json"):  # no checkpoint: the atlas is not what is tested
+        shutil.copy(digits_run / name, tmp_path)
+    assert main(["--compare", str(tmp_path), str(points_run)]) == 0
+    text = (tmp_path / "report" / "index.html").read_text()
     assert text.index('<section id="compared">') < text.index('<section id="result">')
-    assert (workdir / "report" / "compared.png").exists()
+    assert (tmp_path / "report" / "compared.png").exists()
 
 
 def test_jump_arrows_are_the_operators_applied(restored):
@@ -228,7 +227,7 @@ def test_jump_arrows_are_the_operators_applied(restored):
     jump = run.weights["jump"]
     row = shared[0]
     i, j = np.argsort(e.router[row])[[-1, -2]]
-    up, down = (np.asarray(value) for value in (jump["up"], jump["down"]))
+    up, down = (np.asarray(next(iter(jump[name].values()))) for name in ("up", "down"))
     there = down[j] @ (up[i] @ e.z_n_all[row, i] + np.asarray(jump["c"])[i]) + np.asarray(jump["d"])[j]
     np.testing.assert_allclose(end[0], e.c_bar[row] + e.z_q_all[row, j] + there, atol=1e-5)
     np.testing.assert_allclose(start[0], e.c_bar[row] + e.z_q_all[row, i] + e.z_n_all[row, i], atol=1e-5)
@@ -242,8 +241,8 @@ def test_more_than_three_dimensions_are_projected_on_principal_axes(restored):
     wide = type(portrait)(**{**vars_of(portrait), "encoding": portrait.encoding._replace(z_geo=z)})
     flat = wide.project(z)
     assert flat.shape == (50, 2)
-    assert abs(np.corrcoef(flat[:, 0], z[:, 1])[0, 1]) > 0.99
-    assert abs(np.corrcoef(flat[:, 1], z[:, 3])[0, 1]) > 0.99
+    assert abs(np.corrcoef(flat[:, 0], z[:, 1])[0, 1]) > 0.95
+    assert abs(np.corrcoef(flat[:, 1], z[:, 3])[0, 1]) > 0.95
     assert wide.projection[2][0].startswith("principal axis 1 (")
 
 

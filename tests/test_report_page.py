@@ -1,7 +1,5 @@
 """The report in a browser: it opens offline without a complaint, shows every figure, and answers the cursor."""
 
-import shutil
-
 import pytest
 from browser import EXECUTABLE, Browser
 
@@ -30,11 +28,8 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def opened(browser, digits_run, tmp_path_factory):
-    from topojax.report.write import write
-
-    workdir = shutil.copytree(digits_run, tmp_path_factory.mktemp("page") / "run")
-    browser.open(write(workdir))
+def opened(browser, digits_report):
+    browser.open(digits_report / "report" / "index.html")
     return browser
 
 
@@ -85,10 +80,8 @@ def test_the_menu_colours_the_atlas_by_something_else(opened):
     assert opened.errors == []
 
 
-def test_points_in_space_are_drawn_in_three_dimensions(browser, points_run, tmp_path):
-    from topojax.report.write import write
-
-    browser.open(write(shutil.copytree(points_run, tmp_path / "run")))
+def test_points_in_space_are_drawn_in_three_dimensions(browser, points_report):
+    browser.open(points_report / "report" / "index.html")
     browser.until("!!document.querySelector('#plot-atlas .gl-container canvas')")
     assert browser.evaluate("document.getElementById('plot-atlas').data[0].type") == "scatter3d"
     assert browser.errors == []

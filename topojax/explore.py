@@ -73,7 +73,7 @@ def look(run: Run, x: ArrayLike) -> View:
       UserError: another shape, integers, or values that are not finite.
     """
     image = _rows(run, x)
-    encoding: Encoding = run.encode(image)
+    encoding: Any = run.encode(image)
     return View(
         image=image,
         chart=encoding.chart,
@@ -81,7 +81,7 @@ def look(run: Run, x: ArrayLike) -> View:
         router=encoding.router,
         z_geo=encoding.z_geo,
         probabilities=probabilities(run, encoding),
-        reconstruction=run.decode(encoding.z_geo, encoding.z_tex).x_hat,
+        reconstruction=np.asarray(run.decode(encoding.z_geo, encoding.z_tex).x_hat),
     )
 
 
@@ -94,7 +94,7 @@ def probabilities(run: Run, encoding: Encoding) -> np.ndarray:
     """
     if run.config.supervised.enabled:
         table = run.model.class_table(run.weights, run.program.temperature(run.state))
-        return encoding.router @ np.asarray(table)
+        return np.asarray(encoding.router) @ np.asarray(table)
     logits = run.model.readout(run.weights, jnp.asarray(encoding.router), jnp.asarray(encoding.z_geo))
     return np.asarray(jax.nn.softmax(logits))
 
@@ -264,7 +264,7 @@ def codes(run: Run, chart: int) -> np.ndarray:
     if not 0 <= chart < charts:
         raise UserError(f"chart must lie in [0, {charts}), got {chart}")
     encoder: Any = run.weights["encoder"]
-    return np.asarray(encoder["centers"][chart] + encoder["codebook"][chart])
+    return np.asarray(encoder["centers"])[chart] + np.asarray(encoder["codebook"])[chart]
 
 
 def _region(
@@ -285,8 +285,8 @@ def _region(
 
 
 def _path(run: Run, chart: int, z: np.ndarray, z_tex: np.ndarray | None = None) -> Path:
-    image = run.decode(z, z_tex, chart=chart).x_hat
-    own = run.decode(z, z_tex).router.argmax(axis=1).astype(np.int32)
+    image = np.asarray(run.decode(z, z_tex, chart=chart).x_hat)
+    own = np.asarray(run.decode(z, z_tex).router).argmax(axis=1).astype(np.int32)
     return Path(chart, z, image, own)
 
 
@@ -299,5 +299,5 @@ def _rows(run: Run, x: ArrayLike) -> np.ndarray:
 def _each(name: str, value: ArrayLike, n: int) -> np.ndarray:
     array = np.asarray(value, np.float32)
     if array.shape not in ((), (n,)) or not np.isfinite(array).all():
-        raise UserError(f"{name} must be one finite number or [{n}] of them, got {value}")
+        raise UserError(f"{name} must be one finite number or [{n}] of them, got {array}")
     return np.broadcast_to(array, n)

@@ -37,7 +37,8 @@ def before_and_after(portrait: Portrait) -> list[Block]:
         ("occluded", explore.occlude(run, x, **square)),
     ]
     views: list[View] = [changes[0][1].before, *(change.after for _, change in changes)]
-    rows, below = [], []
+    rows: list[tuple[str, np.ndarray]] = []
+    below: list[list[tuple[str, str]]] = []
     for i, example in enumerate(chosen):
         first = views[0]
         label = f"label {portrait.label[example]}" if portrait.label is not None else f"example {example}"

@@ -2,12 +2,13 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import numpy as np
 
 from topojax.evaluation import Evaluation, evaluate_run
 from topojax.run import Run
-from topojax.types import Batch, Encoding
+from topojax.types import Batch
 
 MODELS = {"atlas": "atlas", "ae": "autoencoder", "vq": "VQ"}
 """What figures call the models of a run."""
@@ -33,7 +34,7 @@ class Portrait:
     evaluation: Evaluation
     image: np.ndarray
     label: np.ndarray | None
-    encoding: Encoding
+    encoding: Any  # an Encoding of NumPy arrays
     x_hat: np.ndarray
     drawn: np.ndarray
 
@@ -102,6 +103,6 @@ def take(run: Run, split: Batch, train: Batch | None) -> Portrait:
         image=image,
         label=None if split.label is None else np.asarray(split.label),
         encoding=encoding,
-        x_hat=run.decode(encoding.z_geo, encoding.z_tex).x_hat,
+        x_hat=np.asarray(run.decode(encoding.z_geo, encoding.z_tex).x_hat),
         drawn=np.arange(n) if n <= POINTS else np.linspace(0, n - 1, POINTS).astype(np.int64),
     )

@@ -129,8 +129,8 @@ def squared_errors(portrait: Portrait) -> dict[str, np.ndarray]:
 def calibration(portrait: Portrait) -> list[Block]:
     """Reliability diagram of each classifying head."""
     heads = {"supervised": "router, P(y|k)", "readout": "detached readout"}
-    tables = {name: portrait.evaluation.tables.get(f"calibration_{name}") for name in heads}
-    tables = {name: table for name, table in tables.items() if table is not None}
+    found = portrait.evaluation.tables
+    tables = {name: found[f"calibration_{name}"] for name in heads if f"calibration_{name}" in found}
     if not tables:
         return [Note("No labels: calibration cannot be measured.")]
     figure = panels([heads[name] for name in tables], each=270)
@@ -138,7 +138,7 @@ def calibration(portrait: Portrait) -> list[Block]:
         at = table[:, 0] > 0
         line(figure, (1, number), [0, 1], [0, 1], "perfect", QUIET, dash="dash")
         sizes = 6 + 12 * np.sqrt(table[at, 0] / table[at, 0].max())
-        style = {
+        shape: dict[str, Any] = {
             "mode": "lines+markers",
             "marker": {"size": sizes, "color": colour(0)},
             "line": {"color": colour(0), "width": 1.2},
@@ -153,7 +153,7 @@ def calibration(portrait: Portrait) -> list[Block]:
             colour(0),
             customdata=table[at, 0],
             hovertemplate=hover,
-            **style,
+            **shape,
         )
         figure.update_xaxes(title_text="confidence", range=[0, 1.02], row=1, col=number)
         figure.update_yaxes(title_text="accuracy", range=[0, 1.04], row=1, col=number)

@@ -15,7 +15,7 @@ class Story(NamedTuple):
 
     history: History
     meta: dict[str, Any] | None  # of the checkpoint, None without one
-    audited: list[dict[str, Any]]  # contracts at the checkpoint
+    audited: list[dict[str, Any]] | None  # contracts at the checkpoint, None without one
     portrait: Portrait | None  # None without a checkpoint or its data
     missing: str  # why there is no portrait
     others: Sequence[History]  # runs to compare with

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -91,7 +92,7 @@ def table(
             axis.add_patch(Rectangle((x, base), side, side, fill=False, ec="#d5d9e0", lw=0.5))
             if under[number]:
                 text, paint = below[number][column]
-                style = {"ha": "center", "va": "center", "fontsize": 6.5, "color": paint}
+                style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 6.5, "color": paint}
                 axis.text(x + side / 2, y + 0.05 + _TEXT / 2, text, **style)
     for column, head in enumerate(heads):
         x = left + column * step + side / 2
