@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import pathlib
 import platform
+import subprocess
 from typing import Any
 
 import jax
@@ -12,14 +13,27 @@ PACKAGES = ("topojax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
 
 def versions() -> dict[str, str]:
-    """Name → version of Python and of the packages that numbers depend on; 'unknown' where not installed."""
+    """Name → version of Python and of the packages that numbers depend on, 'unknown' where not installed; `commit`."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             found[name] = "unknown"
-    return found
+    return found | {"commit": commit() or "unknown"}
+
+
+def commit() -> str | None:
+    """The commit that the code was checked out at, `-dirty` where files have changed since; None outside a checkout."""
+    root = pathlib.Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return ended.stdout.strip() or None
 
 
 def cache_folder(name: str) -> pathlib.Path | None:

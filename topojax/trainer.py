@@ -34,7 +34,7 @@ from topojax.scores import scores
 from topojax.state import TrainState
 from topojax.types import Batch, Metrics
 from topojax.validate import validate
-from topojax.writers import Writers, number, numbers, write_json
+from topojax.writers import Sink, Writers, number, numbers, write_json
 
 
 def train_and_evaluate(config: Any, workdir: str | pathlib.Path, *, started: float | None = None) -> TrainState:
@@ -121,7 +121,7 @@ class _Training:
         abstract = jax.eval_shape(self.program.init)
         run_epoch = self._compile(abstract, batch)
         state, done = self._restore_or_init(abstract)
-        writers = Writers(self.path, done, tensorboard=self.config.log.tensorboard)
+        writers = Writers(self.path, done, self._sinks(done))
         progress = Progress(done, self.config.train.epochs, enabled=self.config.log.progress)
         with contextlib.closing(writers), contextlib.closing(progress):
             if not done:
@@ -142,15 +142,28 @@ class _Training:
                     self._hear(epoch, waiting, writers, progress)
                     waiting = []
                 if logs:
-                    row = {**self.previous, **self._test(state), "time/train_s": round(self.train_s, 3)}
-                    writers.metrics(epoch, epoch * self.program.steps_per_epoch, row)
+                    step, (tested, predictions) = epoch * self.program.steps_per_epoch, self._test(state)
+                    row = {**self.previous, **tested, "time/train_s": round(self.train_s, 3)}
+                    writers.metrics(epoch, step, row)
+                    writers.view(epoch, step, state, predictions)
                     progress.show(epoch, row)
                 if saves:
                     self._save(epoch, state)
                 if logs or saves:
                     self._halt_if_unsatisfied(epoch, state, writers)
-        self._finish(state)
+            progress.close()
+            writers.finish(self._finish(state))
         return state
+
+    def _sinks(self, done: int) -> Iterator[Sink]:
+        if self.config.log.tensorboard:
+            from topojax.tensorboard_writer import TensorBoard
+
+            yield TensorBoard(self.path / "tensorboard", self.config, self.model, self.dataset)
+        if self.config.mlflow.enabled:
+            from topojax.mlflow_writer import MlflowRun
+
+            yield MlflowRun(self.path, self.config, done)
 
     def _compile(self, abstract: Any, batch: Batch) -> Callable:
         """Compile the run's programs; returns the epoch's. Evaluation is compiled while training has begun."""
@@ -247,9 +260,9 @@ class _Training:
                     "start in a new --workdir"
                 )
 
-    def _test(self, state: TrainState) -> dict[str, Any]:
+    def _test(self, state: TrainState) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         predictions = predict(self.evaluate.result(), state, self.dataset.test)
-        return numbers(scores(predictions, np.asarray(self.dataset.test.label)))
+        return numbers(scores(predictions, np.asarray(self.dataset.test.label))), predictions
 
     def _save(self, epoch: int, state: TrainState) -> None:
         meta = {
@@ -262,7 +275,7 @@ class _Training:
         }
         self.checkpoints.save(epoch, state, meta, loss=self.previous["signal/task"])
 
-    def _finish(self, state: TrainState) -> None:
+    def _finish(self, state: TrainState) -> dict[str, Any]:
         run = Run(
             model=self.model,
             state=state,
@@ -299,3 +312,4 @@ class _Training:
             f"\n{self.path / 'result.json'}: {result['time/total_s']:.1f} s in all, "
             f"{result['time/compile_s']:.1f} s of it compiling"
         )
+        return result

@@ -70,6 +70,7 @@ INTERVALS: dict[str, tuple[str, ...]] = {
         "governor.spike_tolerance",
         "governor.grounding_warmup",
         "governor.plateau_patience",
+        "governor.plateau_tolerance",
         "governor.freeze_limit",
         "optim.latent_speed",
         *(f"optim.group_rates.{group}" for group in GROUPS),
@@ -171,6 +172,8 @@ def validate(config: Any) -> None:
         for name in names:
             if fields[name] is not None and not _inside(fields[name], interval):
                 raise UserError(f"config.{name} = {fields[name]}: must lie in {interval}")
+    if not config.mlflow.experiment.strip():
+        raise UserError("config.mlflow.experiment is empty: name the experiment")
     _rates(config.optim)
     _sizes(config.model)
     _attention(config.baselines)
