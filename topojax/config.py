@@ -159,9 +159,9 @@ def default_config() -> ConfigDict:
     # Factor on the rate on trouble.
     c.governor.shrink = 0.5
     # Factor on the rate, each epoch while healthy but far below the maximum.
-    c.governor.recover = 1.1
+    c.governor.recover = 2.0
     # Fraction of learning_rate_max below which a healthy run recovers.
-    c.governor.recovery_threshold = 0.1
+    c.governor.recovery_threshold = 0.5
     # Epochs of health before growing.
     c.governor.stable_patience = 2
     # Epochs of trouble before shrinking.
