@@ -28,6 +28,9 @@ def default_config() -> ConfigDict:
     c.data.test_fraction = placeholder(float)
     # Noise on manifold points: standard deviation as a fraction of the extent along each axis.
     c.data.noise = 0.05
+    # Nearest training examples (by inputs, no label) of which one, drawn anew each time, takes the place of an example
+    # in the view that orbit and vicreg_inv compare with; 0 is none: the view is of the example itself.
+    c.data.neighbours = 0
     # Keep decoded tfds arrays in the user's cache, so that only the first run needs TensorFlow.
     c.data.cache = True
 
@@ -170,6 +173,9 @@ def default_config() -> ConfigDict:
     c.losses.metric_margin = 1.0
     # What keeps classes apart: overlap of their routing (the original), or latent distance (theory 1.10).
     c.losses.metric_distance = "overlap"
+    # What orbit measures: kl, the symmetric divergence of the two routings (the original), or overlap, −log⟨w, w_aug⟩,
+    # the surprise of finding both in one chart, which sharpens charts while it makes them agree.
+    c.losses.orbit_distance = "kl"
     # Bound H(K) from above as well, as the coupling-window theorem has it (theory 1.3).
     c.losses.window_two_sided = False
     # Target standard deviation per dimension of structured residual and texture (prior_n, prior_tex).

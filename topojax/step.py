@@ -24,6 +24,7 @@ from topojax.data import batch_indices
 from topojax.measure import Probed, make_measure, make_prober, make_settings
 from topojax.metrics import expanded, pack, reduce_epoch
 from topojax.model import Model
+from topojax.neighbours import partners
 from topojax.objective import Settings, make_objective, task
 from topojax.state import TrainState
 from topojax.types import Array, Batch, Metrics
@@ -88,6 +89,7 @@ def make_program(
     optimizer = optim.make_optimizer(config.optim, steps_per_epoch=steps_per_epoch)
     schedule = optim.schedule(config.optim, steps_per_epoch=steps_per_epoch, epochs=config.train.epochs)
     needs_view = any(row.name in ("orbit", "vicreg_inv") for row in rows)
+    views_neighbours = needs_view and config.data.neighbours > 0
     revives = bool(config.revival.dead_code or config.revival.dead_chart)
     set_by_targets = make_settings(config, rows)
     measure = make_measure(config, rows)
@@ -131,7 +133,8 @@ def make_program(
         batch = batch._replace(image=augment(key, batch.image, image_shape, **config.augment.to_dict()))
         view = batch.image
         if needs_view:
-            view = augment(view_key, batch.image, image_shape, **config.view.to_dict())
+            seen_again = batch.image if batch.partner is None else batch.partner
+            view = augment(view_key, seen_again, image_shape, **config.view.to_dict())
 
         lambdas, settings = system.weights(state.control), settings_of(state.control, state.probed)
         (loss, aux), grads = gradient(state.params, state.spectral, lambdas, settings, batch, view)
@@ -245,7 +248,10 @@ def make_program(
         names: set[str] = set()  # known once the body is traced
 
         def body(state: TrainState, index: Array) -> tuple[TrainState, Array]:
-            state, metrics = train_step(state, Batch(data.image[index], data.label[index]), probe)
+            batch = Batch(data.image[index], data.label[index])
+            if views_neighbours:
+                batch = batch._replace(partner=partners(state.key, state.step, data, index))
+            state, metrics = train_step(state, batch, probe)
             names.update(metrics)
             return state, pack(metrics)
 

@@ -114,7 +114,7 @@ class _Training:
 
     def run(self) -> TrainState:
         """Compile, restore or start, train, evaluate."""
-        batch = Batch(*map(jnp.asarray, self.dataset.train))
+        batch = jax.tree.map(jnp.asarray, self.dataset.train)
         abstract = jax.eval_shape(self.program.init)
         run_epoch = self._compile(abstract, batch)
         state, done = self._restore_or_init(abstract)
@@ -153,7 +153,8 @@ class _Training:
         """Compile the run's programs; returns the epoch's. Evaluation is compiled while training has begun."""
         since = time.perf_counter()
         rows = min(BATCH_SIZE, len(self.dataset.test.label))
-        tested = jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), batch)
+        split = Batch(batch.image, batch.label)
+        tested = jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), split)
         epoch = jax.jit(self.program.epoch, donate_argnums=0).lower(abstract, batch)
         init = jax.jit(self.program.init).lower()
         evaluate = jax.jit(self.program.evaluate)
