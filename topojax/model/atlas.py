@@ -1,12 +1,21 @@
 """The attentive atlas: encoder and decoder over N charts with K codes each (model §3-4)."""
 
+import functools
 import math
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from topojax.model.layers import IsotropicBlock, NormGate, SpectralDense, SpectralKernel, random_param
+from topojax.model.layers import (
+    IsotropicBlock,
+    MixtureGate,
+    NormGate,
+    SpectralDense,
+    SpectralKernel,
+    SpectralMap,
+    random_param,
+)
 from topojax.model.router import CovariantRouter, route
 from topojax.types import Array, Decoding, Encoding
 
@@ -20,11 +29,15 @@ def to_ball(v: Array, scale: float) -> Array:
 
 
 def nearest_code(v_loc: Array, codebook: Array) -> tuple[Array, Array, Array]:
-    """Squared distances [B, N, K], argmin [B, N] and the code vectors [B, N, D] for v − c̄ [B, D], codes [N, K, D]."""
-    distances = jnp.sum((v_loc[:, None, None, :] - codebook[None]) ** 2, axis=-1)
-    index = jnp.argmin(distances, axis=-1).astype(jnp.int32)
-    one_hot = jax.nn.one_hot(index, codebook.shape[1])
-    return distances, index, jnp.einsum("bnk,nkd->bnd", one_hot, codebook)
+    """Squared distances [B, N, K], argmin [B, N] and the code vectors [B, N, D] for v − c̄ [B, D], codes [N, K, D].
+
+    Computed with the batch last, where every line is a run over memory.
+    """
+    parts = [(x[None, None] - codebook[:, :, i, None]) ** 2 for i, x in enumerate(v_loc.T)]
+    distances = functools.reduce(jnp.add, parts)
+    index = jnp.argmin(distances, axis=1).astype(jnp.int32)
+    chosen = jnp.einsum("nkd,nkb->ndb", codebook, jax.nn.one_hot(index, codebook.shape[1], axis=1))
+    return jnp.moveaxis(distances, -1, 0), index.T, jnp.moveaxis(chosen, -1, 0)
 
 
 class Encoder(nn.Module):
@@ -156,16 +169,25 @@ class Decoder(nn.Module):
         router = route(scores) if chart is None else jax.nn.one_hot(chart, self.charts)
 
         projectors = SpectralKernel((self.charts, self.hidden, self.latent), name="projectors")()
-        each = jnp.einsum("bd,nhd->bnh", zeta, projectors)
+        point = zeta.T
         if self.chart_gain:
-            each = each * jnp.exp(self.param("log_chart_gain", nn.initializers.constant(math.log(self.chart_gain)), ()))
-        if self.chart_bias:
-            each = each + random_param(self, "chart_bias", each.shape[1:], 3**0.5 * self.chart_bias)[None]
-        h = jnp.einsum("bn,bnh->bh", router, gate("chart_gate")(each))
+            gain = self.param("log_chart_gain", nn.initializers.constant(math.log(self.chart_gain)), ())
+            projectors = projectors * jnp.exp(gain)
+        if self.chart_bias:  # a column of the projectors, against a coordinate that is 1
+            offset = random_param(self, "chart_bias", projectors.shape[:2], 3**0.5 * self.chart_bias)
+            projectors = jnp.concatenate([projectors, offset[..., None]], axis=-1)
+            point = jnp.concatenate([point, jnp.ones_like(point[:1])])
+        h = MixtureGate(bundle, self.gate_bias_init, name="chart_gate")(point, projectors, router)
 
         y = gate("gate_0")(SpectralDense(self.hidden, name="render_0")(h))
         y = gate("gate_1")(SpectralDense(self.hidden, name="render_1")(y))
-        y = SpectralDense(self.output, name="render_2")(y) + SpectralDense(self.output, name="skip")(h)
         amplitude = self.param("texture_scale", nn.initializers.constant(0.1), ())
-        x_hat = y + amplitude * SpectralDense(self.output, name="texture")(jnp.tanh(z_tex))
+        # render_2(y) + skip(h) + amplitude texture(tanh z_tex), as one product.
+        (render, b_render), (skip, b_skip), (texture, b_texture) = (
+            SpectralMap(self.output, size, name=name)()
+            for name, size in (("render_2", self.hidden), ("skip", self.hidden), ("texture", self.latent))
+        )
+        kernel = jnp.concatenate([render, skip, amplitude * texture], axis=1)
+        bias = b_render + b_skip + amplitude * b_texture
+        x_hat = jnp.concatenate([y, h, jnp.tanh(z_tex)], axis=1) @ kernel.T + bias[None]
         return Decoding(x_hat, router)
