@@ -7,6 +7,7 @@ import pytest
 from tiny_config import get_config
 
 from topojax import data
+from topojax.config import charts_from_pairs
 from topojax.errors import UserError
 from topojax.neighbours import nearest, partners
 from topojax.run import build
@@ -82,3 +83,20 @@ def test_orbit_compares_with_a_neighbour():
         seen[count] = float(program.named(np.asarray(metrics))["loss/orbit"])
     assert seen[0] == pytest.approx(0, abs=1e-6)
     assert seen[3] > 1e-5
+
+
+def test_no_label_reaches_an_atlas_made_of_pairs():
+    """Shuffled labels leave every parameter but the readout's as it was, bit for bit."""
+    c = get_config()
+    charts_from_pairs(c, neighbours=3, strength=4.0)
+    train = jax.tree.map(jnp.asarray, data.load(c.data, seed=0).train)
+    about = {"num_train": 160, "input_dim": 64, "image_shape": (8, 8, 1), "num_classes": 10}
+    program = build(c, about)[1]
+    epoch = jax.jit(program.epoch)
+    mirrored = train.label[::-1]
+    ours, shuffled = (
+        epoch(program.init(), train._replace(label=label))[0].params["atlas"] for label in (train.label, mirrored)
+    )
+    assert not np.array_equal(ours["readout"]["logits"], shuffled["readout"]["logits"])
+    for part in ("encoder", "decoder", "jump"):
+        assert all(map(np.array_equal, jax.tree.leaves(ours[part]), jax.tree.leaves(shuffled[part])))

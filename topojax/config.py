@@ -305,6 +305,22 @@ def default_config() -> ConfigDict:
     return c
 
 
+def charts_from_pairs(c: ConfigDict, *, neighbours: int, strength: float) -> None:
+    """Let pairs make the charts instead of labels: a view of one of an example's neighbours belongs in its chart.
+
+    Args:
+      c: changed in place.
+      neighbours: k of `data.neighbours`.
+      strength: weight of the pairs' overlap at the start, beside `losses.recon_weight`.
+    """
+    c.supervised.enabled = False
+    c.data.neighbours = neighbours
+    c.losses.orbit_distance = "overlap"
+    c.contracts.orbit.update(enabled=True, initial=strength, gate="none")
+    # One chart for everything would please the pairs: nothing but the entropy of usage forbids it.
+    c.contracts.diversity.update(initial=3 * strength, maximum=5 * strength)
+
+
 CONTRACT_FIELDS = tuple(
     field.name
     for field in dataclasses.fields(contracts.Contract)
