@@ -79,7 +79,7 @@ def table(result: Mapping[str, Any]) -> str:
     labels = "used" if result["labels_used"] else "not used (the readout alone sees them)"
     head = f"{result['name']}: {result['epochs']} epochs, seed {result['seed']}, labels {labels}"
     scored = [(name.removeprefix("test/"), number(v)) for name, v in result.items() if name.startswith("test/")]
-    parts = [head, _columns([("test", ""), *scored])]
+    parts = [head, columns([("test", ""), *scored])]
     if result["contracts"]:
         parts.append(contract_table(result["contracts"]))
     return "\n\n".join(parts)
@@ -94,14 +94,14 @@ def contract_table(contracts: Sequence[Mapping[str, Any]]) -> str:
             number(contract["value"]),
             number(contract["weight"]),
             "–" if contract["ripple"] is None else f"{contract['ripple']:.1%}",
-            _verdict(contract),
+            verdict(contract),
         )
         for contract in contracts
     ]
-    return _columns([("contract", "promise", "measured", "weight", "ripple", ""), *rows])
+    return columns([("contract", "promise", "measured", "weight", "ripple", ""), *rows])
 
 
-def _verdict(contract: Mapping[str, Any]) -> str:
+def verdict(contract: Mapping[str, Any]) -> str:
     if contract["satisfied"] is None:
         return "constant" if contract["mechanism"] == "constant" else "not measured"
     if contract["satisfied"]:
@@ -110,7 +110,8 @@ def _verdict(contract: Mapping[str, Any]) -> str:
     return f"{state}: {contract['advice']}"
 
 
-def _columns(rows: Sequence[Sequence[str]]) -> str:
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Cells as text in aligned columns, one line a row."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

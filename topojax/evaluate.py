@@ -1,97 +1,121 @@
-"""How good an atlas is on a split: reconstruction, charts against labels, information, accuracies."""
+"""Evaluate a run on a split of its data: a table, and everything behind it as JSON.
 
-from collections.abc import Callable, Mapping
+  python -m topojax.evaluate --workdir=runs/digits [--step=50] [--split=train] [--out=FILE]
+
+Writes <workdir>/evaluation.json; of another split or step, evaluation_train.json, evaluation_step50.json.
+"""
+
+import argparse
+import pathlib
+import sys
 from typing import Any
 
-import jax
 import numpy as np
 
-from topojax.types import Array, Batch
+from topojax.console import columns, number
+from topojax.errors import UserError, exit_status
+from topojax.evaluation import ABOUT, LABELS, Evaluation, evaluate_run
+from topojax.run import Run
+from topojax.types import Batch
 
-BATCH_SIZE = 512
+SPLITS = ("test", "train")
 
 
-def predict(
-    evaluate: Callable[[Any, Batch], Mapping[str, Array]], state: Any, split: Batch, size: int = BATCH_SIZE
-) -> dict[str, np.ndarray]:
-    """Evaluate a whole split in batches of one shape; the last one is padded and the padding dropped.
+def load_splits(run: Run) -> tuple[Batch, Batch]:
+    """The (train, test) splits that a run was made with.
+
+    Raises:
+      UserError: the data are gone, or are not those it was trained on.
+    """
+    from topojax import data
+
+    found = data.load(run.config.data, seed=run.config.seed)
+    if found.manifest != run.manifest:
+        raise UserError(f"the data of {found.name} are not those the run was trained on")
+    return found.train, found.test
+
+
+def evaluate(workdir: str | pathlib.Path, *, step: int | None = None, split: str = "test") -> Evaluation:
+    """Restore a run and evaluate it.
 
     Args:
-      evaluate: `Program.evaluate`, jitted: (state, batch [size]) → arrays of one row for each example.
-      state: the training state; not changed.
-      split: n ≥ 1 examples.
-      size: examples in a batch; a smaller split is one batch of its own size.
+      workdir: of a run with at least one checkpoint, and its data at hand.
+      step: which checkpoint, by epoch; the latest unless told.
+      split: test or train.
 
-    Returns:
-      The same names, n rows each, in the order of the split.
+    Raises:
+      UserError: nothing to restore, no such step (it names those there are), or the data are gone.
     """
-    n = len(split.label)
-    size = min(size, n)
-    parts = []
-    for start in range(0, n, size):
-        rows = np.minimum(np.arange(start, start + size), n - 1)
-        out = jax.device_get(evaluate(state, Batch(split.image[rows], split.label[rows])))
-        parts.append({name: value[: n - start] for name, value in out.items()})
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    from topojax.run import restore
+
+    run = restore(workdir, step)
+    train, test = load_splits(run)
+    return evaluate_run(run, {"train": train, "test": test}[split], train, name=split)
 
 
-def scores(predictions: Mapping[str, np.ndarray], labels: np.ndarray, prefix: str = "test/") -> dict[str, float]:
-    """What a table of results is made of.
-
-    Args:
-      predictions: of `predict`: chart, code, router [n, N], squared_error, consistency, readout_prediction,
-        and class_prediction where labels trained the charts.
-      labels: [n].
-      prefix: of the names.
-
-    Returns:
-      mse: mean squared error, mean over inputs and examples.
-      ami, nmi: adjusted and normalised mutual information of charts and labels.
-      acc_supervised: accuracy of argmax Σ_k w_k P(y|k); left out where labels did not train the charts.
-      acc_readout: accuracy of the detached readout, which always sees labels.
-      acc_matched: accuracy of the best one-to-one match of charts and labels (clustering accuracy).
-      H_K, H_K_given_X, I_XK: nats, of the router's weights over the split; I = H(K) − H(K|X).
-      perplexity: exp H of the (chart, code) pairs chosen, at most N K.
-      consistency: mean divergence of the decoder's routing from the encoder's, nats.
-    """
-    from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
-
-    labels = np.asarray(labels)
-    chart, router = predictions["chart"], predictions["router"].astype(np.float64)
-    h_k, h_k_given_x = _entropy(router.mean(axis=0)), _entropy(router)
-    pairs = np.unique(np.stack([chart, predictions["code"]]), axis=1, return_counts=True)[1]
-    out = {
-        "mse": np.mean(predictions["squared_error"], dtype=np.float64),
-        "ami": adjusted_mutual_info_score(labels, chart),
-        "nmi": normalized_mutual_info_score(labels, chart),
-        "acc_readout": np.mean(predictions["readout_prediction"] == labels),
-        "acc_matched": matched_accuracy(chart, labels),
-        "I_XK": max(h_k - h_k_given_x.mean(), 0.0),
-        "H_K": h_k,
-        "H_K_given_X": h_k_given_x.mean(),
-        "perplexity": np.exp(_entropy(pairs / len(labels))),
-        "consistency": np.mean(predictions["consistency"], dtype=np.float64),
+def as_json(evaluation: Evaluation) -> dict[str, Any]:
+    """An evaluation without its rows: numbers under the names of result.json, tables as lists; NaN is null."""
+    return {
+        "split": evaluation.split,
+        "epoch": evaluation.epoch,
+        "examples": len(evaluation.predictions["chart"]),
+        **evaluation.named(),
+        "labels": {f"{evaluation.split}/{name}": use for name, use in evaluation.labels.items()},
+        "labels_mean": LABELS,
+        "notes": list(evaluation.notes),
+        "tables": {name: _listed(table) for name, table in evaluation.tables.items()},
     }
-    if "class_prediction" in predictions:
-        out["acc_supervised"] = np.mean(predictions["class_prediction"] == labels)
-    return {prefix + name: float(value) for name, value in out.items()}
 
 
-def matched_accuracy(chart: np.ndarray, labels: np.ndarray) -> float:
-    """Largest share of examples whose chart is matched with their label, each with at most one of the other.
-
-    Args:
-      chart: [n] ≥ 0.
-      labels: [n] ≥ 0.
-    """
-    from scipy.optimize import linear_sum_assignment
-
-    counts = np.zeros((chart.max() + 1, labels.max() + 1))
-    np.add.at(counts, (chart, labels), 1)
-    rows, columns = linear_sum_assignment(-counts)
-    return float(counts[rows, columns].sum() / len(labels))
+def text(evaluation: Evaluation) -> str:
+    """An evaluation for the terminal: each number, how labels went into it, what it is; then the notes."""
+    head = f"epoch {evaluation.epoch}, {evaluation.split} split, {len(evaluation.predictions['chart'])} examples"
+    rows = [(evaluation.split, "", "labels", "")]
+    for name, value in evaluation.numbers.items():
+        rows.append((name, number(value), evaluation.labels[name], ABOUT[name].about))
+    used = [f"{use}: {LABELS[use]}" for use in LABELS if use in evaluation.labels.values()]
+    return "\n\n".join(
+        [head, columns(rows), *(["\n".join(evaluation.notes)] if evaluation.notes else []), "; ".join(used)]
+    )
 
 
-def _entropy(p: np.ndarray) -> np.ndarray:
-    """−Σ p log p over the last axis, nats, with 0 log 0 = 0."""
-    return -np.sum(p * np.log(np.where(p > 0, p, 1.0)), axis=-1)
+def _listed(table: np.ndarray) -> Any:
+    cells = table.astype(object)
+    cells[~np.isfinite(table)] = None
+    return cells.tolist()
+
+
+def _default_path(workdir: pathlib.Path, step: int | None, split: str) -> pathlib.Path:
+    parts = ["evaluation", *([split] if split != "test" else []), *([f"step{step}"] if step is not None else [])]
+    return workdir / ("_".join(parts) + ".json")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; 2 on a UserError."""
+    parser = argparse.ArgumentParser("python -m topojax.evaluate", description="Evaluate a run on a split of its data.")
+    parser.add_argument("--workdir", required=True, help="where the run lives")
+    parser.add_argument("--step", type=int, help="which checkpoint, by epoch (default: the latest)")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="default: test")
+    parser.add_argument("--out", type=pathlib.Path, help="the JSON file (default: in the workdir)")
+    arguments = parser.parse_args(argv)
+
+    def carry_out() -> None:
+        from topojax.runtime import use_compilation_cache
+        from topojax.writers import write_json
+
+        use_compilation_cache()
+        workdir = pathlib.Path(arguments.workdir)
+        evaluation = evaluate(workdir, step=arguments.step, split=arguments.split)
+        path = arguments.out or _default_path(workdir, arguments.step, arguments.split)
+        print(text(evaluation))
+        try:
+            write_json(path, as_json(evaluation))
+        except OSError as error:
+            raise UserError(f"--out={path} cannot be written: {error.strerror}") from error
+        print(f"\nwritten to {path}")
+
+    return exit_status(carry_out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

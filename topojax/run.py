@@ -34,6 +34,9 @@ class Run:
       epoch: which checkpoint this is.
       image_shape: (H, W, C) of the inputs, None for points.
       input_dim: X.
+      program: its training and evaluation, un-jitted.
+      num_classes: C.
+      manifest: what identifies the data it was trained on (`data.Dataset.manifest`).
     """
 
     model: Model
@@ -42,6 +45,9 @@ class Run:
     epoch: int
     image_shape: tuple[int, int, int] | None
     input_dim: int
+    program: Program
+    num_classes: int
+    manifest: dict[str, Any]
 
     @functools.cached_property
     def weights(self) -> Any:
@@ -93,6 +99,21 @@ class Run:
         given = np.broadcast_to(given, len(z_geo)).astype(np.int32)
         return Decoding(*_in_batches(self._decode_in, z_geo, z_tex, given))
 
+    def reconstruct_baselines(self, x: ArrayLike) -> dict[str, np.ndarray]:
+        """Reconstructions by the baselines that were trained beside the atlas.
+
+        Args:
+          x: as for `encode`.
+
+        Returns:
+          `ae`, `vq`, those there are → [n, X].
+
+        Raises:
+          UserError: as `encode`.
+        """
+        names = list(self.program.baselines.members)
+        return dict(zip(names, _in_batches(self._reconstruct, self._inputs(x)), strict=True)) if names else {}
+
     def _inputs(self, x: ArrayLike) -> np.ndarray:
         x = np.asarray(x)
         shapes = [(self.input_dim,)] if self.image_shape is None else [(self.input_dim,), self.image_shape]
@@ -107,6 +128,11 @@ class Run:
     def _encode(self) -> Callable[..., Encoding]:
         encode = jax.jit(self.model.encode)
         return lambda x: encode(self.weights, x)
+
+    @functools.cached_property
+    def _reconstruct(self) -> Callable[..., list[Any]]:
+        reconstruct = jax.jit(self.program.baselines.reconstruct)
+        return lambda x: list(reconstruct(self.state.baselines, x).values())
 
     @functools.cached_property
     def _decode_freely(self) -> Callable[..., Decoding]:
@@ -139,7 +165,17 @@ def restore(workdir: str | pathlib.Path, step: int | None = None) -> Run:
     finally:
         checkpoints.close()
     shape = meta["image_shape"]
-    return Run(model, state, config, meta["epoch"], tuple(shape) if shape else None, meta["input_dim"])
+    return Run(
+        model=model,
+        state=state,
+        config=config,
+        epoch=meta["epoch"],
+        image_shape=tuple(shape) if shape else None,
+        input_dim=meta["input_dim"],
+        program=program,
+        num_classes=meta["num_classes"],
+        manifest=meta["data"],
+    )
 
 
 def build(config: Any, meta: dict[str, Any]) -> tuple[Model, Program]:

@@ -3,6 +3,7 @@
 import flax.struct
 import jax
 
+from topojax.baselines import BaselineState
 from topojax.control.system import ControlState
 from topojax.measure import Probed
 from topojax.revival import Liveness
@@ -24,6 +25,7 @@ class TrainState:
       liveness: counts since the last revival.
       probed: what the last probe saw.
       key: typed PRNG key; step t uses fold_in(key, t).
+      baselines: name → what is trained beside the atlas, to compare it with; empty where nothing is.
     """
 
     step: Array
@@ -35,3 +37,4 @@ class TrainState:
     liveness: Liveness
     probed: Probed
     key: jax.Array
+    baselines: dict[str, BaselineState]

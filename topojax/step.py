@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from topojax import losses, optim, revival, signals
+from topojax import optim, revival, signals
 from topojax.assemble import Rows, make_control
 from topojax.augment import Views, make_views
+from topojax.baselines import Baselines, make_baselines, params_of
 from topojax.control import caps, precision
 from topojax.control.system import ControlState
 from topojax.data import batch_indices, shuffled
@@ -26,8 +27,9 @@ from topojax.metrics import expanded, pack, reduce_epoch
 from topojax.model import Model
 from topojax.neighbours import partners
 from topojax.objective import INVARIANCES, Settings, make_objective, task
+from topojax.predict import make_evaluate
 from topojax.state import TrainState
-from topojax.types import Array, Batch, Metrics
+from topojax.types import Array, Batch, Metrics, Spectral
 
 
 class Program(NamedTuple):
@@ -43,7 +45,9 @@ class Program(NamedTuple):
       epoch: (state, data) → (state, metrics): a scan of `train_step` in the order of (seed, epoch); losses, signals
         and norms are means over the epoch's finite steps, weights and rates its last values; one vector, since a
         hundred scalars would be a hundred buffers (`named` gives them their names back).
-      evaluate: (state, batch) → per-example arrays, in evaluation mode.
+      evaluate: (state, batch) → per-example arrays, in evaluation mode (`predict.make_evaluate`).
+      temperature: state → T of P(y|k).
+      baselines: what is trained beside the atlas, to compare it with.
     """
 
     steps_per_epoch: int
@@ -54,6 +58,8 @@ class Program(NamedTuple):
     train_step: Callable[[TrainState, Batch, Batch], tuple[TrainState, Metrics]]
     epoch: Callable[[TrainState, Batch], tuple[TrainState, Array]]
     evaluate: Callable[[TrainState, Batch], dict[str, Array]]
+    temperature: Callable[[TrainState], Array]
+    baselines: Baselines
 
     def named(self, metrics: np.ndarray) -> dict[str, np.ndarray]:
         """An epoch's vector of metrics as name → number."""
@@ -85,9 +91,9 @@ def make_program(
     charts, codes, latent = config.model.num_charts, config.model.codes_per_chart, config.model.latent_dim
     system, rows = make_control(config, num_classes=num_classes)
     objective = make_objective(config, model, rows)
-    gradient = jax.value_and_grad(objective.loss, has_aux=True)
     optimizer = optim.make_optimizer(config.optim, steps_per_epoch=steps_per_epoch)
     schedule = optim.schedule(config.optim, steps_per_epoch=steps_per_epoch, epochs=config.train.epochs)
+    baselines = make_baselines(config, model, input_dim=input_dim, num_classes=num_classes, schedule=schedule)
     wants_second = any(row.name in INVARIANCES for row in rows)
     views_of = make_views(config, image_shape, second=wants_second)
     revives = bool(config.revival.dead_code or config.revival.dead_chart)
@@ -109,6 +115,14 @@ def make_program(
         image_shape=image_shape,
     )
 
+    def joint(both: tuple, spectral: Spectral, lambdas: Metrics, settings: Settings, batch: Batch, view: Array):
+        """The atlas's loss and the baselines', of disjoint parameters: one backward pass for all."""
+        loss, aux = objective.loss(both[0], spectral, lambdas, settings, batch, view)
+        other, compared = baselines.loss(both[1], batch)
+        return loss + other, (loss, aux, compared)
+
+    gradient = jax.value_and_grad(joint, has_aux=True)
+
     def init() -> TrainState:
         key = jax.random.key(config.seed)
         atlas, spectral = model.init(jax.random.fold_in(key, 0))
@@ -126,6 +140,7 @@ def make_program(
             liveness=revival.empty(charts, codes, latent),
             probed=prober.init(),
             key=jax.random.fold_in(key, 1),
+            baselines=baselines.init(jax.random.fold_in(key, 2)),
         )
 
     def train_step(state: TrainState, batch: Batch, probe: Batch) -> tuple[TrainState, Metrics]:
@@ -134,7 +149,8 @@ def make_program(
     def descend(state: TrainState, views: Views, probe: Batch) -> tuple[TrainState, Metrics]:
         batch, view = views
         lambdas, settings = system.weights(state.control), settings_of(state.control, state.probed)
-        (loss, aux), grads = gradient(state.params, state.spectral, lambdas, settings, batch, view)
+        both = (state.params, params_of(state.baselines))
+        (_, (loss, aux, compared)), (grads, others) = gradient(both, state.spectral, lambdas, settings, batch, view)
         direction, opt_state = optimizer.update(grads, state.opt_state, state.params, value=task(aux.terms))
         direction = optim.scaled(direction, config.optim.group_rates, state.control.hierarchy.factors)
         norms = {
@@ -167,6 +183,7 @@ def make_program(
             liveness=observed(state, encoding, finite),
             probed=state.probed,
             key=state.key,
+            baselines=baselines.update(state.baselines, others, state.step),
         )
         ends = new.step % steps_per_epoch == 0
         new, epoch_metrics = jax.lax.cond(ends, close_epoch, go_on, state, new, probe, lambdas, rate)
@@ -175,6 +192,7 @@ def make_program(
             **{f"signal/{name}": jnp.mean(value) for name, value in seen.items()},
             **{f"weight/{name}": jnp.mean(value) for name, value in lambdas.items()},
             **{f"norm/{name}": value for name, value in norms.items()},
+            **compared,
             "norm/update": jnp.where(finite, rate * norms["direction"], 0.0),
             "lr": rate,
             "lr_governor": new.control.governor.rate,
@@ -264,24 +282,8 @@ def make_program(
         traced.append(expanded(names, rows))
         return state, reduce_epoch(traced[-1], metrics)
 
-    def evaluate(state: TrainState, batch: Batch) -> dict[str, Array]:
-        params = optim.eval_params(config.optim, state.params, state.opt_state)
-        weights, _ = model.normalise(params["atlas"], state.spectral)
-        encoding, decoding = model(weights, batch.image)
-        w = encoding.router
-        out = {
-            "chart": encoding.chart,
-            "code": encoding.code,
-            "router": w,
-            "z_geo": encoding.z_geo,
-            "squared_error": jnp.mean((decoding.x_hat - batch.image) ** 2, axis=-1),
-            "consistency": jax.vmap(lambda a, b: losses.consistency(a[None], b[None]))(w, decoding.router),
-            "readout_prediction": jnp.argmax(model.readout(weights, w, encoding.z_geo), axis=-1),
-        }
-        if config.supervised.enabled:
-            table = model.class_table(weights, settings_of(state.control, state.probed).temperature)
-            out["class_prediction"] = jnp.argmax(w @ table, axis=-1)
-        return out
+    def temperature(state: TrainState) -> Array:
+        return settings_of(state.control, state.probed).temperature
 
     traced: list[tuple[str, ...]] = []  # by tracing `epoch`: to ask again would trace the step once more
 
@@ -297,7 +299,10 @@ def make_program(
         traced.append(expanded(jax.eval_shape(step, data), rows))
         return traced[-1]
 
-    return Program(steps_per_epoch, rows, metric_names, init, probe_of, train_step, epoch, evaluate)
+    evaluate = make_evaluate(config, model, temperature, baselines)
+    return Program(
+        steps_per_epoch, rows, metric_names, init, probe_of, train_step, epoch, evaluate, temperature, baselines
+    )
 
 
 def probe_metrics(probed: Probed) -> Metrics:

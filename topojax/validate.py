@@ -17,6 +17,7 @@ from topojax.control.system import ESTIMATES, RATE_SIGNALS
 from topojax.errors import UserError
 from topojax.geometry import AFTER, METRICS
 from topojax.model.atlas import BALL_RADIUS
+from topojax.model.layers import MATMUL
 from topojax.optim import KEEPS_ADAM, RATES
 
 INTERVALS: dict[str, tuple[str, ...]] = {
@@ -26,6 +27,9 @@ INTERVALS: dict[str, tuple[str, ...]] = {
         "model.latent_dim",
         "model.codes_per_chart",
         "model.rank",
+        "baselines.codes",
+        "baselines.attention_dim",
+        "baselines.attention_heads",
         "train.epochs",
         "optim.plateau_patience",
         "train.batch_size",
@@ -60,11 +64,14 @@ INTERVALS: dict[str, tuple[str, ...]] = {
         "model.chart_bias",
         "model.class_affinity",
         "model.readout_bundle",
+        "baselines.commitment",
+        "baselines.attention_tokens",
         "optim.warmup_epochs",
         "optim.update_ratio",
         "governor.spike_tolerance",
         "governor.grounding_warmup",
         "governor.plateau_patience",
+        "governor.plateau_tolerance",
         "governor.freeze_limit",
         "optim.latent_speed",
         *(f"optim.group_rates.{group}" for group in GROUPS),
@@ -77,6 +84,7 @@ INTERVALS: dict[str, tuple[str, ...]] = {
     "(0, inf)": (
         "model.ball_scale",
         "optim.learning_rate",
+        "baselines.learning_rate",
         "optim.learning_rate_max",
         "optim.learning_rate_min",
         "optim.grad_clip",
@@ -127,6 +135,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "data.name": data.NAMES,
     "model.tensorization": ("sum", "full"),
     "model.straight_through": ("detached", "parity"),
+    "model.matmul": MATMUL,
     "optim.rate": RATES,
     "optim.schedule": ("none", "cosine"),
     "governor.signal": RATE_SIGNALS,
@@ -165,8 +174,11 @@ def validate(config: Any) -> None:
         for name in names:
             if fields[name] is not None and not _inside(fields[name], interval):
                 raise UserError(f"config.{name} = {fields[name]}: must lie in {interval}")
+    if not config.mlflow.experiment.strip():
+        raise UserError("config.mlflow.experiment is empty: name the experiment")
     _rates(config.optim)
     _sizes(config.model)
+    _attention(config.baselines)
     _revival(config)
     _contracts(config)
 
@@ -212,6 +224,12 @@ def _sizes(model: Any) -> None:
         raise UserError(
             f"config.model.jump_rank = {model.jump_rank}: must be at most {_LARGEST_JUMP_RANK}; 0 is latent_dim"
         )
+
+
+def _attention(baselines: Any) -> None:
+    dim, heads = baselines.attention_dim, baselines.attention_heads
+    if baselines.attention_tokens and dim % heads:
+        raise UserError(f"config.baselines.attention_heads = {heads}: must divide attention_dim = {dim}")
 
 
 def _contracts(config: Any) -> None:

@@ -16,8 +16,8 @@ from topojax.benchmarks.ledger import Ledger, key
 from topojax.benchmarks.seeded import Trained, compile_runs, describe
 from topojax.config_io import flat
 from topojax.contracts import audit
-from topojax.evaluate import scores
 from topojax.runtime import use_compilation_cache, versions
+from topojax.scores import scores
 from topojax.types import Batch
 from topojax.validate import validate
 from topojax.writers import numbers

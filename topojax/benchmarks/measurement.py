@@ -22,9 +22,10 @@ from topojax.benchmarks.scaling import scaling
 from topojax.benchmarks.timing import Patience, Quartiles, quartiles, repeated, seconds
 from topojax.benchmarks.variants import constant_control, recon_vq
 from topojax.errors import UserError
-from topojax.evaluate import BATCH_SIZE, predict, scores
+from topojax.predict import BATCH_SIZE, predict
 from topojax.run import build
 from topojax.runtime import compile_program, versions
+from topojax.scores import scores
 from topojax.types import Batch
 from topojax.validate import validate
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from topojax.data import Dataset
-from topojax.evaluate import BATCH_SIZE, predict
+from topojax.predict import BATCH_SIZE, predict
 from topojax.run import build
 from topojax.runtime import compile_program
 from topojax.types import Array, Batch
@@ -26,7 +26,7 @@ class Trained(NamedTuple):
     """What a run leaves behind.
 
     Attributes:
-      predictions: of the data set's test split after the last epoch (`evaluate.predict`).
+      predictions: of the data set's test split after the last epoch (`predict.predict`).
       row: metrics of the last epoch, name → number.
       curve: AMI of charts and labels on the test split after every epoch.
       seconds: of training and evaluation, without compiling.

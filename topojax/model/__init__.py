@@ -55,7 +55,8 @@ class _Atlas(nn.Module):
         c = dict(self.config)
         sizes = {"hidden": c["hidden_dim"], "latent": c["latent_dim"], "charts": c["num_charts"]}
         routing = {
-            k: c[k] for k in ("covariant", "tensorization", "rank", "transport", "gate_bias_init", "router_gain")
+            k: c[k]
+            for k in ("covariant", "tensorization", "rank", "transport", "gate_bias_init", "router_gain", "matmul")
         }
         keys = ("center_scale", "code_scale", "ball", "ball_scale", "straight_through", "key_offset")
         self.encoder = Encoder(codes=c["codes_per_chart"], **sizes, **routing, **{k: c[k] for k in keys})

@@ -14,6 +14,7 @@ from topojax.model.layers import (
     SpectralDense,
     SpectralKernel,
     SpectralMap,
+    product,
     random_param,
 )
 from topojax.model.router import CovariantRouter, route
@@ -56,6 +57,8 @@ class Encoder(nn.Module):
         original, whose keys span no more than D dimensions.
       straight_through: `detached` lets reconstruction train centres and router; `parity` is the original, in
         which the centres' gradient cancels.
+      matmul: type that operands of the products over features are rounded to; routing, gates, norms and everything
+        else are float32.
     """
 
     hidden: int
@@ -74,6 +77,7 @@ class Encoder(nn.Module):
     straight_through: str = "detached"
     router_gain: float = 0.0
     key_offset: float = 0.0
+    matmul: str = "float32"
 
     @nn.compact
     def __call__(self, x: Array) -> Encoding:
@@ -84,8 +88,8 @@ class Encoder(nn.Module):
         sizes = (self.charts, self.codes, self.latent)
         codebook = random_param(self, "codebook", sizes, spread * self.code_scale)
 
-        features = gate("gate_0")(SpectralDense(self.hidden, name="features_0")(x))
-        features = gate("gate_1")(SpectralDense(self.hidden, name="features_1")(features))
+        features = gate("gate_0")(SpectralDense(self.hidden, matmul=self.matmul, name="features_0")(x))
+        features = gate("gate_1")(SpectralDense(self.hidden, matmul=self.matmul, name="features_1")(features))
         v = SpectralDense(self.latent, name="value")(features)
         if self.ball:
             v = to_ball(v, self.ball_scale)
@@ -140,6 +144,7 @@ class Decoder(nn.Module):
         spectral normalisation bounds how far an image moves with its point.
       chart_bias: standard deviation of an offset of each chart's projection; 0 is none, the original, in which all
         charts draw the same image at the origin.
+      matmul: as in `Encoder`, and of the product that draws the image.
     """
 
     output: int
@@ -154,6 +159,7 @@ class Decoder(nn.Module):
     router_gain: float = 0.0
     chart_gain: float = 0.0
     chart_bias: float = 0.0
+    matmul: str = "float32"
 
     @nn.compact
     def __call__(self, z_geo: Array, z_tex: Array, chart: Array | None = None) -> Decoding:
@@ -179,8 +185,8 @@ class Decoder(nn.Module):
             point = jnp.concatenate([point, jnp.ones_like(point[:1])])
         h = MixtureGate(bundle, self.gate_bias_init, name="chart_gate")(point, projectors, router)
 
-        y = gate("gate_0")(SpectralDense(self.hidden, name="render_0")(h))
-        y = gate("gate_1")(SpectralDense(self.hidden, name="render_1")(y))
+        y = gate("gate_0")(SpectralDense(self.hidden, matmul=self.matmul, name="render_0")(h))
+        y = gate("gate_1")(SpectralDense(self.hidden, matmul=self.matmul, name="render_1")(y))
         amplitude = self.param("texture_scale", nn.initializers.constant(0.1), ())
         # render_2(y) + skip(h) + amplitude texture(tanh z_tex), as one product.
         (render, b_render), (skip, b_skip), (texture, b_texture) = (
@@ -189,5 +195,5 @@ class Decoder(nn.Module):
         )
         kernel = jnp.concatenate([render, skip, amplitude * texture], axis=1)
         bias = b_render + b_skip + amplitude * b_texture
-        x_hat = jnp.concatenate([y, h, jnp.tanh(z_tex)], axis=1) @ kernel.T + bias[None]
+        x_hat = product(jnp.concatenate([y, h, jnp.tanh(z_tex)], axis=1), kernel, self.matmul) + bias[None]
         return Decoding(x_hat, router)

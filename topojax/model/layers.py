@@ -105,21 +105,35 @@ def normalise(params: Params, spectral: Spectral) -> tuple[Params, Spectral]:
     return unflatten_dict(flat), unflatten_dict(vectors)
 
 
+MATMUL = ("float32", "bfloat16")
+"""What the operands of the large products may be rounded to."""
+
+
+def product(x: Array, kernel: Array, matmul: str) -> Array:
+    """X Wᵀ of [..., in] and [out, in], with operands rounded to `matmul`'s type and sums in float32."""
+    if matmul == "float32":
+        return x @ kernel.T
+    x, kernel = x.astype(matmul), kernel.astype(matmul)
+    return jnp.matmul(x, kernel.T, preferred_element_type=jnp.float32)
+
+
 class SpectralDense(nn.Module):
     """y = x Wᵀ + b with W [out, in] kept at spectral norm ≤ 1 by `normalise`.
 
     Attributes:
       features: output size.
       use_bias: add b, uniform in ±1/√in at the start.
+      matmul: as in `product`.
     """
 
     features: int
     use_bias: bool = True
+    matmul: str = "float32"
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel = spectral_kernel(self, (self.features, x.shape[-1]))
-        y = x @ kernel.T
+        y = product(x, kernel, self.matmul)
         if self.use_bias:
             bias = random_param(self, "bias", (self.features,), x.shape[-1] ** -0.5)
             y = y + bias.reshape((1,) * (y.ndim - 1) + bias.shape)
