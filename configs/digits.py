@@ -3,6 +3,8 @@
   python -m topojax.train --config=configs/digits.py        18 s on 2 cores; test AMI 0.96, accuracy 0.98, MSE 0.043
   python -m topojax.train --config=configs/digits.py:unsupervised
 
+`unsupervised`, labels not used, seeds 0 to 2: test AMI 0.81, 0.79, 0.82 and MSE 0.048, 0.051, 0.050.
+
 Variants: none, or `unsupervised`, in which labels reach the detached readout alone: an example and a view of one of its
 nearest neighbours should lie in one chart, and all charts should be used.
 """
