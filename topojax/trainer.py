@@ -118,7 +118,7 @@ class _Training:
 
     def run(self) -> TrainState:
         """Compile, restore or start, train, evaluate."""
-        batch = Batch(*map(jnp.asarray, self.dataset.train))
+        batch = jax.tree.map(jnp.asarray, self.dataset.train)
         abstract = jax.eval_shape(self.program.init)
         run_epoch = self._compile(abstract, batch)
         state, done = self._restore_or_init(abstract)

@@ -54,6 +54,7 @@ INTERVALS: dict[str, tuple[str, ...]] = {
     "[0, inf)": (
         *(f"{block}.{name}" for block in ("augment", "view") for name in ("rotation", "shift", "noise_std")),
         "data.noise",
+        "data.neighbours",
         "model.center_scale",
         "model.code_scale",
         "model.jump_rank",
@@ -139,6 +140,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "optim.schedule": ("none", "cosine"),
     "governor.signal": RATE_SIGNALS,
     "losses.metric_distance": ("overlap", "latent"),
+    "losses.orbit_distance": ("kl", "overlap"),
     "window.ground": MODES,
     "window.estimate": tuple(ESTIMATES),
     "geometry.metric": METRICS,
