@@ -4,12 +4,13 @@
   python -m topojax.train --config=configs/cifar10.py
   python -m topojax.train --config=configs/cifar10.py:subset
 
-Variants: none, every prepared training image; `subset`: 3,000 images of which 600 are test data.
+Variants: none, every prepared training image; `subset`: 3,000 images of which 600 are test data; `report_3k`: the
+report's own command (§6), with the original's sizes and rates.
 """
 
 from topojax.config import default_config
 
-VARIANTS = ("", "subset")
+VARIANTS = ("", "subset", "report_3k")
 
 
 def get_config(variant: str = ""):
@@ -22,9 +23,29 @@ def get_config(variant: str = ""):
     c.model.hidden_dim, c.model.latent_dim = 128, 4
     c.train.batch_size = 256
     c.train.epochs = 40
-    if variant == "subset":
-        c.name = "cifar10_subset"
+    if variant:
+        c.name = f"cifar10_{variant}"
         c.data.num_examples = 3000
         c.data.test_fraction = 0.2
         c.train.epochs = 100
+    if variant == "report_3k":
+        report_3k(c)
     return c
+
+
+def report_3k(c):
+    """A patient governor, a prior, baselines; `--config.mlflow.enabled=true` logs to its server."""
+    c.seed = 42
+    c.model.hidden_dim, c.model.latent_dim, c.model.codes_per_chart = 32, 2, 21
+    c.baselines.autoencoder = c.baselines.vq = True
+    c.train.epochs = 3000
+    c.optim.learning_rate = c.optim.learning_rate_max = 0.005
+    c.optim.schedule = "none"
+    c.contracts.prior_n.enabled = c.contracts.prior_tex.enabled = True
+    c.contracts.prior_n.initial = c.contracts.prior_tex.initial = 0.001
+    c.governor.grounding_warmup = 200
+    c.governor.unstable_patience = 10
+    c.checkpoint.every_epochs = 50
+    c.log.every_epochs = 25
+    c.mlflow.tracking_uri = "http://127.0.0.1:5000"
+    c.mlflow.experiment, c.mlflow.run_name = "topoencoder", "cifar10_adaptive_lr"

@@ -4,16 +4,18 @@
   python -m topojax.train --config=configs/mnist.py         43 s on 2 cores; test AMI 0.88, accuracy 0.94, MSE 0.044
   python -m topojax.train --config=configs/mnist.py:full
 
-Variants: `subset` (also with no variant): 200 epochs of 18 batches; `full`: 20 epochs of 234.
+Variants: `subset` (also with no variant): 200 epochs of 18 batches; `full`: 20 epochs of 234. `report_3k`,
+`report_adaptive` and `report_lr7` are the report's own commands (§6), with the original's sizes and rates; they resume,
+also to more epochs, as `--config=configs/mnist.py:report_lr7 --config.train.epochs=2000`.
 """
 
 from topojax.config import default_config
 
-VARIANTS = ("subset", "full")
+VARIANTS = ("subset", "full", "report_3k", "report_adaptive", "report_lr7")
 
 
 def get_config(variant: str = "subset"):
-    """Hidden 64, latent 2, 10 charts × 8 codes: the report's sizes."""
+    """Hidden 64, latent 2, 10 charts × 8 codes, unless the variant has its own."""
     if variant not in VARIANTS:
         raise ValueError(f"unknown variant {variant!r}; known are {', '.join(VARIANTS)}")
     c = default_config()
@@ -21,13 +23,56 @@ def get_config(variant: str = "subset"):
     c.data.name = "mnist"
     c.model.hidden_dim, c.model.latent_dim = 64, 2
     c.model.num_charts, c.model.codes_per_chart = 10, 8
-    if variant == "subset":
-        c.data.num_examples = 3000
-        c.data.test_fraction = 0.2
-        c.train.epochs = 200
-    else:
+    if variant == "full":
         c.train.epochs = 20
         c.train.batch_size = 256
         c.log.every_epochs = 1
         c.checkpoint.every_epochs = 5
+        return c
+    c.data.num_examples = 3000
+    c.data.test_fraction = 0.2
+    c.train.epochs = 200
+    if variant.startswith("report_"):
+        report(c)
+        {"report_3k": report_3k, "report_adaptive": report_adaptive, "report_lr7": report_lr7}[variant](c)
     return c
+
+
+def report(c):
+    """What the report's commands share, most of it by the original's defaults."""
+    c.seed = 42
+    c.model.hidden_dim, c.model.codes_per_chart = 32, 21
+    c.train.epochs, c.train.batch_size = 3000, 256
+    c.optim.schedule = "none"
+    c.checkpoint.every_epochs = 50
+    c.log.every_epochs = 25
+
+
+def report_3k(c):
+    """A rate that the governor can only lower."""
+    c.optim.learning_rate = c.optim.learning_rate_max = 0.01
+    c.governor.grounding_warmup = 10
+    c.log.every_epochs = 100
+
+
+def report_adaptive(c):
+    """A small rate, a patient governor, a prior, baselines; `--config.mlflow.enabled=true` logs to its server."""
+    c.baselines.autoencoder = c.baselines.vq = True
+    c.optim.learning_rate = c.optim.learning_rate_max = 1e-4
+    c.contracts.prior_n.enabled = c.contracts.prior_tex.enabled = True
+    c.contracts.prior_n.initial = c.contracts.prior_tex.initial = 0.001
+    c.governor.grounding_warmup = 200
+    c.governor.unstable_patience = 10
+    c.mlflow.tracking_uri = "http://127.0.0.1:5000"
+    c.mlflow.experiment, c.mlflow.run_name = "topoencoder", "mnist_adaptive_lr"
+
+
+def report_lr7(c):
+    """A rate that starts low and may grow fiftyfold."""
+    c.model.hidden_dim, c.model.codes_per_chart = 64, 8
+    c.train.epochs = 1250
+    c.optim.learning_rate, c.optim.learning_rate_max = 0.001, 0.05
+    c.governor.grow, c.governor.shrink = 1.05, 0.8
+    c.governor.stable_patience = c.governor.unstable_patience = 5
+    c.governor.spike_tolerance = 0.1
+    c.governor.grounding_warmup = 50

@@ -23,6 +23,7 @@ MODEL = {
     "ball_scale": 1.0,
     "straight_through": "parity",
     "router_gain": 0.0,
+    "matmul": "float32",
     "key_offset": 0.0,
     "chart_gain": 0.0,
     "chart_bias": 0.0,

@@ -164,7 +164,10 @@ def test_contracts_are_audited_also_where_weights_are_constant():
         "squared_error": np.full(4, 0.25),
         "consistency": np.zeros(4),
         "readout_prediction": np.array([0, 1, 1, 1]),
+        "readout_probability": np.eye(2, dtype=np.float32)[[0, 1, 1, 1]],
         "class_prediction": np.array([1, 1, 1, 1]),
+        "class_probability": np.eye(2, dtype=np.float32)[[1, 1, 1, 1]],
+        "z_geo": np.zeros((4, 2), np.float32),
     }
     errors = {"entropy": -0.1, "diversity": 0.5, "window": -1.0, "commitment": 0.0, "route": None, "jump": float("nan")}
     row = {f"contract/{name}/error": None if error != error else error for name, error in errors.items()}

@@ -42,6 +42,31 @@ def test_help_is_short_and_lists_only_our_flags():
     assert "verbosity" not in out
 
 
+@pytest.mark.parametrize(
+    "module",
+    [
+        "train",
+        "data",
+        "contracts",
+        "evaluate",
+        "report",
+        "fields",
+        "migrate_flags",
+        "mlflow_writer",
+        "benchmarks.speed",
+        "benchmarks.control",
+    ],
+)
+def test_help_of_every_command_is_short_and_the_readme_lists_it(module):
+    command = [sys.executable, "-m", f"topojax.{module}", "--help"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert len(ended.stdout.splitlines()) <= 25
+    assert f"python -m topojax.{module}" in ended.stdout
+    commands = (pathlib.Path(__file__).parent.parent / "README.md").read_text().partition("## Commands")[2]
+    assert f"`{module}" in commands
+
+
 def test_print_config_shows_what_the_flags_make():
     arguments = (
         "--config",

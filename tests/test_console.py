@@ -1,5 +1,7 @@
 """What a run says on the terminal, and its surroundings."""
 
+import subprocess
+
 import jax
 import pytest
 
@@ -143,6 +145,23 @@ def test_versions_name_what_numbers_depend_on():
     found = runtime.versions()
     assert found["jax"] == jax.__version__
     assert {"topojax", "python", "flax", "optax", "orbax-checkpoint"} <= found.keys()
+
+
+def test_the_commit_is_known_in_a_checkout_alone(monkeypatch, tmp_path):
+    checkout, package = tmp_path / "checkout", tmp_path / "checkout" / "topojax"
+    package.mkdir(parents=True)
+    monkeypatch.setattr(runtime, "__file__", str(package / "runtime.py"))
+    assert runtime.commit() is None
+    assert runtime.versions()["commit"] == "unknown"
+    git = ["git", "-C", str(checkout), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    (package / "runtime.py").write_text("1")
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-qm", "first"], check=True)
+    full = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout
+    assert runtime.commit() == full[:12]
+    (package / "runtime.py").write_text("2")
+    assert runtime.commit() == f"{full[:12]}-dirty"
 
 
 @pytest.fixture

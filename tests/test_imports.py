@@ -11,7 +11,7 @@ import pytest
 import topojax
 
 PACKAGE = pathlib.Path(topojax.__file__).parent
-HEAVY = ("tensorflow", "tensorflow_datasets", "matplotlib", "clu", "sklearn", "mlflow")
+HEAVY = ("tensorflow", "tensorflow_datasets", "matplotlib", "clu", "sklearn", "mlflow", "plotly", "PIL")
 
 
 def imported(path, *, only_top=False):

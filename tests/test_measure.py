@@ -145,7 +145,7 @@ def test_the_lyapunov_value_is_the_task_and_what_is_violated(supervised):
     energy = np.sum(np.var(z, axis=0))
     size = np.mean(np.sum(np.float64(e.z_n) ** 2, axis=1))
     jumped = m.model.jump(weights, e.z_n_all)
-    returned = m.model.jump_back(weights, jumped)
+    returned = m.model.round_trip(weights, e.z_n_all)
     hops = float(losses.jump(jumped, e.z_n_all, e.router, returned=returned))
     constraints = {  # commitment and route: their ratios are not measured
         "entropy": (h_kx - 0.2 * log_n) / log_n,

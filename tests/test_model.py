@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from topojax.config import default_config
 from topojax.model import make_model
 from topojax.model.atlas import BALL_RADIUS, nearest_code, to_ball
-from topojax.model.layers import normalise
+from topojax.model.layers import normalise, product
 from topojax.model.router import (
     DENOMINATOR_FLOOR,
     TAU_FLOOR,
@@ -322,6 +322,34 @@ def test_straight_through_forms_agree_in_value_and_differ_in_the_macro_path():
     np.testing.assert_allclose(detached, c_bar, atol=1e-6)
 
 
+def test_bfloat16_rounds_the_operands_and_nothing_else():
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(4, 300)).astype(np.float32), rng.normal(size=(5, 300)).astype(np.float32)
+    rounded = [np.asarray(jnp.asarray(a, jnp.bfloat16), np.float32) for a in (x, kernel)]
+    exact = product(x, kernel, "float32")
+    half, grads = jax.jit(jax.value_and_grad(lambda w: jnp.sum(product(x, w, "bfloat16") ** 2)))(kernel)
+    out = product(jnp.asarray(x), jnp.asarray(kernel), "bfloat16")
+    assert out.dtype == grads.dtype == jnp.float32
+    np.testing.assert_allclose(out, rounded[0] @ rounded[1].T, rtol=1e-5, atol=1e-4)  # sums are not rounded
+    assert np.abs(out - exact).max() > 1e-3  # operands are
+    np.testing.assert_allclose(half, np.sum((rounded[0] @ rounded[1].T) ** 2), rtol=1e-4)
+    np.testing.assert_allclose(grads, 2 * (x @ kernel.T).T @ x, rtol=0.05, atol=2.0)
+
+
+def test_an_atlas_in_bfloat16_is_near_the_one_in_float32():
+    x = np.random.default_rng(0).uniform(size=(BATCH, INPUTS)).astype(np.float32)
+    outs = []
+    for matmul in ("float32", "bfloat16"):
+        model, params, spectral = built(matmul=matmul)
+        weights, _ = model.normalise(params, spectral)
+        outs.append(jax.jit(model.__call__)(weights, x))
+    leaves = [jax.tree.leaves(out) for out in outs]
+    assert all(a.dtype == b.dtype for a, b in zip(*leaves, strict=True))
+    np.testing.assert_allclose(outs[0].decoding.x_hat, outs[1].decoding.x_hat, atol=0.05)
+    np.testing.assert_allclose(outs[0].encoding.v, outs[1].encoding.v, atol=0.02)
+    assert np.abs(outs[0].decoding.x_hat - outs[1].decoding.x_hat).max() > 0
+
+
 @pytest.mark.parametrize("rank, expected", [(0, 2), (1, 1), (3, 3)])
 def test_jump_shapes_and_values(rank, expected):
     model, params, _ = built(jump_rank=rank, covariant=False)
@@ -333,7 +361,7 @@ def test_jump_shapes_and_values(rank, expected):
     jump = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), jump)
     z = rng.normal(size=(BATCH, CHARTS, 2)).astype(np.float32)
     jumped = jax.jit(model.jump)({**params, "jump": jump}, z)
-    back = jax.jit(model.jump_back)({**params, "jump": jump}, jumped)
+    back = jax.jit(model.round_trip)({**params, "jump": jump}, z)
     assert jumped.shape == back.shape == (BATCH, CHARTS, CHARTS, 2)
     up, down, c, d = jump["up"]["kernel"], jump["down"]["kernel"], jump["c"], jump["d"]
     for i in range(CHARTS):

@@ -32,6 +32,7 @@ MODEL = {
     "ball_scale": 1.5,
     "straight_through": "detached",
     "router_gain": 0.0,
+    "matmul": "float32",
     "key_offset": 0.0,
     "chart_gain": 0.0,
     "chart_bias": 0.0,

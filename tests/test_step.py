@@ -472,7 +472,7 @@ def test_a_tiny_latent_speed_holds_the_rate(slow):
     for m in metrics[STEPS:]:
         assert m["lr_cap"] == 3
         np.testing.assert_allclose(m["lr"], allowed, rtol=1e-5)
-    assert metrics[-1]["probe/speed_mean"] < 2e-3  # the same metric, at the slower rate
+    assert metrics[-1]["probe/speed_mean"] < 0.5 * fast["probe/speed_mean"]  # the same metric, at the slower rate
 
 
 def test_probes_come_at_the_first_epochs_end_and_are_held_in_between(run):

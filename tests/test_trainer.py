@@ -18,7 +18,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from tiny_config import get_config
 
 import topojax
-from topojax import contracts, picture, trainer
+from topojax import contracts, trainer
 from topojax.errors import UserError
 
 TESTS = pathlib.Path(__file__).parent
@@ -279,13 +279,6 @@ def test_restoring_what_is_not_there(tmp_path):
 def test_bad_inputs_of_a_restored_model_are_refused(finished, call, said):
     with pytest.raises(UserError, match=said):
         call(topojax.restore(finished[0]))
-
-
-def test_a_picture_can_be_drawn_of_it(run):
-    drawn = picture.draw(run)
-    assert drawn == run / "atlas.png"
-    assert drawn.read_bytes().startswith(b"\x89PNG")
-    assert drawn.stat().st_size > 10_000
 
 
 def test_its_contracts_can_be_printed_for_any_checkpoint(run):

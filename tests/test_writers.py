@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +30,7 @@ def test_a_float32_survives_the_file(value):
 
 
 def test_a_row_counts_what_was_not_finite(tmp_path):
-    out = writers.Writers(tmp_path, 0, tensorboard=False)
+    out = writers.Writers(tmp_path, 0)
     out.metrics(1, 10, {"loss": 0.5, "signal/a": None, "signal/b": None})
     out.event(1, 10, {"event": "rate", "cause": "grow"})
     out.close()
@@ -61,7 +60,7 @@ def test_going_on_drops_later_epochs_and_a_torn_last_line(tmp_path, tail):
 
 def test_a_new_run_starts_with_empty_files(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n')
-    writers.Writers(tmp_path, 0, tensorboard=False).close()
+    writers.Writers(tmp_path, 0).close()
     assert (tmp_path / "metrics.jsonl").read_text() == ""
 
 
@@ -74,21 +73,40 @@ def test_a_file_is_replaced_whole_or_stays(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
 
 
-def test_tensorboard_without_tensorflow_names_the_extra(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "clu", None)
-    with pytest.raises(UserError, match=r"config\.log\.tensorboard needs TensorFlow.*topojax\[tf\]"):
-        writers.Writers(tmp_path, 0, tensorboard=True)
-    assert not (tmp_path / "metrics.jsonl").exists()
+class Heard(writers.Sink):
+    """A sink that keeps the names of what it is told."""
+
+    def __init__(self):
+        self.said = []
+
+    def metrics(self, epoch, step, values):
+        self.said.append(("metrics", epoch, step, dict(values)))
+
+    def finish(self, result):
+        self.said.append(("finish", dict(result)))
+
+    def close(self):
+        self.said.append(("close",))
 
 
-@pytest.mark.tf
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_tensorboard_gets_the_scalars(tmp_path):
-    out = writers.Writers(tmp_path, 0, tensorboard=True)
-    out.metrics(1, 10, {"loss/recon": 0.5, "signal/a": None})
+def test_every_sink_hears_the_same_and_what_it_has_no_use_for_is_nothing(tmp_path):
+    sinks = [Heard(), Heard()]
+    out = writers.Writers(tmp_path, 0, sinks)
+    out.metrics(1, 10, {"loss": 0.5, "signal/a": None})
+    out.event(1, 10, {"event": "rate"})
+    out.view(1, 10, None, {})
+    out.finish({"name": "x"})
     out.close()
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    row = {"loss": 0.5, "signal/a": None, "nonfinite": 1}
+    assert sinks[0].said == sinks[1].said == [("metrics", 1, 10, row), ("finish", {"name": "x"}), ("close",)]
 
-    board = EventAccumulator(str(tmp_path / "tensorboard"))
-    board.Reload()
-    assert board.Tags()["tensors"] + board.Tags()["scalars"] == ["loss/recon"]
+
+def test_a_sink_that_cannot_be_made_leaves_the_files_alone(tmp_path):
+    def sinks():
+        raise UserError("no")
+        yield
+
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n')
+    with pytest.raises(UserError):
+        writers.Writers(tmp_path, 0, sinks())
+    assert rows(tmp_path / "metrics.jsonl") == [{"epoch": 1}]

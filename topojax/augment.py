@@ -5,12 +5,14 @@ Views are not clipped back into [0, 1].
 """
 
 import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 
-from topojax.types import Array
+from topojax.types import Array, Batch
 
 ImageShape = tuple[int, int, int]
 """(H, W, C): height, width, channels of an image stored as a row of X = H·W·C numbers."""
@@ -68,6 +70,33 @@ def augment(
     if noise_std:
         view = view + noise_std * jax.random.normal(noise_key, images.shape, images.dtype)
     return view
+
+
+class Views(NamedTuple):
+    """What a step looks at."""
+
+    batch: Batch  # augmented
+    second: Array  # shape=(B, X): another view of the same examples, where a contract wants one; else the first
+
+
+def make_views(config: Any, image_shape: ImageShape | None, *, second: bool) -> Callable[[Array, Batch], Views]:
+    """Build `views(key, batch) -> Views` from `config.augment` and `config.view`.
+
+    Args:
+      config: of the run.
+      image_shape: as in `augment`.
+      second: whether anything compares two views of a batch.
+    """
+    first_view, second_view = config.augment.to_dict(), config.view.to_dict()
+
+    def views(key: Array, batch: Batch) -> Views:
+        key, view_key = jax.random.split(key)
+        batch = batch._replace(image=augment(key, batch.image, image_shape, **first_view))
+        if not second:
+            return Views(batch, batch.image)
+        return Views(batch, augment(view_key, batch.image, image_shape, **second_view))
+
+    return views
 
 
 def warp(images: Array, image_shape: ImageShape, angle: Array, factor: Array, shift: Array) -> Array:

@@ -22,6 +22,8 @@ from topojax.errors import UserError
 USAGE = 2
 INTERRUPTED = 130
 DEFAULT_CONFIG = pathlib.Path(__file__).with_name("config.py")
+_SHORT = 10
+"""Lines of a docstring that --help prints whole."""
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([\w.]+)")
 _WANTED = {
     "invalid literal for int": "an integer",
@@ -41,8 +43,8 @@ def run(main: Callable[[ml_collections.ConfigDict], int | None], doc: str) -> in
       The exit status: 0, 2 for bad flags, configurations and any `UserError`, 130 when interrupted.
     """
     argv = list(sys.argv)
-    if {"--help", "-h", "-help", "--helpshort", "--helpfull"} & set(argv[1:]):
-        print(f"{doc.strip()}\n\nFlags:\n{_flag_help()}")
+    if asked := {"--help", "-h", "-help", "--helpshort", "--helpfull"} & set(argv[1:]):
+        print(f"{doc.strip() if '--helpfull' in asked else _brief(doc)}\n\nFlags:\n{_flag_help()}")
         return 0
     try:
         return main(parse(argv)) or 0
@@ -64,6 +66,7 @@ def parse(argv: list[str]) -> ml_collections.ConfigDict:
       UserError: for anything wrong with it.
     """
     path = _config_argument(argv)
+    argv = [argument.replace(path, _located(path)) if _names(argument, path) else argument for argument in argv]
     fields = [name for name, _ in flat(load(path))]
     for field in (match[1] for match in map(_OVERRIDE.match, argv) if match):
         if any(name.startswith(f"{field}.") for name in fields):
@@ -72,7 +75,7 @@ def parse(argv: list[str]) -> ml_collections.ConfigDict:
             raise UserError(
                 f"unknown field config.{field}{_hint(field, fields, 'config.', '--print_config shows them')}"
             )
-    config = config_flags.DEFINE_config_file("config", path, "Configuration file.", lock_config=True)
+    config = config_flags.DEFINE_config_file("config", _located(path), "Configuration file.", lock_config=True)
     try:
         rest = flags.FLAGS(argv)
     except flags.UnrecognizedFlagError as error:
@@ -92,7 +95,7 @@ def load(path: str) -> ml_collections.ConfigDict:
     Raises:
       UserError: a file that is missing or fails, with the line; an unknown variant; no `get_config`.
     """
-    name, colon, variant = path.partition(":")
+    name, colon, variant = _located(path).partition(":")
     file = pathlib.Path(name)
     if not file.is_file():
         raise UserError(f"--config={path}: there is no file {name!r}")
@@ -129,6 +132,21 @@ def _config_argument(argv: list[str]) -> str:
     return found
 
 
+def _located(path: str) -> str:
+    """`configs/…` that is not in the current folder is the one that came with the package, or lies beside it."""
+    name, colon, variant = path.partition(":")
+    if pathlib.Path(name).is_file() or not name.startswith("configs/"):
+        return path
+    for folder in (DEFAULT_CONFIG.parent, DEFAULT_CONFIG.parent.parent):
+        if (folder / name).is_file():
+            return f"{folder / name}{colon}{variant}"
+    return path
+
+
+def _names(argument: str, path: str) -> bool:
+    return argument in (path, f"--config={path}", f"-config={path}")
+
+
 def _hint(name: str, known: Iterable[str], prefix: str, otherwise: str) -> str:
     close = difflib.get_close_matches(name, list(known), n=1)
     return f": did you mean --{prefix}{close[0]}?" if close else f": {otherwise}"
@@ -143,9 +161,20 @@ def _in_words(message: str) -> str:
     return message
 
 
+def _brief(doc: str) -> str:
+    """The whole text of a short command; of a long one what it is for and how it is called."""
+    paragraphs = doc.strip().split("\n\n")
+    if sum(paragraph.count("\n") for paragraph in paragraphs) < _SHORT:
+        return doc.strip()
+    return "\n\n".join([*paragraphs[:2], "--helpfull says what is measured, and what the results mean."])
+
+
 def _flag_help() -> str:
     """--config, and the flags of the command's own module; absl's are left out."""
-    lines = ["  --config=FILE[:VARIANT]  configuration (default: digits); --config.FIELD=VALUE overrides a field"]
+    lines = [
+        "  --config=FILE[:VARIANT]  configuration (default: digits); --config.FIELD=VALUE overrides a field;",
+        "                           python -m topojax.fields says what each field means",
+    ]
     for module, defined in flags.FLAGS.flags_by_module_dict().items():
         if not module.startswith("absl"):
             lines += [f"  --{flag.name:23}{flag.help}" for flag in defined]

@@ -31,8 +31,9 @@ def default_config() -> ConfigDict:
     # Keep decoded tfds arrays in the user's cache, so that only the first run needs TensorFlow.
     c.data.cache = True
 
+    # Random transforms of the training inputs.
     c.augment = ConfigDict()
-    # Random transforms of the training inputs. Rotation up to ± this, radians.
+    # Rotation up to ± this, radians.
     c.augment.rotation = 0.2
     # Shift up to ± this many pixels along each axis.
     c.augment.shift = 0.5
@@ -84,6 +85,9 @@ def default_config() -> ConfigDict:
     c.model.jump_rank = 0
     # Initial preference of chart k for class k mod C in the supervised table.
     c.model.class_affinity = 4.0
+    # Type that operands of the large products are rounded to: float32, or bfloat16, faster on accelerators. Sums,
+    # routing, norms, entropies and controllers are float32 in either case.
+    c.model.matmul = "float32"
     # Channels per norm in the detached readout; 0 is all.
     c.model.readout_bundle = 0
 
@@ -93,17 +97,21 @@ def default_config() -> ConfigDict:
     c.baselines.autoencoder = False
     # The same with one codebook at its bottleneck.
     c.baselines.vq = False
-    # Codes in that codebook, and the weight β of its commitment.
+    # Codes in that codebook.
     c.baselines.codes = 64
+    # Weight β of its commitment.
     c.baselines.commitment = 0.25
     # Their Adam's rate; it falls as optim.schedule does. The governor, its caps and the group rates leave it alone.
     c.baselines.learning_rate = 1e-3
-    # Tokens that a self-attention block cuts each hidden layer into; 0 is no block. Channels a token, and heads.
+    # Tokens that a self-attention block cuts each hidden layer into; 0 is no block.
     c.baselines.attention_tokens = 0
+    # Channels of a token.
     c.baselines.attention_dim = 32
+    # Heads of the attention.
     c.baselines.attention_heads = 4
 
     c.train = ConfigDict()
+    # Passes over the training data.
     c.train.epochs = 100
     # Examples per step; the last, incomplete batch of an epoch is dropped.
     c.train.batch_size = 128
@@ -130,37 +138,46 @@ def default_config() -> ConfigDict:
     c.optim.latent_speed = 0.2
     # Share of the rate of each parameter group (readout: heads).
     c.optim.group_rates = ConfigDict(dict.fromkeys(GROUPS, 1.0))
-    # reduce_on_plateau: factor, and epochs without a better loss before it.
+    # reduce_on_plateau: factor on the rate.
     c.optim.plateau_factor = 0.5
+    # reduce_on_plateau: epochs without a better loss before it.
     c.optim.plateau_patience = 10
     # Gradient clipping by global norm (atlas and readout apart, so that no label reaches the atlas through it).
     c.optim.grad_clip = 1.0
-    # Adam's decay rates and epsilon.
+    # Decay per step of Adam's first moment.
     c.optim.b1 = 0.9
+    # Decay per step of Adam's second moment.
     c.optim.b2 = 0.999
+    # Added to the root of Adam's second moment.
     c.optim.eps = 1e-8
 
     c.governor = ConfigDict()
     # What it watches for spikes and plateaus: task (unweighted losses over the epoch) or lyapunov (V_L on the probe).
     c.governor.signal = "task"
-    # Factors on the rate: while stable, on trouble, and while healthy but far below the maximum.
+    # Factor on the rate, each epoch while stable.
     c.governor.grow = 1.05
+    # Factor on the rate on trouble.
     c.governor.shrink = 0.5
+    # Factor on the rate, each epoch while healthy but far below the maximum.
     c.governor.recover = 1.1
     # Fraction of learning_rate_max below which a healthy run recovers.
     c.governor.recovery_threshold = 0.1
-    # Epochs of health before growing; of trouble before shrinking.
+    # Epochs of health before growing.
     c.governor.stable_patience = 2
+    # Epochs of trouble before shrinking.
     c.governor.unstable_patience = 3
     # Relative rise of the loss over its average that counts as a spike.
     c.governor.spike_tolerance = 0.2
-    # Decay per epoch of the averages of loss and of I(X;K).
+    # Decay per epoch of the average of the loss.
     c.governor.loss_decay = 0.9
+    # Decay per epoch of the average of I(X;K).
     c.governor.grounding_decay = 0.5
     # Epochs in which lost grounding does not cut the rate; everything else stays live.
     c.governor.grounding_warmup = 10
     # Epochs without a new best before the rate is cut; 0 is never.
     c.governor.plateau_patience = 0
+    # Relative improvement that makes a new best.
+    c.governor.plateau_tolerance = 1e-3
     # Cuts in a row that one loss of grounding or one barrier may cause.
     c.governor.freeze_limit = 5
 
@@ -179,8 +196,9 @@ def default_config() -> ConfigDict:
     c.losses.recon_weight = 30.0
     # Hinged losses aim this fraction beyond their contract: a hinge has no gradient at its edge.
     c.losses.hinge_margin = 0.1
-    # Distance at which soft centres, and centre parameters, stop repelling, latent units.
+    # Distance at which soft centres stop repelling, latent units.
     c.losses.separation_margin = 0.5
+    # Distance at which centre parameters stop repelling, latent units.
     c.losses.center_margin = 0.5
     # Margin of the supervised metric: in router overlap, or in latent units where the distance is latent.
     c.losses.metric_margin = 1.0
@@ -188,8 +206,9 @@ def default_config() -> ConfigDict:
     c.losses.metric_distance = "overlap"
     # Bound H(K) from above as well, as the coupling-window theorem has it (theory 1.3).
     c.losses.window_two_sided = False
-    # Target standard deviation per dimension of structured residual and texture (prior_n, prior_tex).
+    # Target standard deviation per dimension of the structured residual (prior_n), latent units.
     c.losses.prior_std_n = 0.15
+    # Target standard deviation per dimension of the texture (prior_tex), latent units.
     c.losses.prior_std_tex = 0.05
     # Softness of the code assignment that carries code entropy's gradient, relative to the mean squared distance.
     c.losses.code_temperature = 0.3
@@ -198,28 +217,37 @@ def default_config() -> ConfigDict:
     # The original's disentanglement, Cov(w, ‖z_geo‖), instead of Cov(w, z_n) and Cov(w, z_tex).
     c.losses.disentangle_parity = False
 
-    # The view x_aug that orbit and vicreg_inv compare with: as `augment`.
+    # The view x_aug that orbit and vicreg_inv compare with.
     c.view = ConfigDict()
+    # Rotation up to ± this, radians.
     c.view.rotation = 0.3
+    # Shift up to ± this many pixels along each axis.
     c.view.shift = 1.0
+    # Relative scale up to ± this.
     c.view.scale = 0.0
+    # Standard deviation of Gaussian pixel noise.
     c.view.noise_std = 0.05
 
     c.window = ConfigDict()
     # ε of the coupling window: target (contracts.window's), or capacity: from the boundary capacity (theory 1.7),
     # max(floor · log N, fraction · the 0.9 quantile of I(X;K) over the horizon), never falling.
     c.window.ground = "target"
+    # capacity: that fraction.
     c.window.capacity_fraction = 0.25
+    # capacity: that floor, of log N.
     c.window.capacity_floor = 0.05
-    # Epochs.
+    # capacity: that horizon, epochs.
     c.window.capacity_horizon = 20
     # Where decisions read I(X;K) and H(K): epoch (mean over batches), usage (decayed average) or probe (its batch).
     c.window.estimate = "epoch"
 
-    # Targets of contracts whose target_rule is `warmup`: ratio × average over these epochs, at least the minimum.
+    # Targets of contracts whose target_rule is `warmup`: ratio × the signal's average over the warm-up.
     c.targets = ConfigDict()
+    # Epochs of the warm-up.
     c.targets.warmup_epochs = 10
+    # Decay per epoch of that average.
     c.targets.warmup_decay = 0.9
+    # Least target that comes out, in the signal's unit.
     c.targets.warmup_minimum = 1e-3
 
     # The fixed batch on which V_L, latent speed, drift and geometry are measured.
@@ -236,27 +264,32 @@ def default_config() -> ConfigDict:
     c.geometry.margins = True
     # λ_wfr before it is measured, latent units.
     c.geometry.initial_length = 0.5
-    # Measurements averaged, from the opening of the window on; then λ_wfr is frozen, or moves slowly.
+    # Measurements of λ_wfr averaged, from the opening of the window on.
     c.geometry.calibrations = 4
+    # What λ_wfr does after them: freeze, or slow: it moves slowly.
     c.geometry.after = "freeze"
-    # Decay per measurement of the average while calibrating, and after it if slow.
+    # Decay per measurement of the average while calibrating.
     c.geometry.decay = 0.5
+    # Decay per measurement after it, if slow.
     c.geometry.slow_decay = 0.99
 
     # BarrierTypeII: drift of latent (δ), decoder (γ) and routing (β) against the signal (α), per update (theory 1.4).
     c.hierarchy = ConfigDict()
     # What a broken order does to the group that breaks it: warn, rate (its rate × shrink) or freeze (rate 0).
     c.hierarchy.action = "rate"
-    # Largest healthy δ/γ and γ/α.
+    # Largest healthy δ/γ.
     c.hierarchy.delta_gamma = 200.0
+    # Largest healthy γ/α.
     c.hierarchy.gamma_alpha = 0.5
     # Width of the dead band, relative.
     c.hierarchy.margin = 0.2
     # Decay per probe of the averaged scales.
     c.hierarchy.decay = 0.5
-    # Factors on a group's share of the rate behind the barrier and after it, and the least share.
+    # Factor on a group's share of the rate at each probe behind the barrier.
     c.hierarchy.shrink = 0.5
+    # Factor on it at each probe after the barrier, up to 1.
     c.hierarchy.recover = 1.25
+    # Least share.
     c.hierarchy.minimum = 0.0625
     # Probes in a row that one barrier may cut or freeze.
     c.hierarchy.freeze_limit = 5
@@ -270,6 +303,7 @@ def default_config() -> ConfigDict:
     # Epochs between revivals, of at most one chart, and one code a chart.
     c.revival.every_epochs = 5
 
+    # When contracts begin.
     c.gates = ConfigDict()
     # Epochs of reconstruction and quantisation before the rows behind gate `warmup` begin.
     c.gates.warmup_epochs = 0
@@ -283,8 +317,9 @@ def default_config() -> ConfigDict:
     c.monitor = ConfigDict()
     # Decay per step of the counts behind code-usage entropies.
     c.monitor.usage_decay = 0.99
-    # Over-mixing: H(K) above (1 − high) log N while I(X;K) is below low · log N.
+    # Over-mixing: H(K) above (1 − this) log N while I(X;K) is low.
     c.monitor.over_mixing_high = 0.1
+    # Over-mixing: I(X;K) below this · log N while H(K) is high.
     c.monitor.over_mixing_low = 0.1
     # Epochs at the maximum and violated before a contract is reported as unsatisfied.
     c.monitor.saturation_patience = 10
@@ -310,6 +345,17 @@ def default_config() -> ConfigDict:
     # Progress bar on the terminal.
     c.log.progress = True
 
+    # MLflow (extra `mlflow`): metrics, parameters, events as tags, files at the end; a resumed run goes on.
+    c.mlflow = ConfigDict()
+    # Log there.
+    c.mlflow.enabled = False
+    # A server (http://…) or a file (sqlite:///…); unset: $MLFLOW_TRACKING_URI, else MLflow's own default.
+    c.mlflow.tracking_uri = placeholder(str)
+    # Experiment, made if missing.
+    c.mlflow.experiment = "topojax"
+    # Name of the run there; unset: `name`.
+    c.mlflow.run_name = placeholder(str)
+
     # One block for each contract of topojax/control/contracts.py, with the fields a run may change.
     c.contracts = ConfigDict({row.name: {f: getattr(row, f) for f in CONTRACT_FIELDS} for row in contracts.TABLE})
     return c
@@ -327,6 +373,7 @@ RESUMABLE = (
     "train.compilation_cache",
     "checkpoint",
     "log",
+    "mlflow",
     "profile",
     "monitor.on_saturation",
     "data.data_dir",

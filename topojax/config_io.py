@@ -19,6 +19,12 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield prefix + name, value
 
 
+def telling(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that a board has columns for: all, but of the contracts' only those that are not the default."""
+    usual = dict(flat(default_config()))
+    return {name: v for name, v in flat(config) if not name.startswith("contracts.") or v != usual[name]}
+
+
 def to_json(config: ml_collections.ConfigDict) -> str:
     """The configuration as JSON, sorted and indented, so that two of them can be compared line by line."""
     return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"

@@ -94,14 +94,14 @@ def contract_table(contracts: Sequence[Mapping[str, Any]]) -> str:
             number(contract["value"]),
             number(contract["weight"]),
             "–" if contract["ripple"] is None else f"{contract['ripple']:.1%}",
-            _verdict(contract),
+            verdict(contract),
         )
         for contract in contracts
     ]
     return columns([("contract", "promise", "measured", "weight", "ripple", ""), *rows])
 
 
-def _verdict(contract: Mapping[str, Any]) -> str:
+def verdict(contract: Mapping[str, Any]) -> str:
     if contract["satisfied"] is None:
         return "constant" if contract["mechanism"] == "constant" else "not measured"
     if contract["satisfied"]:

@@ -56,7 +56,7 @@ def audit(
                 "weight": row.get(f"weight/{contract.name}"),
                 "satisfied": satisfied,
                 "saturated": bool(stuck),
-                "gated": _waits(contract.gate, row),
+                "gated": waits(contract.gate, row),
                 "ripple": ripple([past.get(f"weight/{contract.name}") for past in history], contract.initial),
                 "advice": "" if satisfied else contract.advice,
             }
@@ -64,7 +64,7 @@ def audit(
     return table
 
 
-def _waits(gate: str, row: Mapping[str, float | None]) -> bool:
+def waits(gate: str, row: Mapping[str, float | None]) -> bool:
     """Whether rows behind a gate are still waiting for it."""
     phase = PHASES[int(row.get("gate/phase") or 0)]
     waiting = {"warmup": ("warmup",), "hold": ("warmup", "coupling"), "window": ("warmup", "coupling")}

@@ -47,7 +47,7 @@ def gluing(model: Model, weights: Params, image: np.ndarray) -> Gluing:
     def sums(weights: Params, x: Array, valid: Array) -> tuple[Array, ...]:
         e = model.encode(weights, x)
         jumped = model.jump(weights, e.z_n_all)
-        returned = model.jump_back(weights, jumped)
+        returned = model.round_trip(weights, e.z_n_all)
         overlap = e.router[:, :, None] * e.router[:, None, :] * valid[:, None, None]
         errors = [jnp.sum(d**2, axis=-1) for d in (jumped - e.z_n_all[:, None], returned - e.z_n_all[:, :, None])]
         return (jnp.sum(overlap, axis=0), *(jnp.sum(overlap * error, axis=0) for error in errors))

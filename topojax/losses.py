@@ -4,6 +4,8 @@ Every function returns a scalar that carries gradient. Norms are √(·² + 1e-1
 and the plain norm has a NaN gradient there.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -11,6 +13,11 @@ from topojax.types import Array
 
 LOG_FLOOR = 1e-6
 _OVERLAP = 1e-4
+
+
+def squared_norm(x: Array) -> Array:
+    """‖x‖² along the last axis, added slice by slice: over a short axis several times faster on a CPU."""
+    return functools.reduce(jnp.add, [x[..., i] ** 2 for i in range(x.shape[-1])])
 
 
 def recon(x_hat: Array, x: Array) -> Array:
@@ -21,13 +28,13 @@ def recon(x_hat: Array, x: Array) -> Array:
 def codebook(v_loc: Array, z_q_all: Array, router: Array) -> Array:
     """Σ_n mean_{b,d} sg(w_bn) (z_q^n − sg v_loc)²: moves the codes ([B, D], [B, N, D], [B, N])."""
     w, v = jax.lax.stop_gradient((router, v_loc))
-    return jnp.sum(jnp.mean(w[:, :, None] * (z_q_all - v[:, None, :]) ** 2, axis=(0, 2)))
+    return jnp.sum(w * squared_norm(z_q_all - v[:, None])) / v.size
 
 
 def commitment(v_loc: Array, z_q_all: Array, router: Array) -> Array:
     """Σ_n mean_{b,d} sg(w_bn) (sg z_q^n − v_loc)²: moves the encoder. vq = codebook + β commitment."""
     w, z_q = jax.lax.stop_gradient((router, z_q_all))
-    return jnp.sum(jnp.mean(w[:, :, None] * (z_q - v_loc[:, None, :]) ** 2, axis=(0, 2)))
+    return jnp.sum(w * squared_norm(z_q - v_loc[:, None])) / v_loc.size
 
 
 def entropy(p: Array) -> Array:
@@ -142,16 +149,17 @@ def gram_difference(z: Array, z_aug: Array) -> Array:
 
 def soft_assignment(distances: Array, temperature: Array) -> Array:
     """Straight-through code assignment: one-hot argmin in value, softmax(−d²/T) in gradient, [B, N, K]."""
-    soft = jax.nn.softmax(-distances / temperature, axis=-1)
-    hard = jax.nn.one_hot(jnp.argmin(distances, axis=-1), distances.shape[-1])
-    return soft + jax.lax.stop_gradient(hard - soft)
+    distances = jnp.moveaxis(distances, 0, -1)  # batch last
+    soft = jax.nn.softmax(-distances / temperature, axis=1)
+    hard = jax.nn.one_hot(jnp.argmin(distances, axis=1), distances.shape[1], axis=1)
+    return jnp.moveaxis(soft + jax.lax.stop_gradient(hard - soft), -1, 0)
 
 
 def code_usage(assignment: Array, router: Array) -> tuple[Array, Array]:
     """Code usage within each chart, weighted by sg(w): [N, K], rows of used charts sum to 1; and chart masses [N]."""
-    w = jax.lax.stop_gradient(router)
-    mass = jnp.sum(w, axis=0)
-    counts = jnp.einsum("bn,bnk->nk", w, assignment)
+    w = jax.lax.stop_gradient(router).T
+    mass = jnp.sum(w, axis=1)
+    counts = jnp.einsum("nkb,nb->nk", jnp.moveaxis(assignment, 0, -1), w)
     return counts / (mass[:, None] + LOG_FLOOR), mass / jnp.sum(mass)
 
 
@@ -191,12 +199,13 @@ def jump(jumped: Array, z_n_all: Array, router: Array, *, returned: Array | None
     """
     charts = router.shape[1]
     target = z_n_all if returned is None else jax.lax.stop_gradient(z_n_all)
-    error = jnp.sum((jumped - target[:, None]) ** 2, axis=-1)
+    error = squared_norm(jumped - target[:, None])
     if returned is not None:
-        error = error + jnp.sum((returned - target[:, :, None]) ** 2, axis=-1)
-    overlap = router[:, :, None] * router[:, None, :]
-    mass = jnp.sum(overlap, axis=0)
-    pair = jnp.sum(overlap * error, axis=0) / (mass + LOG_FLOOR)
+        error = error + squared_norm(returned - target[:, :, None])
+    w = router.T  # batch last from here on: sums over it are runs over memory
+    overlap = w[:, None] * w[None]
+    mass = jnp.sum(overlap, axis=-1)
+    pair = jnp.sum(overlap * jnp.moveaxis(error, 0, -1), axis=-1) / (mass + LOG_FLOOR)
     counted = (mass >= _OVERLAP) & ~jnp.eye(charts, dtype=bool)
     return jnp.sum(jnp.where(counted, pair, 0.0)) / jnp.maximum(jnp.sum(counted), 1)
 

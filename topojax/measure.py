@@ -14,7 +14,7 @@ from topojax.control.base import typed
 from topojax.control.system import Control, ControlState
 from topojax.geometry import Geometry, GeometryState, geometry, latent_metric, potential
 from topojax.model import Model
-from topojax.objective import Aux, Objective, Settings, task
+from topojax.objective import INVARIANCES, Aux, Objective, Settings, task
 from topojax.signals import Usage
 from topojax.types import Array, Batch, Params, Spectral
 
@@ -137,7 +137,7 @@ def make_prober(
     )
     followed = {row.follows for row in rows if row.mechanism == "track"}
     initial = {row.follows: row.initial / row.factor for row in rows if row.follows}
-    needs_view = any(row.name in ("orbit", "vicreg_inv") for row in rows)
+    needs_view = any(row.name in INVARIANCES for row in rows)
 
     def init() -> Probed:
         number = lambda value: typed(np.float32(value))  # noqa: E731

@@ -19,6 +19,10 @@ TASK = ("recon", "codebook", "route")
 """Terms whose unweighted sum is the signal of the rate: no controller moves it by moving a weight."""
 
 
+INVARIANCES = frozenset({"orbit", "vicreg_inv"})
+"""Contracts that compare a batch with a second view of it."""
+
+
 def task(terms: Mapping[str, Array]) -> Array:
     """The unweighted sum of `TASK`'s terms, those that a run has."""
     return jnp.sum(jnp.stack([terms[name] for name in TASK if name in terms]))
@@ -76,7 +80,7 @@ def make_objective(config: Any, model: Model, rows: tuple) -> Objective:
         ceiling = jnp.log(w.shape[1]) - settings.window if config.losses.window_two_sided else None
         latent = config.model.latent_dim
         augmented: list[Encoding] = []
-        if names & {"orbit", "vicreg_inv"}:
+        if names & INVARIANCES:
             augmented.append(model.encode(weights, view))
         usage: Any = None
         if names & {"code_entropy", "per_chart_code_entropy"}:
@@ -126,7 +130,7 @@ def make_objective(config: Any, model: Model, rows: tuple) -> Objective:
 
     def jump_term(weights: Params, e: Encoding) -> Array:
         jumped = model.jump(weights, e.z_n_all)
-        returned = model.jump_back(weights, jumped) if config.losses.jump_cycle else None
+        returned = model.round_trip(weights, e.z_n_all) if config.losses.jump_cycle else None
         return losses.jump(jumped, e.z_n_all, e.router, returned=returned)
 
     def all_terms(

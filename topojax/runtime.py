@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import pathlib
 import platform
+import subprocess
 from typing import Any
 
 import jax
@@ -12,18 +13,41 @@ PACKAGES = ("topojax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
 
 def versions() -> dict[str, str]:
-    """Name → version of Python and of the packages that numbers depend on; 'unknown' where not installed."""
+    """Name → version of Python and of the packages that numbers depend on, 'unknown' where not installed; `commit`."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             found[name] = "unknown"
-    return found
+    return found | {"commit": commit() or "unknown"}
+
+
+def commit() -> str | None:
+    """The commit that the code was checked out at, `-dirty` where files have changed since; None outside a checkout."""
+    root = pathlib.Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return ended.stdout.strip() or None
+
+
+def cache_folder(name: str) -> pathlib.Path | None:
+    """A folder of the user's cache, $XDG_CACHE_HOME or ~/.cache, made if missing; None where it cannot be written."""
+    folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "topojax" / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK | os.X_OK) else None
 
 
 def use_compilation_cache() -> pathlib.Path | None:
-    """Let jax keep compiled programs in the user's cache, $XDG_CACHE_HOME or ~/.cache, so a start is quick.
+    """Let jax keep compiled programs in the user's cache, so that a start is quick.
 
     A cache that is already set is left as it is; a folder that cannot be written is no error, only slow.
 
@@ -33,12 +57,8 @@ def use_compilation_cache() -> pathlib.Path | None:
     present = getattr(jax.config, "jax_compilation_cache_dir", None)
     if present:
         return pathlib.Path(present)
-    folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "topojax" / "xla"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return None
-    if not os.access(folder, os.W_OK | os.X_OK):
+    folder = cache_folder("xla")
+    if folder is None:
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

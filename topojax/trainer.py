@@ -27,13 +27,14 @@ from topojax.errors import UserError
 from topojax.evaluation import evaluate_run
 from topojax.events import events, unsatisfied
 from topojax.predict import compile_evaluate, predict
+from topojax.programs import compile_epoch
 from topojax.run import Run, build, restore
 from topojax.runtime import compile_program, use_compilation_cache, versions
 from topojax.scores import scores
 from topojax.state import TrainState
 from topojax.types import Batch, Metrics
 from topojax.validate import validate
-from topojax.writers import Writers, number, numbers, write_json
+from topojax.writers import Sink, Writers, number, numbers, write_json
 
 
 def train_and_evaluate(config: Any, workdir: str | pathlib.Path, *, started: float | None = None) -> TrainState:
@@ -120,7 +121,7 @@ class _Training:
         abstract = jax.eval_shape(self.program.init)
         run_epoch = self._compile(abstract, batch)
         state, done = self._restore_or_init(abstract)
-        writers = Writers(self.path, done, tensorboard=self.config.log.tensorboard)
+        writers = Writers(self.path, done, self._sinks(done))
         progress = Progress(done, self.config.train.epochs, enabled=self.config.log.progress)
         with contextlib.closing(writers), contextlib.closing(progress):
             if not done:
@@ -141,23 +142,36 @@ class _Training:
                     self._hear(epoch, waiting, writers, progress)
                     waiting = []
                 if logs:
-                    row = {**self.previous, **self._test(state), "time/train_s": round(self.train_s, 3)}
-                    writers.metrics(epoch, epoch * self.program.steps_per_epoch, row)
+                    step, (tested, predictions) = epoch * self.program.steps_per_epoch, self._test(state)
+                    row = {**self.previous, **tested, "time/train_s": round(self.train_s, 3)}
+                    writers.metrics(epoch, step, row)
+                    writers.view(epoch, step, state, predictions)
                     progress.show(epoch, row)
                 if saves:
                     self._save(epoch, state)
                 if logs or saves:
                     self._halt_if_unsatisfied(epoch, state, writers)
-        self._finish(state)
+            progress.close()
+            writers.finish(self._finish(state))
         return state
+
+    def _sinks(self, done: int) -> Iterator[Sink]:
+        if self.config.log.tensorboard:
+            from topojax.tensorboard_writer import TensorBoard
+
+            yield TensorBoard(self.path / "tensorboard", self.config, self.model, self.dataset)
+        if self.config.mlflow.enabled:
+            from topojax.mlflow_writer import MlflowRun
+
+            yield MlflowRun(self.path, self.config, done)
 
     def _compile(self, abstract: Any, batch: Batch) -> Callable:
         """Compile the run's programs; returns the epoch's. Evaluation is compiled while training has begun."""
         since = time.perf_counter()
-        epoch = jax.jit(self.program.epoch, donate_argnums=0).lower(abstract, batch)
         init = jax.jit(self.program.init).lower()
         initial = self.pool.submit(compile_program, init)
-        compiled = compile_program(epoch)
+        described, cached = [self.config.to_dict(), self.about], self.config.train.compilation_cache
+        compiled, self.names = compile_epoch(self.program, abstract, batch, described=described, cached=cached)
         self.init = initial.result()
         self.evaluate = self.pool.submit(compile_evaluate, self.program.evaluate, abstract, self.dataset.test)
         self.compile_s = time.perf_counter() - since
@@ -226,7 +240,11 @@ class _Training:
         with self._training_time():
             rows = jax.device_get(waiting)
         for at, metrics in enumerate(rows, start=epoch - len(rows) + 1):
-            row = {name: v for name, v in numbers(self.program.named(metrics)).items() if name not in self.unmeasured}
+            row = {
+                name: v
+                for name, v in numbers(dict(zip(self.names, metrics, strict=True))).items()
+                if name not in self.unmeasured
+            }
             for event in events(self.previous, row, self.advice):
                 writers.event(at, at * self.program.steps_per_epoch, event)
                 progress.say(at, event)
@@ -242,9 +260,9 @@ class _Training:
                     "start in a new --workdir"
                 )
 
-    def _test(self, state: TrainState) -> dict[str, Any]:
+    def _test(self, state: TrainState) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         predictions = predict(self.evaluate.result(), state, self.dataset.test)
-        return numbers(scores(predictions, np.asarray(self.dataset.test.label)))
+        return numbers(scores(predictions, np.asarray(self.dataset.test.label))), predictions
 
     def _save(self, epoch: int, state: TrainState) -> None:
         meta = {
@@ -257,7 +275,7 @@ class _Training:
         }
         self.checkpoints.save(epoch, state, meta, loss=self.previous["signal/task"])
 
-    def _finish(self, state: TrainState) -> None:
+    def _finish(self, state: TrainState) -> dict[str, Any]:
         run = Run(
             model=self.model,
             state=state,
@@ -294,3 +312,4 @@ class _Training:
             f"\n{self.path / 'result.json'}: {result['time/total_s']:.1f} s in all, "
             f"{result['time/compile_s']:.1f} s of it compiling"
         )
+        return result

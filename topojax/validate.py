@@ -17,6 +17,7 @@ from topojax.control.system import ESTIMATES, RATE_SIGNALS
 from topojax.errors import UserError
 from topojax.geometry import AFTER, METRICS
 from topojax.model.atlas import BALL_RADIUS
+from topojax.model.layers import MATMUL
 from topojax.optim import KEEPS_ADAM, RATES
 
 INTERVALS: dict[str, tuple[str, ...]] = {
@@ -69,6 +70,7 @@ INTERVALS: dict[str, tuple[str, ...]] = {
         "governor.spike_tolerance",
         "governor.grounding_warmup",
         "governor.plateau_patience",
+        "governor.plateau_tolerance",
         "governor.freeze_limit",
         "optim.latent_speed",
         *(f"optim.group_rates.{group}" for group in GROUPS),
@@ -132,6 +134,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "data.name": data.NAMES,
     "model.tensorization": ("sum", "full"),
     "model.straight_through": ("detached", "parity"),
+    "model.matmul": MATMUL,
     "optim.rate": RATES,
     "optim.schedule": ("none", "cosine"),
     "governor.signal": RATE_SIGNALS,
@@ -169,6 +172,8 @@ def validate(config: Any) -> None:
         for name in names:
             if fields[name] is not None and not _inside(fields[name], interval):
                 raise UserError(f"config.{name} = {fields[name]}: must lie in {interval}")
+    if not config.mlflow.experiment.strip():
+        raise UserError("config.mlflow.experiment is empty: name the experiment")
     _rates(config.optim)
     _sizes(config.model)
     _attention(config.baselines)

@@ -1,15 +1,13 @@
-"""Where a run's numbers go: JSON lines always, TensorBoard when asked, one result file at the end."""
+"""Where a run's numbers go: JSON lines always, other sinks (TensorBoard, MLflow) when asked."""
 
 import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-
-from topojax.errors import UserError
 
 
 def number(value: Any) -> float | int | bool | None:
@@ -58,7 +56,7 @@ class JsonLines:
     """
 
     def __init__(self, path: pathlib.Path, epoch: int):
-        kept = _lines_until(path, epoch) if path.exists() else []
+        kept = lines_until(path, epoch)
         write_text(path, "".join(kept))
         self._file = path.open("a", encoding="utf-8")
 
@@ -72,8 +70,11 @@ class JsonLines:
         self._file.close()
 
 
-def _lines_until(path: pathlib.Path, epoch: int) -> list[str]:
-    kept = []
+def lines_until(path: pathlib.Path, epoch: int) -> list[str]:
+    """The whole lines of such a file up to an epoch; none where there is no file."""
+    kept: list[str] = []
+    if not path.exists():
+        return kept
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
         try:
             row = json.loads(line)
@@ -85,50 +86,90 @@ def _lines_until(path: pathlib.Path, epoch: int) -> list[str]:
     return kept
 
 
-class Writers:
-    """metrics.jsonl, events.jsonl and, when asked, TensorBoard's event files.
+Row = Mapping[str, float | int | bool | None]
+"""One logged epoch: name → number, None where it was not finite."""
+
+
+class Sink:
+    """A place where a run shows what it does. A sink overrides what it has a use for."""
+
+    def metrics(self, epoch: int, step: int, values: Row) -> None:
+        """One row of scalars."""
+
+    def event(self, epoch: int, step: int, event: Mapping[str, Any]) -> None:
+        """One decision (`events.events`)."""
+
+    def view(self, epoch: int, step: int, state: Any, predictions: Mapping[str, np.ndarray]) -> None:
+        """The training state, valid during the call, and what it says of the test split (`evaluate.predict`)."""
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """The run is done and its files are written."""
+
+    def close(self) -> None:
+        """Let go, whether finished or not."""
+
+
+class Files(Sink):
+    """metrics.jsonl and events.jsonl.
 
     Args:
       workdir: of the run.
       epoch: the epoch it goes on from, 0 for a new run.
-      tensorboard: also write <workdir>/tensorboard, through clu (imports TensorFlow).
-
-    Raises:
-      UserError: TensorBoard is asked for and cannot be imported.
     """
 
-    def __init__(self, workdir: pathlib.Path, epoch: int, *, tensorboard: bool):
-        self._board = _summary_writer(workdir / "tensorboard") if tensorboard else None
+    def __init__(self, workdir: pathlib.Path, epoch: int):
         self._metrics = JsonLines(workdir / "metrics.jsonl", epoch)
         self._events = JsonLines(workdir / "events.jsonl", epoch)
 
-    def metrics(self, epoch: int, step: int, values: Mapping[str, float | int | bool | None]) -> None:
-        """One row of scalars; `nonfinite` counts those that are None."""
-        missing = sum(value is None for value in values.values())
-        self._metrics.write({"epoch": epoch, "step": step, **values, "nonfinite": missing})
-        if self._board is not None:
-            scalars = {name: float(value) for name, value in values.items() if value is not None}
-            self._board.write_scalars(step, scalars)
+    def metrics(self, epoch: int, step: int, values: Row) -> None:
+        """One line."""
+        self._metrics.write({"epoch": epoch, "step": step, **values})
 
     def event(self, epoch: int, step: int, event: Mapping[str, Any]) -> None:
-        """One decision (`events.events`)."""
+        """One line."""
         self._events.write({"epoch": epoch, "step": step, **event})
 
     def close(self) -> None:
-        """Flush and close everything."""
+        """Close both files."""
         self._metrics.close()
         self._events.close()
-        if self._board is not None:
-            self._board.close()
 
 
-def _summary_writer(directory: pathlib.Path) -> Any:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    try:
-        from clu import metric_writers
-    except ImportError as error:
-        raise UserError(
-            f"config.log.tensorboard needs TensorFlow and tensorboard ({error}): "
-            "pip install 'topojax[tf]', or leave it off"
-        ) from error
-    return metric_writers.SummaryWriter(str(directory))
+class Writers(Sink):
+    """The files of a run and any other sinks, as one.
+
+    Args:
+      workdir: of the run.
+      epoch: the epoch it goes on from, 0 for a new run.
+      others: made before anything is written, so that one that cannot be made costs nothing.
+    """
+
+    def __init__(self, workdir: pathlib.Path, epoch: int, others: Iterable[Sink] = ()):
+        others = tuple(others)
+        self._sinks: tuple[Sink, ...] = (Files(workdir, epoch), *others)
+
+    def metrics(self, epoch: int, step: int, values: Row) -> None:
+        """One row of scalars, with `nonfinite`, the count of those that are None."""
+        row = {**values, "nonfinite": sum(value is None for value in values.values())}
+        for sink in self._sinks:
+            sink.metrics(epoch, step, row)
+
+    def event(self, epoch: int, step: int, event: Mapping[str, Any]) -> None:
+        """One decision, to all."""
+        for sink in self._sinks:
+            sink.event(epoch, step, event)
+
+    def view(self, epoch: int, step: int, state: Any, predictions: Mapping[str, np.ndarray]) -> None:
+        """State and predictions, to all."""
+        for sink in self._sinks:
+            sink.view(epoch, step, state, predictions)
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """The end of the run, to all."""
+        for sink in self._sinks:
+            sink.finish(result)
+
+    def close(self) -> None:
+        """Close all."""
+        for sink in self._sinks:
+            sink.close()

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 
 from topojax import optim
 from topojax.assemble import select_rows
-from topojax.augment import augment
+from topojax.augment import Views, make_views
 from topojax.benchmarks.timing import seconds
 from topojax.benchmarks.variants import interval
 from topojax.control import precision
 from topojax.data import batch_indices
 from topojax.measure import make_settings
-from topojax.objective import make_objective
+from topojax.objective import INVARIANCES, make_objective
 from topojax.run import build
 from topojax.runtime import compile_program
 from topojax.types import Array, Batch
@@ -110,7 +110,7 @@ def bare(config: Any, about: dict[str, Any]) -> Loop:
     gradient = jax.value_and_grad(make_objective(config, model, rows).loss, has_aux=True)
     optimizer = optim.make_optimizer(config.optim, steps_per_epoch=steps)
     settings_of = make_settings(config, rows)
-    needs_view = any(row.name in ("orbit", "vicreg_inv") for row in rows)
+    views_of = make_views(config, image_shape, second=any(row.name in INVARIANCES for row in rows))
 
     def init() -> Any:
         state = program.init()
@@ -125,21 +125,22 @@ def bare(config: Any, about: dict[str, Any]) -> Loop:
         moving, fixed = carry
         seed, lambdas, settings, rate = fixed
 
-        def step(moving: Any, index: Array) -> tuple[Any, Array]:
-            params, spectral, opt_state, number = moving
-            key, view_key = jax.random.split(jax.random.fold_in(seed, number))
-            image = augment(key, data.image[index], image_shape, **config.augment.to_dict())
-            view = augment(view_key, image, image_shape, **config.view.to_dict()) if needs_view else image
-            batch = Batch(image, data.label[index])
-            (loss, aux), grads = gradient(params, spectral, lambdas, settings, batch, view)
+        def look(number: Array, index: Array) -> Views:
+            return views_of(jax.random.fold_in(seed, number), Batch(data.image[index], data.label[index]))
+
+        def step(carry: Any, following: Array) -> tuple[Any, Array]:
+            (params, spectral, opt_state, number), views = carry
+            after = look(number + 1, following)
+            (loss, aux), grads = gradient(params, spectral, lambdas, settings, *views)
             direction, opt_state = optimizer.update(grads, opt_state, params, value=loss)
             params = jax.tree.map(lambda p, u: p - rate * u, params, direction)
             if config.precision.enabled:
                 params["precision"] = precision.project(params["precision"])
-            return (params, aux.spectral, opt_state, number + 1), loss
+            return ((params, aux.spectral, opt_state, number + 1), after), loss
 
         order = batch_indices(config.seed, moving[3] // steps, about["num_train"], batch_size)
-        moving, losses = jax.lax.scan(step, moving, order)
+        carry = moving, look(moving[3], order[0])
+        (moving, _), losses = jax.lax.scan(step, carry, jnp.roll(order, -1, axis=0))
         return (moving, fixed), jnp.mean(losses)
 
     return Loop(init, epoch, steps, interval(config, steps))

@@ -64,6 +64,7 @@ def main(config: Any) -> int:
     print(markdown(found))
     if file is not None:
         write_json(file, found)
+        print(f"\n{file} is written")
     return 0
 
 

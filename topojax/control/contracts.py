@@ -37,7 +37,8 @@ class Contract:
       advice: what to change in the model when the contract stays violated at the largest weight (theory 1.13).
       enabled: the term is computed and enters the loss; off, nothing of it is computed or moved.
       adaptive: the weight follows its mechanism; off, it stays at `initial`.
-      initial, minimum, maximum: the weight's start and bounds.
+      initial: the weight's start.
+      minimum, maximum: the weight's bounds.
       gate: what the row waits for. `none`: nothing. `warmup`: its weight is 0 in phase 1, reconstruction and
         quantisation alone (`gates.warmup_epochs`). `hold`: its weight stays at `initial` until the coupling window has
         held once (a contract that cannot be met before charts are grounded would only wind up). `window`: its weight is
@@ -53,9 +54,9 @@ class Contract:
       lag: time constant in epochs: of tracking; and, for a PID in `report` form, the assumed response of the signal to
         the weight, against which its stability is checked.
       follows: measurement that a tracking weight follows.
-      factor: what it is multiplied with.
+      factor: of tracking: the weight is this times the measurement.
       target_rule: `absolute`, or `warmup`: ratio × the signal's average over the warm-up (report §5).
-      ratio: of that target.
+      ratio: of a warm-up's target to that average.
       wants_labels: the row is left out when labels are not used.
       per_chart: one weight, error and controller for each chart.
     """

@@ -23,7 +23,7 @@ class Model:
       encode: (weights, x [B, X]) → Encoding.
       decode: (weights, z_geo [B, D], z_tex [B, D], chart [B] or None) → Decoding; None is the decoder's own routing.
       jump: (weights, z_n_all [B, N, D]) → all jumps [B, N, N, D].
-      jump_back: (weights, jumps [B, N, N, D]) → the way back, [B, N, N, D].
+      round_trip: (weights, z_n_all [B, N, D]) → i → j → i, [B, N(i), N(j), D].
       class_table: (weights, temperature) → P(y|k) [N, C].
       readout: (weights, router, z_geo) → logits [B, C], detached.
     """
@@ -33,7 +33,7 @@ class Model:
     encode: Callable[[Params, Array], Encoding]
     decode: Callable[..., Decoding]
     jump: Callable[[Params, Array], Array]
-    jump_back: Callable[[Params, Array], Array]
+    round_trip: Callable[[Params, Array], Array]
     class_table: Callable[[Params, Array], Array]
     readout: Callable[[Params, Array, Array], Array]
 
@@ -55,7 +55,8 @@ class _Atlas(nn.Module):
         c = dict(self.config)
         sizes = {"hidden": c["hidden_dim"], "latent": c["latent_dim"], "charts": c["num_charts"]}
         routing = {
-            k: c[k] for k in ("covariant", "tensorization", "rank", "transport", "gate_bias_init", "router_gain")
+            k: c[k]
+            for k in ("covariant", "tensorization", "rank", "transport", "gate_bias_init", "router_gain", "matmul")
         }
         keys = ("center_scale", "code_scale", "ball", "ball_scale", "straight_through", "key_offset")
         self.encoder = Encoder(codes=c["codes_per_chart"], **sizes, **routing, **{k: c[k] for k in keys})
@@ -75,8 +76,8 @@ class _Atlas(nn.Module):
     def jumps(self, z_n_all):
         return self.jump(z_n_all)
 
-    def jumps_back(self, jumped):
-        return self.jump.back(jumped)
+    def round_trips(self, z_n_all):
+        return self.jump.round_trip(z_n_all)
 
     def class_table(self, temperature):
         return self.supervised(temperature)
@@ -118,7 +119,7 @@ def make_model(config, *, input_dim: int, num_classes: int) -> Model:
         encode=method("encode"),
         decode=method("decode"),
         jump=method("jumps"),
-        jump_back=method("jumps_back"),
+        round_trip=method("round_trips"),
         class_table=method("class_table"),
         readout=method("logits"),
     )

@@ -1,12 +1,22 @@
 """The attentive atlas: encoder and decoder over N charts with K codes each (model §3-4)."""
 
+import functools
 import math
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from topojax.model.layers import IsotropicBlock, NormGate, SpectralDense, SpectralKernel, random_param
+from topojax.model.layers import (
+    IsotropicBlock,
+    MixtureGate,
+    NormGate,
+    SpectralDense,
+    SpectralKernel,
+    SpectralMap,
+    product,
+    random_param,
+)
 from topojax.model.router import CovariantRouter, route
 from topojax.types import Array, Decoding, Encoding
 
@@ -20,11 +30,15 @@ def to_ball(v: Array, scale: float) -> Array:
 
 
 def nearest_code(v_loc: Array, codebook: Array) -> tuple[Array, Array, Array]:
-    """Squared distances [B, N, K], argmin [B, N] and the code vectors [B, N, D] for v − c̄ [B, D], codes [N, K, D]."""
-    distances = jnp.sum((v_loc[:, None, None, :] - codebook[None]) ** 2, axis=-1)
-    index = jnp.argmin(distances, axis=-1).astype(jnp.int32)
-    one_hot = jax.nn.one_hot(index, codebook.shape[1])
-    return distances, index, jnp.einsum("bnk,nkd->bnd", one_hot, codebook)
+    """Squared distances [B, N, K], argmin [B, N] and the code vectors [B, N, D] for v − c̄ [B, D], codes [N, K, D].
+
+    Computed with the batch last, where every line is a run over memory.
+    """
+    parts = [(x[None, None] - codebook[:, :, i, None]) ** 2 for i, x in enumerate(v_loc.T)]
+    distances = functools.reduce(jnp.add, parts)
+    index = jnp.argmin(distances, axis=1).astype(jnp.int32)
+    chosen = jnp.einsum("nkd,nkb->ndb", codebook, jax.nn.one_hot(index, codebook.shape[1], axis=1))
+    return jnp.moveaxis(distances, -1, 0), index.T, jnp.moveaxis(chosen, -1, 0)
 
 
 class Encoder(nn.Module):
@@ -43,6 +57,8 @@ class Encoder(nn.Module):
         original, whose keys span no more than D dimensions.
       straight_through: `detached` lets reconstruction train centres and router; `parity` is the original, in
         which the centres' gradient cancels.
+      matmul: type that operands of the products over features are rounded to; routing, gates, norms and everything
+        else are float32.
     """
 
     hidden: int
@@ -61,6 +77,7 @@ class Encoder(nn.Module):
     straight_through: str = "detached"
     router_gain: float = 0.0
     key_offset: float = 0.0
+    matmul: str = "float32"
 
     @nn.compact
     def __call__(self, x: Array) -> Encoding:
@@ -71,8 +88,8 @@ class Encoder(nn.Module):
         sizes = (self.charts, self.codes, self.latent)
         codebook = random_param(self, "codebook", sizes, spread * self.code_scale)
 
-        features = gate("gate_0")(SpectralDense(self.hidden, name="features_0")(x))
-        features = gate("gate_1")(SpectralDense(self.hidden, name="features_1")(features))
+        features = gate("gate_0")(SpectralDense(self.hidden, matmul=self.matmul, name="features_0")(x))
+        features = gate("gate_1")(SpectralDense(self.hidden, matmul=self.matmul, name="features_1")(features))
         v = SpectralDense(self.latent, name="value")(features)
         if self.ball:
             v = to_ball(v, self.ball_scale)
@@ -127,6 +144,7 @@ class Decoder(nn.Module):
         spectral normalisation bounds how far an image moves with its point.
       chart_bias: standard deviation of an offset of each chart's projection; 0 is none, the original, in which all
         charts draw the same image at the origin.
+      matmul: as in `Encoder`, and of the product that draws the image.
     """
 
     output: int
@@ -141,6 +159,7 @@ class Decoder(nn.Module):
     router_gain: float = 0.0
     chart_gain: float = 0.0
     chart_bias: float = 0.0
+    matmul: str = "float32"
 
     @nn.compact
     def __call__(self, z_geo: Array, z_tex: Array, chart: Array | None = None) -> Decoding:
@@ -156,16 +175,25 @@ class Decoder(nn.Module):
         router = route(scores) if chart is None else jax.nn.one_hot(chart, self.charts)
 
         projectors = SpectralKernel((self.charts, self.hidden, self.latent), name="projectors")()
-        each = jnp.einsum("bd,nhd->bnh", zeta, projectors)
+        point = zeta.T
         if self.chart_gain:
-            each = each * jnp.exp(self.param("log_chart_gain", nn.initializers.constant(math.log(self.chart_gain)), ()))
-        if self.chart_bias:
-            each = each + random_param(self, "chart_bias", each.shape[1:], 3**0.5 * self.chart_bias)[None]
-        h = jnp.einsum("bn,bnh->bh", router, gate("chart_gate")(each))
+            gain = self.param("log_chart_gain", nn.initializers.constant(math.log(self.chart_gain)), ())
+            projectors = projectors * jnp.exp(gain)
+        if self.chart_bias:  # a column of the projectors, against a coordinate that is 1
+            offset = random_param(self, "chart_bias", projectors.shape[:2], 3**0.5 * self.chart_bias)
+            projectors = jnp.concatenate([projectors, offset[..., None]], axis=-1)
+            point = jnp.concatenate([point, jnp.ones_like(point[:1])])
+        h = MixtureGate(bundle, self.gate_bias_init, name="chart_gate")(point, projectors, router)
 
-        y = gate("gate_0")(SpectralDense(self.hidden, name="render_0")(h))
-        y = gate("gate_1")(SpectralDense(self.hidden, name="render_1")(y))
-        y = SpectralDense(self.output, name="render_2")(y) + SpectralDense(self.output, name="skip")(h)
+        y = gate("gate_0")(SpectralDense(self.hidden, matmul=self.matmul, name="render_0")(h))
+        y = gate("gate_1")(SpectralDense(self.hidden, matmul=self.matmul, name="render_1")(y))
         amplitude = self.param("texture_scale", nn.initializers.constant(0.1), ())
-        x_hat = y + amplitude * SpectralDense(self.output, name="texture")(jnp.tanh(z_tex))
+        # render_2(y) + skip(h) + amplitude texture(tanh z_tex), as one product.
+        (render, b_render), (skip, b_skip), (texture, b_texture) = (
+            SpectralMap(self.output, size, name=name)()
+            for name, size in (("render_2", self.hidden), ("skip", self.hidden), ("texture", self.latent))
+        )
+        kernel = jnp.concatenate([render, skip, amplitude * texture], axis=1)
+        bias = b_render + b_skip + amplitude * b_texture
+        x_hat = product(jnp.concatenate([y, h, jnp.tanh(z_tex)], axis=1), kernel, self.matmul) + bias[None]
         return Decoding(x_hat, router)

@@ -29,10 +29,25 @@ class JumpOperator(nn.Module):
 
     def __call__(self, z: Array) -> Array:
         """All ordered pairs at once: z_n of every chart [B, N, D] → [B, N(from), N(to), D]."""
-        shared = jnp.einsum("nrd,bnd->bnr", self.up(), z) + self.c[None]
-        return jnp.einsum("mdr,bnr->bnmd", self.down(), shared) + self.d[None, None]
+        return _apply(self._pairs(), z)
 
-    def back(self, jumped: Array) -> Array:
-        """The way home j → i of `__call__`'s result: [B, N(i), N(j), D] → [B, N(i), N(j), D] in chart i."""
-        shared = jnp.einsum("mrd,bnmd->bnmr", self.up(), jumped) + self.c[None, None]
-        return jnp.einsum("ndr,bnmr->bnmd", self.down(), shared) + self.d[None, :, None]
+    def round_trip(self, z: Array) -> Array:
+        """There and back again, i → j → i, as one map: z_n [B, N, D] → [B, N(i), N(j), D] in chart i."""
+        matrix, offset = self._pairs()
+        back = jnp.swapaxes(matrix, 0, 1)  # [i, j] is the map j → i
+        returned = jnp.einsum("ijde,ije->ijd", back, offset) + jnp.swapaxes(offset, 0, 1)
+        return _apply((jnp.einsum("ijde,ijef->ijdf", back, matrix), returned), z)
+
+    def _pairs(self) -> tuple[Array, Array]:
+        """Matrix A_j B_i [N(i), N(j), D, D] and offset A_j c_i + d_j [N(i), N(j), D] of every jump."""
+        down = self.down()
+        offset = jnp.einsum("jdr,ir->ijd", down, self.c) + self.d[None]
+        return jnp.einsum("jdr,ire->ijde", down, self.up()), offset
+
+
+def _apply(maps: tuple[Array, Array], z: Array) -> Array:
+    """All affine maps of z [B, N, D]: [B, N, N, D], computed with the batch last, where it is a run over memory."""
+    matrix, offset = maps
+    charts, dim = offset.shape[1:]
+    out = matrix.reshape(charts, charts * dim, dim) @ z.transpose(1, 2, 0) + offset.reshape(charts, -1, 1)
+    return jnp.moveaxis(out.reshape(charts, charts, dim, -1), -1, 0)

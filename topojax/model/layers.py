@@ -6,7 +6,9 @@ batched call before the forward pass, and the layers use what they are given. Th
 several times in a step (augmented views, probe batches) at the price of one normalisation.
 """
 
+import functools
 from collections import defaultdict
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -52,7 +54,7 @@ def _unit(x: Array) -> Array:
 def power_iterate(kernel: Array, u: Array) -> tuple[Array, Array]:
     """Largest singular value of each matrix by power iteration from u.
 
-    Three times v ← Wᵀu/‖·‖, u ← Wv/‖·‖, no gradient; then σ = |uᵀWv|, with gradient through W (model §1).
+    Three times v ← Wᵀu, u ← Wv/‖·‖, no gradient; then σ = |uᵀWv|/‖v‖, with gradient through W (model §1).
 
     Args:
       kernel: [G, out, in].
@@ -64,12 +66,12 @@ def power_iterate(kernel: Array, u: Array) -> tuple[Array, Array]:
     fixed = jax.lax.stop_gradient(kernel)
 
     def iterate(_: int, uv: tuple[Array, Array]) -> tuple[Array, Array]:
-        v = _unit(jnp.einsum("goi,go->gi", fixed, uv[0]))
+        v = jnp.einsum("goi,go->gi", fixed, uv[0])
         return _unit(jnp.einsum("goi,gi->go", fixed, v)), v
 
     groups, _, inputs = kernel.shape
     u, v = jax.lax.fori_loop(0, POWER_ITERATIONS, iterate, (u, jnp.zeros((groups, inputs))))
-    return jnp.abs(jnp.einsum("go,goi,gi->g", u, kernel, v)), u
+    return jnp.abs(jnp.sum(u * jnp.einsum("goi,gi->go", kernel, _unit(v)), axis=-1)), u
 
 
 def normalise(params: Params, spectral: Spectral) -> tuple[Params, Spectral]:
@@ -103,25 +105,55 @@ def normalise(params: Params, spectral: Spectral) -> tuple[Params, Spectral]:
     return unflatten_dict(flat), unflatten_dict(vectors)
 
 
+MATMUL = ("float32", "bfloat16")
+"""What the operands of the large products may be rounded to."""
+
+
+def product(x: Array, kernel: Array, matmul: str) -> Array:
+    """X Wᵀ of [..., in] and [out, in], with operands rounded to `matmul`'s type and sums in float32."""
+    if matmul == "float32":
+        return x @ kernel.T
+    x, kernel = x.astype(matmul), kernel.astype(matmul)
+    return jnp.matmul(x, kernel.T, preferred_element_type=jnp.float32)
+
+
 class SpectralDense(nn.Module):
     """y = x Wᵀ + b with W [out, in] kept at spectral norm ≤ 1 by `normalise`.
 
     Attributes:
       features: output size.
       use_bias: add b, uniform in ±1/√in at the start.
+      matmul: as in `product`.
     """
 
     features: int
     use_bias: bool = True
+    matmul: str = "float32"
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel = spectral_kernel(self, (self.features, x.shape[-1]))
-        y = x @ kernel.T
+        y = product(x, kernel, self.matmul)
         if self.use_bias:
             bias = random_param(self, "bias", (self.features,), x.shape[-1] ** -0.5)
             y = y + bias.reshape((1,) * (y.ndim - 1) + bias.shape)
         return y
+
+
+class SpectralMap(nn.Module):
+    """Kernel [out, in] and bias [out] of a `SpectralDense`, for a caller that applies several at once.
+
+    Attributes:
+      features, inputs: out, in.
+    """
+
+    features: int
+    inputs: int
+
+    @nn.compact
+    def __call__(self) -> tuple[Array, Array]:
+        kernel = spectral_kernel(self, (self.features, self.inputs))
+        return kernel, random_param(self, "bias", (self.features,), self.inputs**-0.5)
 
 
 class SpectralKernel(nn.Module):
@@ -151,6 +183,16 @@ def spectral_kernel(
     return random_param(module, "kernel", shape, shape[-1] ** -0.5 if spread is None else spread, mean)
 
 
+def gelu(x: Array) -> Array:
+    """Exact x Φ(x) = ½ x (1 + erf(x/√2))."""
+    return 0.5 * x * (1.0 + jax.lax.erf(x * np.float32(0.5**0.5)))
+
+
+def energy(parts: Sequence[Array]) -> Array:
+    """√(Σ_i x_i² + 1e-12) over the channels of a bundle, an array each."""
+    return jnp.sqrt(functools.reduce(jnp.add, [part**2 for part in parts]) + 1e-12)
+
+
 class NormGate(nn.Module):
     """x_j · gelu(‖x_j‖ + β_j) on bundles of `bundle` channels (model §1).
 
@@ -163,12 +205,73 @@ class NormGate(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        bundles = x.shape[-1] // self.bundle
-        beta = self.param("beta", nn.initializers.constant(self.bias_init), (bundles,))
-        parts = x.reshape(*x.shape[:-1], bundles, self.bundle)
-        energy = jnp.sqrt(jnp.sum(parts**2, axis=-1) + 1e-12)
-        gate = nn.gelu(energy + beta.reshape((1,) * (energy.ndim - 1) + beta.shape), approximate=False)
-        return (parts * gate[..., None]).reshape(x.shape)
+        beta = self.param("beta", nn.initializers.constant(self.bias_init), (x.shape[-1] // self.bundle,))
+        # Strided slices: a sum over a short last axis is several times dearer on a CPU.
+        parts = [x[..., i :: self.bundle] for i in range(self.bundle)]
+        gate = gelu(energy(parts) + beta.reshape((1,) * (x.ndim - 1) + beta.shape))
+        return jnp.stack([part * gate for part in parts], axis=-1).reshape(x.shape)
+
+
+@jax.custom_vjp
+def gated_mixture(parts: Sequence[Array], beta: Array, weights: Array) -> list[Array]:
+    """Σ_n w_n gate(x_n): norm gates of N inputs and their weighted sum, without the gated inputs in between.
+
+    Its own gradient, since the usual one keeps and reads five arrays of [N, J, B] where recomputing takes three; batch
+    last, so that every line is a run over memory. Together a quarter of the time of `NormGate` and an einsum.
+
+    Args:
+      parts: the channels of every bundle, each [N, J, B] for J bundles.
+      beta: β, [J].
+      weights: w, [N, B].
+
+    Returns:
+      As many arrays [J, B].
+    """
+    gate = gelu(energy(parts) + beta[None, :, None]) * weights[:, None]
+    return [jnp.sum(part * gate, axis=0) for part in parts]
+
+
+def _gated_mixture_forward(parts, beta, weights):
+    return gated_mixture(parts, beta, weights), (parts, beta, weights)
+
+
+def _gated_mixture_backward(residuals, cotangents):
+    parts, beta, weights = residuals
+    norm = energy(parts)
+    x = norm + beta[None, :, None]
+    phi = 0.5 * (1.0 + jax.lax.erf(x * np.float32(0.5**0.5)))
+    slope = phi + x * np.float32((2 * np.pi) ** -0.5) * jnp.exp(-0.5 * x**2)
+    along = functools.reduce(jnp.add, [part * g[None] for part, g in zip(parts, cotangents, strict=True)])
+    dx = along * slope * weights[:, None]
+    gate, radial = x * phi * weights[:, None], dx / norm
+    dparts = [g[None] * gate + part * radial for part, g in zip(parts, cotangents, strict=True)]
+    return dparts, jnp.sum(dx, axis=(0, 2)), jnp.sum(along * x * phi, axis=1)
+
+
+gated_mixture.defvjp(_gated_mixture_forward, _gated_mixture_backward)
+
+
+class MixtureGate(nn.Module):
+    """Linear maps of one point into N charts, a norm gate each, and the mean of it all by weights (model §4).
+
+    h = Σ_n w_n gate(W_n x)
+
+    Attributes:
+      bundle, bias_init: as in `NormGate`.
+    """
+
+    bundle: int
+    bias_init: float = 1.0
+
+    @nn.compact
+    def __call__(self, x: Array, kernels: Array, weights: Array) -> Array:
+        """[B, H] of points x [D, B], kernels W [N, H, D] and weights w [B, N]."""
+        charts, hidden, dim = kernels.shape
+        beta = self.param("beta", nn.initializers.constant(self.bias_init), (hidden // self.bundle,))
+        by_part = kernels.reshape(charts, -1, self.bundle, dim).transpose(2, 0, 1, 3)
+        each = (by_part.reshape(-1, dim) @ x).reshape(self.bundle, charts, -1, x.shape[1])
+        out = gated_mixture([each[i] for i in range(self.bundle)], beta, weights.T)
+        return jnp.stack(out, axis=1).reshape(hidden, -1).T
 
 
 class IsotropicBlock(nn.Module):

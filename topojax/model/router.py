@@ -90,14 +90,18 @@ def transport_adjoint(generators: Array, z: Array, query: Array) -> Array:
       [B, H].
     """
     dim, hidden = generators.shape[0], generators.shape[1]
-    flat = generators.reshape(dim * hidden, hidden).T
-    scale = 1.0 + TRANSPORT_EPS
+    stacked = -generators.reshape(dim * hidden, hidden) / (2.0 * (1.0 + TRANSPORT_EPS))  # rows (d, i): A_dᵀ = −A_d
 
-    def matvec(y: Array) -> Array:  # (I − N) y with N = A(z) / 2(1 + ε)
-        each = (y @ flat).reshape(-1, dim, hidden)
-        return y - jnp.sum(z[:, :, None] * each, axis=1) / (2.0 * scale)
+    def turned(y: Array) -> Array:  # N y with N = A(z) / 2(1 + ε), as one [B, D·H] × [D·H, H] product
+        return (z[:, :, None] * y[:, None, :]).reshape(-1, dim * hidden) @ stacked
 
-    x = jax.lax.custom_linear_solve(matvec, query, solve_shifted_skew, transpose_solve=solve_shifted_skew)
+    def forward(_: Callable, b: Array) -> Array:
+        return solve_shifted_skew(lambda y: y - turned(y), b)
+
+    def transposed(_: Callable, b: Array) -> Array:  # Nᵀ = −N
+        return solve_shifted_skew(lambda y: y + turned(y), b)
+
+    x = jax.lax.custom_linear_solve(lambda y: y - turned(y), query, forward, transposed)
     return 2.0 * x - query
 
 

@@ -1,0 +1,132 @@
+"""The table of sections: what stands in a report, in which order, and what each part of it needs."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from topojax.report import atlas, compare, dynamics, facts, images, perturbed, promises, quality, training
+from topojax.report.block import Block, Note
+from topojax.report.history import History
+from topojax.report.page import Section
+from topojax.report.portrait import Portrait
+
+
+class Story(NamedTuple):
+    """Everything that a report tells of."""
+
+    history: History
+    meta: dict[str, Any] | None  # of the checkpoint, None without one
+    audited: list[dict[str, Any]] | None  # contracts at the checkpoint, None without one
+    portrait: Portrait | None  # None without a checkpoint or its data
+    missing: str  # why there is no portrait
+    others: Sequence[History]  # runs to compare with
+
+
+class Part(NamedTuple):
+    """One line of the table.
+
+    Attributes:
+      anchor, title, lead: of the section.
+      needs: the field of `Story` that `draw` functions are given; where it is missing, the section says why.
+      draw: functions of it that return blocks.
+    """
+
+    anchor: str
+    title: str
+    lead: str
+    needs: str
+    draw: tuple[Callable[[Any], list[Block]], ...]
+
+
+def _evaluated(*functions: Callable[[Any], list[Block]]) -> Callable[[Portrait], list[Block]]:
+    return lambda portrait: [block for function in functions for block in function(portrait.evaluation)]
+
+
+def _compared(story: Story) -> list[Block]:
+    histories = [story.history, *story.others]
+    return [*compare.results(histories), *compare.curves(histories)]
+
+
+TABLE: tuple[Part, ...] = (
+    Part("compared", "Runs compared", "This run and those named with --compare.", "others", (_compared,)),
+    Part(
+        "result",
+        "Result",
+        "Numbers of the test split, each with what labels had to do with it.",
+        "portrait",
+        (_evaluated(facts.models, facts.scores),),
+    ),
+    Part(
+        "training",
+        "Training",
+        "Losses, the rate with the bound that set it, and what was decided on the way.",
+        "history",
+        (training.curves, training.losses, training.rate, training.events),
+    ),
+    Part(
+        "contracts",
+        "Contracts",
+        "Every weight follows a measurable promise; a positive error raises it.",
+        "history",
+        (promises.weights,),
+    ),
+    Part("verdicts", "Verdicts", "What was promised, and what was kept.", "audited", (promises.contracts,)),
+    Part(
+        "dynamics",
+        "Dynamics",
+        "The coupling window, and how fast the parts of the model move.",
+        "history",
+        (dynamics.window, dynamics.scales),
+    ),
+    Part(
+        "atlas",
+        "Atlas",
+        "The latent with its charts, codes and jumps; drag to move, scroll to zoom, click a legend entry to hide it.",
+        "portrait",
+        (atlas.atlas, quality.usage, images.prototypes),
+    ),
+    Part(
+        "reconstruction",
+        "Reconstruction",
+        "What comes back, and how far it is off.",
+        "portrait",
+        (images.reconstructions, quality.errors),
+    ),
+    Part(
+        "meaning",
+        "Charts and classes",
+        "What a chart says of the class, and how sure the heads are.",
+        "portrait",
+        (quality.classes, quality.calibration),
+    ),
+    Part(
+        "gluing",
+        "Jumps",
+        "How well jump operators carry one chart's reading to the next.",
+        "portrait",
+        (quality.jump_errors,),
+    ),
+    Part(
+        "explored",
+        "Perturbation and exploration",
+        "Inputs changed a little, ways through charts, and charts as sheets (topojax.explore).",
+        "portrait",
+        (perturbed.before_and_after, perturbed.robustness, perturbed.paths, perturbed.sheets),
+    ),
+)
+
+
+def sections(story: Story) -> list[Section]:
+    """Every section of the table that has something to tell or to miss; the facts of the run at the end."""
+    found = []
+    for part in TABLE:
+        given = getattr(story, part.needs)
+        if part.needs == "others":
+            blocks = _compared(story) if given else []
+        elif given is None:
+            blocks = [Note(story.missing)]
+        else:
+            blocks = [block for draw in part.draw for block in draw(given)]
+        if blocks:
+            found.append(Section(part.anchor, part.title, part.lead, blocks))
+    lead = "Where these numbers come from."
+    return [*found, Section("facts", "Run", lead, facts.about(story.history, story.meta))]

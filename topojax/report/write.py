@@ -1,0 +1,105 @@
+"""From a workdir to report/index.html and its PNGs."""
+
+import importlib.util
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from topojax.errors import UserError
+from topojax.report.history import read
+from topojax.report.portrait import Portrait
+
+
+def write(
+    workdir: str | pathlib.Path, *, step: int | None = None, compare: Sequence[str | pathlib.Path] = ()
+) -> pathlib.Path:
+    """Write the report of a run: <workdir>/report/index.html and a PNG of every figure.
+
+    The page reads nothing from outside itself. Where a run has no checkpoint yet, or its data are gone, it says so and
+    tells the rest.
+
+    Args:
+      workdir: of the run.
+      step: which checkpoint, by epoch; the latest unless told.
+      compare: workdirs of other runs.
+
+    Returns:
+      The path of the page.
+
+    Raises:
+      UserError: no run there, no such checkpoint (it names those there are), plotly is missing, or the folder cannot
+        be written.
+    """
+    if importlib.util.find_spec("plotly") is None:
+        raise UserError("the report needs plotly: pip install 'topojax[report]'")
+    from topojax.report import atlas, images, page
+    from topojax.report.sections import Story, sections
+
+    path = pathlib.Path(workdir)
+    history = read(path)
+    meta, portrait, missing = _portrait(path, step)
+    if meta is not None:
+        history = read(path, until=meta["epoch"])
+    others = [read(pathlib.Path(other)) for other in compare]
+    story = Story(history, meta, _audited(path, history.config, meta), portrait, missing, others)
+    told = sections(story)
+    epoch = f"epoch {meta['epoch']} of {history.config.train.epochs}" if meta else "no epoch saved yet"
+    used = "labels trained the charts" if history.config.supervised.enabled else "labels did not train the charts"
+    lead = f"{history.config.data.name}, seed {history.config.seed}, {epoch}; {used}."
+    files = page.pictures(told)
+    if portrait is not None:
+        files["overview.png"] = images.overview(portrait)
+    text = page.render(f"{history.config.name}: an attentive atlas", lead, told, style=atlas.style(portrait))
+    return _save(path / "report", text, files)
+
+
+def _portrait(path: pathlib.Path, step: int | None) -> tuple[dict[str, Any] | None, Portrait | None, str]:
+    """(metadata of the checkpoint, portrait, why there is none)."""
+    from topojax.checkpoint import Checkpoints
+    from topojax.evaluate import load_splits
+    from topojax.report.portrait import take
+    from topojax.run import restore
+
+    try:
+        checkpoints = Checkpoints(path, read_only=True)
+    except UserError:
+        if step is not None:
+            raise
+        return None, None, _UNSAVED
+    try:
+        if not checkpoints.epochs() and step is None:
+            return None, None, _UNSAVED
+        meta = checkpoints.meta(step)
+    finally:
+        checkpoints.close()
+    run = restore(path, meta["epoch"])
+    try:
+        train, test = load_splits(run)
+    except UserError as error:
+        return meta, None, f"The data of this run cannot be read, so that nothing of the atlas can be drawn: {error}"
+    return meta, take(run, test, train), ""
+
+
+_UNSAVED = "No epoch has been saved yet: there is no atlas to draw."
+
+
+def _audited(path: pathlib.Path, config: Any, meta: dict[str, Any] | None) -> list[dict[str, Any]] | None:
+    from topojax.contracts import audit, last_fifth
+
+    return audit(config, meta["previous"], last_fifth(path, meta["epoch"])) if meta else None
+
+
+def _save(folder: pathlib.Path, text: str, files: dict[str, bytes]) -> pathlib.Path:
+    from topojax.writers import write_text
+
+    try:
+        folder.mkdir(exist_ok=True)
+        for stale in folder.glob("*.png"):  # of an earlier report, which may have had other figures
+            if stale.name not in files:
+                stale.unlink()
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
+        write_text(folder / "index.html", text)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror}") from error
+    return folder / "index.html"
