@@ -23,7 +23,7 @@ def quickly_compiled(tmp_path_factory):
 
     @contextlib.contextmanager
     def settings():
-        before = jax.config.jax_disable_most_optimizations  # one may stand inside another
+        before = jax.config.read("jax_disable_most_optimizations")  # one may stand inside another
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "xla"))
             jax.config.update("jax_disable_most_optimizations", True)

@@ -13,6 +13,7 @@ from topojax.report.style import ALARM, GOOD, INK, QUIET, line, mark, panels
 from topojax.report.training import UNLOGGED
 
 _WEIGHT = "#b35900"
+SIGNS = {"<=": "≤", ">=": "≥", "=": "="}
 MARKED = ("phase", "gate_opened", "grounding_lost", "revived", "halted")
 """Events that touch every contract."""
 
@@ -25,7 +26,7 @@ def weights(history: History) -> list[Block]:
     constant = [f"{row.name} ({row.initial:g})" for row in history.contracts if row not in rows]
     if not rows:
         return [Note(f"Every weight is constant: {', '.join(constant) or 'there is none'}.")]
-    titles = [text for row in rows for text in (f"{row.name}: {row.signal} {row.relation} target", "weight")]
+    titles = [text for row in rows for text in (f"{row.name}: {row.signal} {SIGNS[row.relation]} target", "weight")]
     figure = panels(titles, columns=2, each=96, gap=46, shared_xaxes=True, column_widths=[0.58, 0.42])
     shapes = []
     for index, contract in enumerate(rows, start=1):

@@ -17,7 +17,6 @@ _MARK = {
     "triangle-up": "^",
     "star": "*",
     "x": "x",
-    "arrow": ">",
     "diamond-open": "D",
     "circle-open": "o",
 }
@@ -95,6 +94,19 @@ def _scatter(axis: Any, trace: Any) -> None:
         axis.fill(x, y, color=trace.line.color, alpha=0.13, lw=0, label=label)
         return
     alpha = 1.0 if trace.opacity is None else trace.opacity
+    if trace.marker.symbol == "arrow":  # segments, with gaps of NaN between them
+        style = {
+            "arrowstyle": "-|>",
+            "color": trace.line.color,
+            "lw": 0.7,
+            "mutation_scale": 5,
+            "shrinkA": 0,
+            "shrinkB": 0,
+        }
+        for start in range(0, len(x) - 1, 3):
+            axis.annotate("", (x[start + 1], y[start + 1]), (x[start], y[start]), arrowprops=style)
+        axis.plot([], [], color=trace.line.color, lw=0.7, label=label)
+        return
     if "lines" in mode:
         style = {"lw": 0.75 * (trace.line.width or 1.5), "ls": _DASH[trace.line.dash], "alpha": alpha}
         axis.plot(x.astype(float), y.astype(float), color=trace.line.color, label=label, **style)
@@ -118,7 +130,7 @@ def _markers(axis: Any, trace: Any, at: tuple[Any, ...], label: str | None, alph
         colours |= {"vmin": marker.cmin, "vmax": marker.cmax}
     if hollow:
         colours = {"facecolors": "none", "edgecolors": marker.color}
-    edge = {} if hollow else {"edgecolors": "white", "linewidths": 0.4 if marker.line.width else 0}
+    edge = {} if hollow else {"edgecolors": marker.line.color or "white", "linewidths": 0.75 * (marker.line.width or 0)}
     opacity = alpha if marker.opacity is None else marker.opacity
     drawn = axis.scatter(
         *at, s=(0.75 * size) ** 2, marker=_MARK.get(shape, "o"), alpha=opacity, label=label, **colours, **edge
@@ -266,4 +278,4 @@ def _hex(paint: str) -> str:
 def plain(text: str) -> str:
     """Text of a plotly figure without its tags; subscripts as mathematics."""
     text = re.sub(r"<sub>(.*?)</sub>", r"$_{\1}$", text)
-    return re.sub(r"<[^>]+>", "", text.replace("<br>", "\n"))
+    return re.sub(r"</?[a-z]+>", "", text.replace("<br>", "\n"))
