@@ -1,4 +1,4 @@
-"""Evaluation of a run: the same digits everywhere, tables against sums written out, and what to say where nothing is."""
+"""Evaluation of a run: the same digits everywhere, tables against sums written out, and what cannot be had."""
 
 import json
 import os
@@ -180,7 +180,7 @@ def test_baselines_are_clustered_on_the_training_split(restored, evaluation):
 
 
 def test_tables_against_sums_written_out(restored, evaluation):
-    run, _, test = restored
+    test = restored[2]
     chart, code = evaluation.predictions["chart"], evaluation.predictions["code"]
     label, tables = np.asarray(test.label), evaluation.tables
     assert tables["code_usage"].sum() == len(label)
