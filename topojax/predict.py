@@ -32,9 +32,8 @@ def make_evaluate(config: Any, model: Model, temperature: Callable[[Any], Array]
     Returns:
       (state, batch) → chart, code [B]; router [B, N]; z_geo [B, D]; squared_error (mean over inputs) [B]; consistency
       (divergence of the decoder's routing, nats) [B]; readout_probability [B, C] and readout_prediction [B]; and, where
-      labels trained the charts, class_probability (w P) [B, C] and class_prediction [B]. Of each
-      baseline, z [B, D], squared_error, probe_probability, probe_prediction, and code where it has a codebook, under
-      `ae/z` and so on.
+      labels trained the charts, class_probability (w P) [B, C] and class_prediction [B]. Of each baseline, z [B, D],
+      squared_error, probe_probability, probe_prediction, and code where it has a codebook, under `ae/z` and so on.
     """
 
     def evaluate(state: Any, batch: Batch) -> dict[str, Array]:
