@@ -8,7 +8,7 @@
 Measured with seed 0 on the official test split, on one shared core (3.5 and 4.5 minutes): `full`, labels used, AMI
 0.934, accuracy 0.976, MSE 0.0393; `unsupervised`, labels not used, AMI 0.778, MSE 0.0405.
 
-Variants: `subset` (also with no variant): 200 epochs of 18 batches; `full`: all images, a wider atlas; `unsupervised`:
+Variants: `subset` (also with no variant): 400 epochs of 18 batches; `full`: all images, a wider atlas; `unsupervised`:
 the same, but labels reach the detached readout alone. Charts come from pairs: an example, and a neighbour of it turned,
 moved and scaled, should lie in one chart, and all charts should be used.
 
@@ -37,7 +37,8 @@ def get_config(variant: str = "subset"):
         return c
     c.data.num_examples = 3000
     c.data.test_fraction = 0.2
-    c.train.epochs = 200
+    c.train.epochs = 400
+    c.losses.recon_weight = 60.0
     if variant.startswith("report_"):
         report(c)
         {"report_3k": report_3k, "report_adaptive": report_adaptive, "report_lr7": report_lr7}[variant](c)
@@ -52,7 +53,7 @@ def full(c):
     c.losses.recon_weight = 100.0
     c.contracts.route.initial = 4.0
     c.contracts.jump.enabled = False
-    c.train.epochs = 20  # longer, the routing of one class or another comes apart in spikes while the rate falls
+    c.train.epochs = 60
     c.train.batch_size = 256
     c.checkpoint.every_epochs = 5
 
