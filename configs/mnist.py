@@ -37,9 +37,10 @@ def get_config(variant: str = "subset"):
         return c
     c.data.num_examples = 3000
     c.data.test_fraction = 0.2
-    c.train.epochs = 400
-    c.losses.recon_weight = 60.0
-    if variant.startswith("report_"):
+    if variant == "subset":
+        c.train.epochs = 400
+        c.losses.recon_weight = 60.0
+    else:
         report(c)
         {"report_3k": report_3k, "report_adaptive": report_adaptive, "report_lr7": report_lr7}[variant](c)
     return c

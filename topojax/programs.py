@@ -68,7 +68,6 @@ def compile_epoch(program: Any, state: Any, data: Batch, *, described: Any, cach
 
 def _export(epoch: Callable, state: tuple[list, Any], data: tuple[list, Any]) -> bytearray:
     """The epoch as a function of arrays alone: its trees are this package's, and stay out of the file."""
-
     (leaves, tree), (given, split) = state, data
 
     def flat(*arrays: Array) -> tuple[Array, ...]:
