@@ -54,7 +54,7 @@ def full(c):
     c.losses.recon_weight = 100.0
     c.contracts.route.initial = 4.0
     c.contracts.jump.enabled = False
-    c.train.epochs = 60
+    c.train.epochs = 100
     c.train.batch_size = 256
     c.checkpoint.every_epochs = 5
 

@@ -198,7 +198,7 @@ def _good():
 
 
 def _with(image=None, label=None):
-    image_, label_ = _good()
+    image_, label_ = _good()[:2]
     for (row, column), value in (image or {}).items():
         image_[row, column] = value
     for row, value in (label or {}).items():

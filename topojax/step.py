@@ -164,6 +164,7 @@ def make_program(
         # A step that is not finite moves nothing: masked, not repaired.
         finite = jnp.isfinite(loss) & jnp.isfinite(norms["gradient"])
         params = jax.tree.map(lambda p, u: p - rate * jnp.where(finite, u, 0.0), state.params, direction)
+        params["atlas"] = model.project(params["atlas"])
         if config.precision.enabled:
             params["precision"] = precision.project(params["precision"])
 

@@ -134,6 +134,7 @@ def bare(config: Any, about: dict[str, Any]) -> Loop:
             (loss, aux), grads = gradient(params, spectral, lambdas, settings, *views)
             direction, opt_state = optimizer.update(grads, opt_state, params, value=loss)
             params = jax.tree.map(lambda p, u: p - rate * u, params, direction)
+            params["atlas"] = model.project(params["atlas"])
             if config.precision.enabled:
                 params["precision"] = precision.project(params["precision"])
             return ((params, aux.spectral, opt_state, number + 1), after), loss

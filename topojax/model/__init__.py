@@ -6,7 +6,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax.numpy as jnp
 
-from topojax.model.atlas import Decoder, Encoder, nearest_code
+from topojax.model.atlas import BALL_RADIUS, Decoder, Encoder, nearest_code
 from topojax.model.heads import Readout, SupervisedTopology
 from topojax.model.jump import JumpOperator
 from topojax.model.layers import normalise, perturb
@@ -20,6 +20,9 @@ class Model:
     Attributes:
       init: key → (params, spectral).
       normalise: (params, spectral) → (weights, new spectral); once a step, before everything below.
+      project: params → params, after an update: where the latent is bound to a ball, centres lie in it, codes span no
+        more than its diameter, and free parts of keys keep to twice their initial size. Sums of centre and code leave
+        reconstruction unchanged, so that nothing else stops them from drifting, and keys grow with the centres.
       encode: (weights, x [B, X]) → Encoding.
       decode: (weights, z_geo [B, D], z_tex [B, D], chart [B] or None) → Decoding; None is the decoder's own routing.
       jump: (weights, z_n_all [B, N, D]) → all jumps [B, N, N, D].
@@ -30,6 +33,7 @@ class Model:
 
     init: Callable[[Array], tuple[Params, Spectral]]
     normalise: Callable[[Params, Spectral], tuple[Params, Spectral]]
+    project: Callable[[Params], Params]
     encode: Callable[[Params, Array], Encoding]
     decode: Callable[..., Decoding]
     jump: Callable[[Params, Array], Array]
@@ -110,11 +114,24 @@ def make_model(config, *, input_dim: int, num_classes: int) -> Model:
         variables = module.init(key, jnp.zeros((2, input_dim)), method="everything")
         return perturb(key, variables["params"], variables["spread"], variables["spectral"])
 
+    def project(params: Params) -> Params:
+        if not config["ball"]:
+            return params
+        encoder = dict(params["encoder"])
+        keys = 2.0 * config["key_offset"] * config["hidden_dim"] ** 0.5
+        bounds = {"centers": BALL_RADIUS, "codebook": 2.0 * BALL_RADIUS, "key_offsets": keys}
+        for name, bound in bounds.items():
+            if name in encoder:
+                norm = jnp.linalg.norm(encoder[name], axis=-1, keepdims=True)
+                encoder[name] = encoder[name] * jnp.minimum(1.0, bound / jnp.maximum(norm, 1e-12))
+        return {**params, "encoder": encoder}
+
     def method(name: str) -> Callable:
         return lambda weights, *args: module.apply({"params": weights}, *args, method=name)
 
     return Model(
         init=init,
+        project=project,
         normalise=normalise,
         encode=method("encode"),
         decode=method("decode"),
