@@ -4,6 +4,9 @@
   python -m topojax.train --config=configs/cifar10.py
   python -m topojax.train --config=configs/cifar10.py:subset
 
+Measured with seed 0 on a sample of 10,000 / 2,000 images, labels not used, 57 s of processor time: MSE 0.0371, AMI
+0.064. Ten linear charts do better (0.0301): docs/what-mattered.md.
+
 Variants: none, every prepared training image; `subset`: 3,000 images of which 600 are test data; `report_3k`: the
 report's own command (§6), with the original's sizes and rates.
 """
@@ -14,23 +17,34 @@ VARIANTS = ("", "subset", "report_3k")
 
 
 def get_config(variant: str = ""):
-    """A wider atlas with a larger latent than the digits need."""
+    """Latent 2, no labels; the report's own command has its own sizes, and uses them."""
     if variant not in VARIANTS:
         raise ValueError(f"unknown variant {variant!r}; known are {', '.join(VARIANTS[1:])}")
     c = default_config()
-    c.name = "cifar10"
+    c.name = f"cifar10_{variant}" if variant else "cifar10"
     c.data.name = "cifar10"
-    c.model.hidden_dim, c.model.latent_dim = 128, 4
-    c.train.batch_size = 256
-    c.train.epochs = 40
     if variant:
-        c.name = f"cifar10_{variant}"
         c.data.num_examples = 3000
         c.data.test_fraction = 0.2
-        c.train.epochs = 100
     if variant == "report_3k":
         report_3k(c)
+    else:
+        unsupervised(c)
+        c.train.epochs = 100 if variant else 20
     return c
+
+
+def unsupervised(c):
+    """An atlas of the plane that fits photographs."""
+    c.supervised.enabled = False
+    c.model.hidden_dim = 128
+    c.model.transport = False
+    c.augment.update(rotation=0.0, shift=0.0, scale=0.0)
+    # Photographs move further along their first components than digits do: at 1.5 all points lie on the rim of the
+    # ball, in one chart.
+    c.model.ball_scale = 0.15
+    c.losses.recon_weight = 100.0
+    c.contracts.diversity.initial = 6.0
 
 
 def report_3k(c):
@@ -38,7 +52,7 @@ def report_3k(c):
     c.seed = 42
     c.model.hidden_dim, c.model.latent_dim, c.model.codes_per_chart = 32, 2, 21
     c.baselines.autoencoder = c.baselines.vq = True
-    c.train.epochs = 3000
+    c.train.epochs, c.train.batch_size = 3000, 256
     c.optim.learning_rate = c.optim.learning_rate_max = 0.005
     c.optim.schedule = "none"
     c.contracts.prior_n.enabled = c.contracts.prior_tex.enabled = True

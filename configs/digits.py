@@ -3,10 +3,13 @@
   python -m topojax.train --config=configs/digits.py        18 s on 2 cores; test AMI 0.96, accuracy 0.98, MSE 0.043
   python -m topojax.train --config=configs/digits.py:unsupervised
 
-Variants: none, or `unsupervised`, in which labels reach the detached readout alone.
+`unsupervised`, labels not used, seeds 0 to 2: test AMI 0.81, 0.79, 0.82 and MSE 0.048, 0.051, 0.050.
+
+Variants: none, or `unsupervised`, in which labels reach the detached readout alone: an example and a view of one of its
+nearest neighbours should lie in one chart, and all charts should be used.
 """
 
-from topojax.config import default_config
+from topojax.config import charts_from_pairs, default_config
 
 VARIANTS = ("", "unsupervised")
 
@@ -18,5 +21,7 @@ def get_config(variant: str = ""):
     c = default_config()
     if variant == "unsupervised":
         c.name = "digits_unsupervised"
-        c.supervised.enabled = False
+        charts_from_pairs(c, neighbours=5, strength=4.0)
+        c.losses.recon_weight = 50.0
+        c.view.update(rotation=0.3, shift=1.0, scale=0.1, noise_std=0.0)
     return c

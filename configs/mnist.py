@@ -3,15 +3,22 @@
   python -m topojax.data fetch mnist
   python -m topojax.train --config=configs/mnist.py         43 s on 2 cores; test AMI 0.88, accuracy 0.94, MSE 0.044
   python -m topojax.train --config=configs/mnist.py:full
+  python -m topojax.train --config=configs/mnist.py:unsupervised
 
-Variants: `subset` (also with no variant): 200 epochs of 18 batches; `full`: 20 epochs of 234. `report_3k`,
-`report_adaptive` and `report_lr7` are the report's own commands (§6), with the original's sizes and rates; they resume,
-also to more epochs, as `--config=configs/mnist.py:report_lr7 --config.train.epochs=2000`.
+Measured with seed 0 on the official test split, on one shared core (3.5 and 4.5 minutes): `full`, labels used, AMI
+0.934, accuracy 0.976, MSE 0.0393; `unsupervised`, labels not used, AMI 0.778, MSE 0.0405.
+
+Variants: `subset` (also with no variant): 400 epochs of 18 batches; `full`: all images, a wider atlas; `unsupervised`:
+the same, but labels reach the detached readout alone. Charts come from pairs: an example, and a neighbour of it turned,
+moved and scaled, should lie in one chart, and all charts should be used.
+
+`report_3k`, `report_adaptive` and `report_lr7` are the report's own commands (§6), with the original's sizes and rates;
+they resume, also to more epochs, as `--config=configs/mnist.py:report_lr7 --config.train.epochs=2000`.
 """
 
-from topojax.config import default_config
+from topojax.config import charts_from_pairs, default_config
 
-VARIANTS = ("subset", "full", "report_3k", "report_adaptive", "report_lr7")
+VARIANTS = ("subset", "full", "unsupervised", "report_3k", "report_adaptive", "report_lr7")
 
 
 def get_config(variant: str = "subset"):
@@ -23,19 +30,42 @@ def get_config(variant: str = "subset"):
     c.data.name = "mnist"
     c.model.hidden_dim, c.model.latent_dim = 64, 2
     c.model.num_charts, c.model.codes_per_chart = 10, 8
-    if variant == "full":
-        c.train.epochs = 20
-        c.train.batch_size = 256
-        c.log.every_epochs = 1
-        c.checkpoint.every_epochs = 5
+    if variant in ("full", "unsupervised"):
+        full(c)
+        if variant == "unsupervised":
+            unsupervised(c)
         return c
     c.data.num_examples = 3000
     c.data.test_fraction = 0.2
-    c.train.epochs = 200
-    if variant.startswith("report_"):
+    if variant == "subset":
+        c.train.epochs = 400
+        c.losses.recon_weight = 60.0
+    else:
         report(c)
         {"report_3k": report_3k, "report_adaptive": report_adaptive, "report_lr7": report_lr7}[variant](c)
     return c
+
+
+def full(c):
+    """All 60,000 images, wider, in batches of 256."""
+    c.model.hidden_dim = 128
+    c.model.transport = False  # H² products a sample: by count two thirds of all at this width
+    c.augment.update(rotation=0.0, shift=0.0, scale=0.0)  # its blur is learned, and 60,000 images need it less
+    c.losses.recon_weight = 100.0
+    c.contracts.route.initial = 4.0
+    c.contracts.jump.enabled = False
+    c.train.epochs = 60
+    c.train.batch_size = 256
+    c.checkpoint.every_epochs = 5
+
+
+def unsupervised(c):
+    """As `full`, but pairs make the charts."""
+    charts_from_pairs(c, neighbours=8, strength=4.0)
+    c.losses.recon_weight = 50.0
+    c.view.update(rotation=0.3, shift=2.0, scale=0.2, noise_std=0.0)
+    c.train.epochs = 40
+    c.checkpoint.every_epochs = 10
 
 
 def report(c):

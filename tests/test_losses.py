@@ -54,6 +54,24 @@ def test_divergences_are_positive_and_vanish_on_equality(w, other):
     assert there == pytest.approx(back, rel=1e-4, abs=1e-5)
 
 
+def test_overlap_by_hand():
+    w, other = jnp.array([[0.5, 0.5], [1.0, 0.0]]), jnp.array([[0.25, 0.75], [1.0, 0.0]])
+    assert float(losses.orbit_overlap(w, other)) == pytest.approx(math.log(2) / 2, abs=1e-5)  # −log ½ and −log 1
+    apart = jnp.array([[0.0, 1.0]])
+    assert float(losses.orbit_overlap(w[1:], apart)) == pytest.approx(-math.log(losses.LOG_FLOOR), rel=1e-5)
+
+
+def test_overlap_sharpens_where_the_divergence_is_content():
+    """Two views that agree on being torn between two charts: the divergence has no gradient there, the overlap has."""
+    scores = jnp.array([[0.1, 0.0]])
+
+    def of(loss):
+        return jax.grad(lambda s: loss(jax.nn.softmax(s), jax.nn.softmax(s)))(scores)
+
+    assert float(jnp.abs(of(losses.orbit)).max()) < 1e-6
+    assert float(of(losses.orbit_overlap)[0, 0]) < -1e-3  # descent raises the likelier chart
+
+
 def test_entropies_by_hand():
     sharp = jnp.array([[1.0, 0.0], [0.0, 1.0]])  # each point in a chart of its own
     assert float(losses.routing_entropy(sharp)) == pytest.approx(0, abs=1e-5)

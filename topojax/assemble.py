@@ -1,5 +1,6 @@
 """From a configuration to the controllers of a run."""
 
+import dataclasses
 from typing import Any
 
 from topojax.control import contracts
@@ -20,7 +21,37 @@ def select_rows(config: Any) -> Rows:
       ValueError: from the table (`contracts.select`).
     """
     rows = contracts.select(config.contracts.to_dict(), labels=config.supervised.enabled)
-    return tuple(row for row in rows if not (config.precision.enabled and row.name == "route"))
+    rows = tuple(row for row in rows if not (config.precision.enabled and row.name == "route"))
+    return tuple(dataclasses.replace(row, initial=_start(row)) for row in rows)
+
+
+def clipped(config: Any) -> list[dict[str, Any]]:
+    """Guesses beyond the bounds of what controls them: these start at the bound instead.
+
+    Returns:
+      For each the field, its value, and the start in its place. Of the rate, only where the governor sets it; of
+      weights, only of those that a controller moves.
+    """
+    out = []
+    if config.optim.rate == "governor" and _rate(config) != config.optim.learning_rate:
+        out.append({"field": "optim.learning_rate", "value": config.optim.learning_rate, "start": _rate(config)})
+    configured = contracts.by_name(config.contracts.to_dict())
+    for row in select_rows(config):
+        if row.initial != configured[row.name].initial:
+            told = {"field": f"contracts.{row.name}.initial", "value": configured[row.name].initial}
+            out.append({**told, "start": row.initial})
+    return out
+
+
+def _start(row: contracts.Contract) -> float:
+    if row.mechanism == "constant" or not row.minimum <= row.maximum:
+        return row.initial
+    return min(max(row.initial, row.minimum), row.maximum)
+
+
+def _rate(config: Any) -> float:
+    o = config.optim
+    return min(max(o.learning_rate, o.learning_rate_min), o.learning_rate_max)
 
 
 def make_control(config: Any, *, num_classes: int) -> tuple[Control, Rows]:
@@ -48,7 +79,7 @@ def make_control(config: Any, *, num_classes: int) -> tuple[Control, Rows]:
             warmup_minimum=config.targets.warmup_minimum,
         ),
         governor(
-            initial=config.optim.learning_rate,
+            initial=_rate(config) if config.optim.rate == "governor" else config.optim.learning_rate,
             minimum=config.optim.learning_rate_min,
             maximum=config.optim.learning_rate_max,
             **g,

@@ -76,7 +76,7 @@ class Views(NamedTuple):
     """What a step looks at."""
 
     batch: Batch  # augmented
-    second: Array  # shape=(B, X): another view of the same examples, where a contract wants one; else the first
+    second: Array  # shape=(B, X): a view of them again, or of their partners, if a contract wants one; else the first
 
 
 def make_views(config: Any, image_shape: ImageShape | None, *, second: bool) -> Callable[[Array, Batch], Views]:
@@ -94,7 +94,8 @@ def make_views(config: Any, image_shape: ImageShape | None, *, second: bool) -> 
         batch = batch._replace(image=augment(key, batch.image, image_shape, **first_view))
         if not second:
             return Views(batch, batch.image)
-        return Views(batch, augment(view_key, batch.image, image_shape, **second_view))
+        origin = batch.image if batch.partner is None else batch.partner
+        return Views(batch._replace(partner=None), augment(view_key, origin, image_shape, **second_view))
 
     return views
 

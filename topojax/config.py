@@ -28,6 +28,9 @@ def default_config() -> ConfigDict:
     c.data.test_fraction = placeholder(float)
     # Noise on manifold points: standard deviation as a fraction of the extent along each axis.
     c.data.noise = 0.05
+    # Nearest training examples (by inputs, no label) of which one, drawn anew each time, takes the place of an example
+    # in the view that orbit and vicreg_inv compare with; 0 is none: the view is of the example itself.
+    c.data.neighbours = 0
     # Keep decoded tfds arrays in the user's cache, so that only the first run needs TensorFlow.
     c.data.cache = True
 
@@ -160,9 +163,9 @@ def default_config() -> ConfigDict:
     # Factor on the rate on trouble.
     c.governor.shrink = 0.5
     # Factor on the rate, each epoch while healthy but far below the maximum.
-    c.governor.recover = 1.1
+    c.governor.recover = 2.0
     # Fraction of learning_rate_max below which a healthy run recovers.
-    c.governor.recovery_threshold = 0.1
+    c.governor.recovery_threshold = 0.5
     # Epochs of health before growing.
     c.governor.stable_patience = 2
     # Epochs of trouble before shrinking.
@@ -205,6 +208,9 @@ def default_config() -> ConfigDict:
     c.losses.metric_margin = 1.0
     # What keeps classes apart: overlap of their routing (the original), or latent distance (theory 1.10).
     c.losses.metric_distance = "overlap"
+    # What orbit measures: kl, the symmetric divergence of the two routings (the original), or overlap, −log⟨w, w_aug⟩,
+    # the surprise of finding both in one chart, which sharpens charts while it makes them agree.
+    c.losses.orbit_distance = "kl"
     # Bound H(K) from above as well, as the coupling-window theorem has it (theory 1.3).
     c.losses.window_two_sided = False
     # Target standard deviation per dimension of the structured residual (prior_n), latent units.
@@ -360,6 +366,22 @@ def default_config() -> ConfigDict:
     # One block for each contract of topojax/control/contracts.py, with the fields a run may change.
     c.contracts = ConfigDict({row.name: {f: getattr(row, f) for f in CONTRACT_FIELDS} for row in contracts.TABLE})
     return c
+
+
+def charts_from_pairs(c: ConfigDict, *, neighbours: int, strength: float) -> None:
+    """Let pairs make the charts instead of labels: a view of one of an example's neighbours belongs in its chart.
+
+    Args:
+      c: changed in place.
+      neighbours: k of `data.neighbours`.
+      strength: weight of the pairs' overlap at the start, beside `losses.recon_weight`.
+    """
+    c.supervised.enabled = False
+    c.data.neighbours = neighbours
+    c.losses.orbit_distance = "overlap"
+    c.contracts.orbit.update(enabled=True, initial=strength, gate="none")
+    # One chart for everything would please the pairs: nothing but the entropy of usage forbids it.
+    c.contracts.diversity.update(initial=3 * strength, maximum=5 * strength)
 
 
 CONTRACT_FIELDS = tuple(

@@ -53,8 +53,9 @@ def load(config_data: Any, *, seed: int) -> Dataset:
     are drawn, and `test_fraction` of those held out; both draws keep the classes' shares (± 1 example).
 
     Args:
-      config_data: fields name, num_examples, data_dir, test_fraction, noise, cache. `test_fraction` None
+      config_data: fields name, num_examples, data_dir, test_fraction, noise, cache, neighbours. `test_fraction` None
         means the official test split whole, or 0.2 where there is none; a number leaves that split unused.
+        `neighbours` > 0 gives the training split that many nearest neighbours of each example.
       seed: of the draws and of a manifold's points; the result is a function of it and of `config_data`.
 
     Returns:
@@ -84,6 +85,8 @@ def load(config_data: Any, *, seed: int) -> Dataset:
     batches = {"train": _batch(*train, pool.divisor), "test": _batch(*test, pool.divisor)}
     for split, batch in batches.items():
         check(batch, pool.num_classes, f"{name} {split} split")
+    if config_data.neighbours:
+        batches["train"] = _with_neighbours(batches["train"], config_data.neighbours)
     manifest: dict[str, Any] = {"name": name, "source": pool.source}
     for split, raw in (("train", train), ("test", test)):
         manifest[split] = {"examples": len(raw[1]), "sha256": tfds_arrays.digest(*raw)}
@@ -140,6 +143,15 @@ def check(batch: Batch, num_classes: int, where: str) -> None:
     if wrong.any():
         row = wrong.argmax()
         raise UserError(f"{where}: example {row} has label {label[row]}, outside [0, {num_classes})")
+
+
+def _with_neighbours(batch: Batch, count: int) -> Batch:
+    n = len(batch.label)
+    if not isinstance(count, int) or not 1 <= count < n:
+        raise UserError(f"data.neighbours = {count}: must be a whole number below the {n} training examples, or 0")
+    from topojax.neighbours import nearest
+
+    return batch._replace(neighbours=cast(Array, nearest(np.asarray(batch.image), count)))
 
 
 def permutation(seed: int | Array, epoch: int | Array, n: int) -> Array:

@@ -73,6 +73,14 @@ def orbit(router: Array, augmented: Array) -> Array:
     return 0.5 * (consistency(router, augmented) + consistency(augmented, router))
 
 
+def orbit_overlap(router: Array, augmented: Array) -> Array:
+    """−mean_b log⟨w, w_aug⟩ in nats, 0 where both are one chart for certain (van Gansbeke et al. 2020, SCAN).
+
+    Unlike a divergence it is not least at uniform routings, so it may act before charts are grounded.
+    """
+    return -jnp.mean(jnp.log(jnp.sum(router * augmented, axis=-1) + LOG_FLOOR))
+
+
 def window(router: Array, ground: Array, ceiling: Array | None = None) -> Array:
     """relu(ε − I)², and with a ceiling (the literal theorem's other half) + relu(H(K) − ceiling)² (theory 1.3)."""
     loss = jax.nn.relu(ground - information(router)) ** 2

@@ -157,13 +157,10 @@ def make_prober(
     def signals_of(probed: Probed, weights: Mapping[str, Array]) -> dict[str, Array]:
         d = probed.drift
         out: dict[str, Array] = {}
-        for ratio, balance, name in (
-            ("vq_ratio", "vq_balance", "commitment"),
-            ("route_ratio", "route_balance", "route"),
-        ):
-            if ratio in followed:  # balance: gradient norms as weighed, 1 where they are equal
-                out[ratio] = getattr(probed, ratio)
-                out[balance] = weights[name] / jnp.maximum(out[ratio], 1e-12)
+        for ratio in followed & {"vq_ratio", "route_ratio"}:
+            out[ratio] = getattr(probed, ratio)
+        if "vq_ratio" in followed:  # gradient norms as weighed, 1 where they are equal
+            out["vq_balance"] = weights["commitment"] / jnp.maximum(probed.vq_ratio, 1e-12)
         return {
             "lyapunov": probed.lyapunov,
             "I_XK_probe": probed.information,

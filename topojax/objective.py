@@ -71,6 +71,7 @@ def make_objective(config: Any, model: Model, rows: tuple) -> Objective:
     names = {row.name for row in rows}
     supervised = config.supervised.enabled
     aim = 1.0 + config.losses.hinge_margin
+    orbit = losses.orbit_overlap if config.losses.orbit_distance == "overlap" else losses.orbit
 
     def contract_terms(
         params: Params, weights: Params, settings: Settings, out: Outputs, batch: Batch, view: Array
@@ -112,7 +113,7 @@ def make_objective(config: Any, model: Model, rows: tuple) -> Objective:
             ),
             "prior_n": lambda: losses.prior(e.z_n, config.losses.prior_std_n**2 * latent),
             "prior_tex": lambda: losses.prior(e.z_tex, config.losses.prior_std_tex**2 * latent),
-            "orbit": lambda: losses.orbit(w, augmented[0].router),
+            "orbit": lambda: orbit(w, augmented[0].router),
             "vicreg_inv": lambda: losses.gram_difference(e.z_geo, augmented[0].z_geo),
             "jump": lambda: jump_term(weights, e),
             "sup_purity": lambda: losses.class_entropy(w, table),

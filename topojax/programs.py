@@ -48,31 +48,34 @@ def compile_epoch(program: Any, state: Any, data: Batch, *, described: Any, cach
         compiled = compile_program(jax.jit(program.epoch, donate_argnums=0).lower(state, data))
         return Epoch(compiled, program.metric_names())
     leaves, tree = jax.tree.flatten(state)
-    file = folder / f"{_digest(described, [*leaves, *data])}.program"
+    given, split = jax.tree.flatten(data)
+    file = folder / f"{_digest(described, [*leaves, *given])}.program"
     found = _read(file)
     if found is None:
-        found = _export(program.epoch, leaves, tree, data), program.metric_names()
+        found = _export(program.epoch, (leaves, tree), (given, split)), program.metric_names()
         _write(file, *found)
     blob, names = found
     given_up = tuple(range(len(leaves)))
     flat = jax.jit(jax.export.deserialize(blob).call, donate_argnums=given_up)
-    compiled = compile_program(flat.lower(*leaves, *data))
+    compiled = compile_program(flat.lower(*leaves, *given))
 
     def run(state: Any, data: Batch) -> tuple[Any, Array]:
-        *after, metrics = compiled(*jax.tree.leaves(state), *data)
+        *after, metrics = compiled(*jax.tree.leaves(state), *jax.tree.leaves(data))
         return jax.tree.unflatten(tree, after), metrics
 
     return Epoch(run, names)
 
 
-def _export(epoch: Callable, leaves: Sequence[Any], tree: Any, data: Batch) -> bytearray:
+def _export(epoch: Callable, state: tuple[list, Any], data: tuple[list, Any]) -> bytearray:
     """The epoch as a function of arrays alone: its trees are this package's, and stay out of the file."""
+    (leaves, tree), (given, split) = state, data
 
     def flat(*arrays: Array) -> tuple[Array, ...]:
-        state, metrics = epoch(jax.tree.unflatten(tree, arrays[: len(leaves)]), Batch(*arrays[len(leaves) :]))
-        return *jax.tree.leaves(state), metrics
+        n = len(leaves)
+        after, metrics = epoch(jax.tree.unflatten(tree, arrays[:n]), jax.tree.unflatten(split, arrays[n:]))
+        return *jax.tree.leaves(after), metrics
 
-    return jax.export.export(jax.jit(flat))(*leaves, *data).serialize()
+    return jax.export.export(jax.jit(flat))(*leaves, *given).serialize()
 
 
 def _digest(described: Any, leaves: Sequence[Any]) -> str:

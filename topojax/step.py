@@ -25,6 +25,7 @@ from topojax.data import batch_indices, shuffled
 from topojax.measure import Probed, make_measure, make_prober, make_settings
 from topojax.metrics import expanded, pack, reduce_epoch
 from topojax.model import Model
+from topojax.neighbours import partners
 from topojax.objective import INVARIANCES, Settings, make_objective, task
 from topojax.predict import make_evaluate
 from topojax.state import TrainState
@@ -93,7 +94,8 @@ def make_program(
     optimizer = optim.make_optimizer(config.optim, steps_per_epoch=steps_per_epoch)
     schedule = optim.schedule(config.optim, steps_per_epoch=steps_per_epoch, epochs=config.train.epochs)
     baselines = make_baselines(config, model, input_dim=input_dim, num_classes=num_classes, schedule=schedule)
-    views_of = make_views(config, image_shape, second=any(row.name in INVARIANCES for row in rows))
+    wants_second = any(row.name in INVARIANCES for row in rows)
+    views_of = make_views(config, image_shape, second=wants_second)
     revives = bool(config.revival.dead_code or config.revival.dead_chart)
     set_by_targets = make_settings(config, rows)
     measure = make_measure(config, rows)
@@ -261,7 +263,10 @@ def make_program(
         names: set[str] = set()  # known once the body is traced
 
         def views(step: Array, index: Array) -> Views:
-            return views_of(jax.random.fold_in(state.key, step), Batch(data.image[index], data.label[index]))
+            batch = Batch(data.image[index], data.label[index])
+            if wants_second and config.data.neighbours:
+                batch = batch._replace(partner=partners(state.key, step, data, index))
+            return views_of(jax.random.fold_in(state.key, step), batch)
 
         # Each step prepares the next one's batch: a carry is written to memory once, where XLA would otherwise sample
         # every pixel again in each of its uses (a third of an MNIST step on a CPU).

@@ -18,6 +18,7 @@ import numpy as np
 
 from topojax import data
 from topojax import workdir as workdirs
+from topojax.assemble import clipped
 from topojax.checkpoint import Checkpoints
 from topojax.console import Progress, table
 from topojax.console import number as number_text
@@ -117,7 +118,7 @@ class _Training:
 
     def run(self) -> TrainState:
         """Compile, restore or start, train, evaluate."""
-        batch = Batch(*map(jnp.asarray, self.dataset.train))
+        batch = jax.tree.map(jnp.asarray, self.dataset.train)
         abstract = jax.eval_shape(self.program.init)
         run_epoch = self._compile(abstract, batch)
         state, done = self._restore_or_init(abstract)
@@ -200,8 +201,8 @@ class _Training:
 
     def _warn(self, writers: Writers, progress: Progress) -> None:
         """What is known to go wrong before it does."""
-        for gains in unstable_gains(self.program.rows):
-            event = {"event": "unstable_gains", **gains}
+        found = [{"event": "clipped", **guess} for guess in clipped(self.config)]
+        for event in found + [{"event": "unstable_gains", **gains} for gains in unstable_gains(self.program.rows)]:
             writers.event(0, 0, event)
             progress.say(0, event)
 

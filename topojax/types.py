@@ -22,6 +22,8 @@ class Batch(NamedTuple):
 
     image: Array  # shape=(B, X), float32
     label: Array  # shape=(B,), int32
+    neighbours: Array | None = None  # shape=(B, k), int32: of a split, the rows nearest to each (data.neighbours)
+    partner: Array | None = None  # shape=(B, X): of a batch, a neighbour of each example, drawn at random
 
 
 class Encoding(NamedTuple):

@@ -54,6 +54,7 @@ INTERVALS: dict[str, tuple[str, ...]] = {
     "[0, inf)": (
         *(f"{block}.{name}" for block in ("augment", "view") for name in ("rotation", "shift", "noise_std")),
         "data.noise",
+        "data.neighbours",
         "model.center_scale",
         "model.code_scale",
         "model.jump_rank",
@@ -139,6 +140,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "optim.schedule": ("none", "cosine"),
     "governor.signal": RATE_SIGNALS,
     "losses.metric_distance": ("overlap", "latent"),
+    "losses.orbit_distance": ("kl", "overlap"),
     "window.ground": MODES,
     "window.estimate": tuple(ESTIMATES),
     "geometry.metric": METRICS,
@@ -199,7 +201,7 @@ def _rates(optim: Any) -> None:
     if optim.rate == "schedule_free" and optim.b1 == 0:
         raise UserError("config.optim.b1 = 0: schedule_free divides by it; choose a value in (0, 1)")
     low, rate, high = optim.learning_rate_min, optim.learning_rate, optim.learning_rate_max
-    if not low <= rate <= high:
+    if low > high or (optim.rate != "governor" and not low <= rate <= high):
         raise UserError(
             f"config.optim.learning_rate = {rate}: must lie between learning_rate_min = {low} "
             f"and learning_rate_max = {high}"

@@ -36,10 +36,10 @@ class Setting:
     """What is set by hand; None leaves a field as configured.
 
     Attributes:
-      rate: initial learning rate. Where the rate is constant it is the schedule's maximum too; under the governor the
-        maximum stays what it was unless the rate exceeds it: a wrong guess of the start is no new bound.
-      scale: factor on the initial weight of every contract; a bound that the product passes moves with it. Not on
-        sup_temperature, whose `weight` is the log of a temperature.
+      rate: initial learning rate. Where the rate is constant it is the schedule's maximum too; the governor's bounds
+        stay what they were, and clip it.
+      scale: factor on the initial weight of every contract; where a controller moves it, its bounds stay and clip the
+        product. Not on sup_temperature, whose `weight` is the log of a temperature.
       gates: False opens every gate from the start, so that weights are constant to the letter.
     """
 
@@ -126,15 +126,16 @@ def configure(config: Any, arm: Arm, setting: Setting = Setting(), *, seed: int 
         _set(c, field.split("."), value)
     if setting.rate is not None:
         c.optim.learning_rate = setting.rate
-        c.optim.learning_rate_max = max(c.optim.learning_rate_max, setting.rate)
-        c.optim.learning_rate_min = min(c.optim.learning_rate_min, setting.rate)
+        if c.optim.rate != "governor":
+            c.optim.learning_rate_min = min(c.optim.learning_rate_min, setting.rate)
     if c.optim.rate != "governor" and arm.overrides:  # the schedule's maximum is the rate set by hand
         c.optim.learning_rate_max = c.optim.learning_rate
     if setting.scale is not None:
         for name, row in c.contracts.items():
             if name != "sup_temperature":
                 row.initial = setting.scale * row.initial
-                row.minimum, row.maximum = min(row.minimum, row.initial), max(row.maximum, row.initial)
+                if row.mechanism == "constant":  # a bound of nothing
+                    row.minimum, row.maximum = min(row.minimum, row.initial), max(row.maximum, row.initial)
     if setting.gates is False:
         for row in c.contracts.values():
             row.gate = "none"

@@ -34,7 +34,7 @@ the split (where it is not official), the initial parameters, the order of the d
 
 --sweep: test AMI, seed 0, over wrong guesses by the user: initial rate 1e-5 … 1e-1, and all initial weights × 0.01 …
 100, one of them wrong at a time, the other as configured; control against constants. Control's bounds stay as
-configured unless the guess lies beyond, so that it may recover, or not.
+configured and clip a guess beyond them, as they would for a user; constants have none.
 
 A run that is finished is a line of WORKDIR/runs.jsonl, under a hash of its configuration, split and the package's
 version, and is not run again: after a change of the code without a new version, delete the file. Writes control.json,

@@ -109,7 +109,7 @@ def measure(config: Any, *, quick: bool = False, with_scaling: bool = False) -> 
 
 def _measure(config: Any, about: dict[str, Any], dataset: data.Dataset, effort: Effort) -> dict[str, Any]:
     """Everything that one process can measure; `base` are the controlled run's epochs."""
-    train = Batch(*map(jnp.asarray, dataset.train))
+    train = jax.tree.map(jnp.asarray, dataset.train)
     loop = trained(config, about)
     _say("compiling the epoch")
     compiled, _ = compiling.compile_epoch(loop, about)

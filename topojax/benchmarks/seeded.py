@@ -94,7 +94,7 @@ def compile_runs(config: Any, dataset: Dataset) -> Callable[[Dataset, int], Trai
 
     def run(dataset: Dataset, seed: int) -> Trained:
         since = time.perf_counter()
-        data, labels = Batch(*map(jnp.asarray, dataset.train)), np.asarray(dataset.test.label)
+        data, labels = jax.tree.map(jnp.asarray, dataset.train), np.asarray(dataset.test.label)
         state, metrics = start(jnp.int32(seed)), None
         if config.model.kmeans_start:
             from topojax.kmeans import kmeans_start

@@ -101,7 +101,7 @@ WIDER = "use a wider model (hidden_dim) or look at the router's temperature"
 FEWER_CODES = "use fewer codes per chart"
 
 TABLE: tuple[Contract, ...] = (
-    # Weights of likelihoods: gradients of codebook and commitment comparable, of the route term and reconstruction too.
+    # Weights of likelihoods: gradients of codebook and commitment comparable, labels known to within 0.05 nats.
     Contract(
         "commitment",
         "constant",
@@ -117,15 +117,17 @@ TABLE: tuple[Contract, ...] = (
     ),
     Contract(
         "route",
-        "constant",
-        "route_balance",
-        "=",
-        1.0,
-        "1",
-        "let it track the gradients' ratio (mechanism track)",
+        "dual",
+        "route",
+        "<=",
+        0.05,
+        "nat",
+        "use more charts, a wider model or weaker augmentation",
         initial=1.0,
-        minimum=0.01,
-        maximum=10.0,
+        minimum=0.5,
+        maximum=4.0,
+        form="multiplicative",
+        rate=0.3,
         follows="route_ratio",
         wants_labels=True,
     ),

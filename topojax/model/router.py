@@ -15,6 +15,8 @@ TAU_FLOOR = 1e-2
 DENOMINATOR_FLOOR = 1e-3
 _SOLVE_TOLERANCE = 1e-6
 _SOLVE_STEPS = 64
+_GAIN_LIMIT = 1.5
+"""Times its initial value: a gain that goes on growing, over τ near its floor, ends in routing that comes apart."""
 
 
 def temperature(z: Array, hidden: int) -> Array:
@@ -136,7 +138,8 @@ class CovariantRouter(nn.Module):
         scores = (query @ base.T) / temperature(z, self.hidden)[:, None]
         if not self.gain:
             return scores
-        return scores * jnp.exp(self.param("log_gain", nn.initializers.constant(math.log(self.gain)), ()))
+        log_gain = self.param("log_gain", nn.initializers.constant(math.log(self.gain)), ())
+        return scores * jnp.exp(jnp.minimum(log_gain, math.log(_GAIN_LIMIT * self.gain)))
 
     def _christoffel(self, z: Array) -> Array:
         dim = z.shape[-1]
