@@ -80,19 +80,20 @@ def baseline_scores(
     return out
 
 
-def fit_clusters(points: np.ndarray, clusters: int, seed: int) -> Any:
+def fit_clusters(points: np.ndarray, clusters: int, seed: int, restarts: int = RESTARTS) -> Any:
     """k-means: a function from points [n, D] to clusters [n]; of fewer distinct points than clusters, each is one.
 
     Args:
       points: [n, D], what it is fitted on.
       clusters: how many.
       seed: equal seeds, equal clusters.
+      restarts: the best of so many is kept.
     """
     from sklearn.cluster import KMeans
 
     points = points.astype(np.float64)
     distinct = min(clusters, len(np.unique(points, axis=0)))
-    fitted = KMeans(distinct, n_init=RESTARTS, random_state=seed).fit(points)
+    fitted = KMeans(distinct, n_init=restarts, random_state=seed).fit(points)
     return lambda new: fitted.predict(new.astype(np.float64))
 
 

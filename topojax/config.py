@@ -105,7 +105,8 @@ def default_config() -> ConfigDict:
     # Weight β of its commitment.
     c.baselines.commitment = 0.25
     # Their Adam's rate; it falls as optim.schedule does. The governor, its caps and the group rates leave it alone.
-    c.baselines.learning_rate = 1e-3
+    # On MNIST's 3,000, after 200 epochs, both err less at 0.004 (0.0397, 0.0441) than at 0.001 (0.0420, 0.0469).
+    c.baselines.learning_rate = 0.004
     # Tokens that a self-attention block cuts each hidden layer into; 0 is no block.
     c.baselines.attention_tokens = 0
     # Channels of a token.

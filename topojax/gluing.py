@@ -36,7 +36,9 @@ class Gluing(NamedTuple):
 
 
 def gluing(model: Model, weights: Params, image: np.ndarray) -> Gluing:
-    """Measure every pair over a whole split, in batches of one shape; sums are in double precision.
+    """Measure every pair over a whole split, in batches of one shape.
+
+    Sums over examples are the host's, in double precision: a device's depend on how many cores it divides them among.
 
     Args:
       model: the atlas.
@@ -44,23 +46,27 @@ def gluing(model: Model, weights: Params, image: np.ndarray) -> Gluing:
       image: [n, X], n ≥ 1.
     """
 
-    def sums(weights: Params, x: Array, valid: Array) -> tuple[Array, ...]:
+    def errors(weights: Params, x: Array) -> tuple[Array, ...]:
         e = model.encode(weights, x)
         jumped = model.jump(weights, e.z_n_all)
         returned = model.round_trip(weights, e.z_n_all)
-        overlap = e.router[:, :, None] * e.router[:, None, :] * valid[:, None, None]
-        errors = [jnp.sum(d**2, axis=-1) for d in (jumped - e.z_n_all[:, None], returned - e.z_n_all[:, :, None])]
-        return (jnp.sum(overlap, axis=0), *(jnp.sum(overlap * error, axis=0) for error in errors))
+        differences = (jumped - e.z_n_all[:, None], returned - e.z_n_all[:, :, None])
+        return e.router, *(jnp.sum(d**2, axis=-1) for d in differences)
 
     n = len(image)
     size = min(BATCH_SIZE, n)
-    x = jax.ShapeDtypeStruct((size, *image.shape[1:]), jnp.float32)
-    compiled = compile_program(jax.jit(sums).lower(weights, x, jax.ShapeDtypeStruct((size,), jnp.float32)))
-    total = [np.zeros(()), np.zeros(()), np.zeros(())]
+    compiled = compile_program(
+        jax.jit(errors).lower(weights, jax.ShapeDtypeStruct((size, image.shape[1]), jnp.float32))
+    )
+    mass, jump, cycle = np.zeros(()), np.zeros(()), np.zeros(())
     for start in range(0, n, size):
-        rows = np.arange(start, start + size)
-        part = jax.device_get(compiled(weights, image[np.minimum(rows, n - 1)], np.float32(rows < n)))
-        total = [a + b.astype(np.float64) for a, b in zip(total, part, strict=True)]
-    mass = np.where(np.eye(len(total[0]), dtype=bool), np.nan, total[0])
+        rows = np.minimum(np.arange(start, start + size), n - 1)
+        w, *found = (part[: n - start].astype(np.float64) for part in jax.device_get(compiled(weights, image[rows])))
+        mass = mass + np.einsum("bi,bj->ij", w, w)
+        jump, cycle = (
+            total + np.einsum("bi,bj,bij->ij", w, w, error) for total, error in zip((jump, cycle), found, strict=True)
+        )
+    mass = np.where(np.eye(len(mass), dtype=bool), np.nan, mass)
     counted = mass >= OVERLAP
-    return Gluing(mass, *(np.where(counted, s / np.where(counted, mass, 1.0), np.nan) for s in total[1:]))
+    means = (np.where(counted, total / np.where(counted, mass, 1.0), np.nan) for total in (jump, cycle))
+    return Gluing(mass, *means)
