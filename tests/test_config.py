@@ -6,12 +6,13 @@ import json
 import math
 import pathlib
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from topojax import config_io, validate
-from topojax.assemble import select_rows
+from topojax.assemble import clipped, make_control, select_rows
 from topojax.config import RESUMABLE, default_config, get_config
 from topojax.control import contracts
 from topojax.errors import UserError
@@ -67,7 +68,7 @@ def test_the_default_is_valid():
         ({"data__name": "minst"}, r"did you mean 'mnist'"),
         ({"optim__learning_rate": 0.0}, r"learning_rate = 0\.0: must lie in \(0, inf\)"),
         (
-            {"optim__learning_rate": 0.5},
+            {"optim__learning_rate": 0.5, "optim__rate": "constant"},
             r"= 0\.5: must lie between .* learning_rate_max = 0\.004",
         ),
         (
@@ -91,7 +92,10 @@ def test_the_default_is_valid():
             r"contracts\.window\.mechanism must be one of .*'dul'",
         ),
         ({"contracts__entropy__kp": -1.0}, r"config\.contracts\.entropy: kp must be >= 0"),
-        ({"contracts__entropy__maximum": 0.001}, r"config\.contracts\.entropy: initial must lie in"),
+        (
+            {"contracts__entropy__maximum": 0.001, "contracts__entropy__mechanism": "constant"},
+            r"config\.contracts\.entropy: initial must lie in",
+        ),
         ({"contracts__jump__minimum": 0.0}, r"config\.contracts\.jump: minimum must be > 0, got"),
         ({"contracts__entropy__gate": "windo"}, r"contracts\.entropy\.gate must be one of .*'windo'"),
         ({"contracts__variance__target_rule": "warm"}, r"target_rule must be one of absolute, warmup, got 'warm'"),
@@ -230,7 +234,7 @@ def test_differences_name_fields_and_leave_out_what_may_change():
         ("digits", None, {"data.name": "digits", "supervised.enabled": True}),
         ("digits", "unsupervised", {"name": "digits_unsupervised", "supervised.enabled": False}),
         ("mnist", None, {"data.num_examples": 3000, "train.batch_size": 128, "data.test_fraction": 0.2}),
-        ("mnist", "full", {"name": "mnist_full", "data.num_examples": None, "train.epochs": 20}),
+        ("mnist", "full", {"name": "mnist_full", "data.num_examples": None, "train.epochs": 100}),
         ("cifar10", None, {"data.name": "cifar10", "data.num_examples": None}),
         ("cifar10", "subset", {"name": "cifar10_subset", "data.num_examples": 3000}),
         ("manifolds", "moons_2d", {"data.name": "moons_2d", "supervised.enabled": False}),
@@ -248,3 +252,21 @@ def test_configuration_files_override_the_default_and_are_valid(name, variant, e
 def test_an_unknown_variant_is_refused_with_the_known_ones(name):
     with pytest.raises(ValueError, match=r"unknown variant 'zzz'; known are [a-z]"):
         load(name)("zzz")
+
+
+def test_guesses_beyond_the_bounds_of_their_controller_start_at_the_bound_and_are_told():
+    config = default_config()
+    assert clipped(config) == []
+    config.optim.learning_rate = 0.5
+    config.contracts.diversity.initial = 1e3
+    config.contracts.commitment.initial = 1.0  # constant: nothing controls it
+    validate.validate(config)
+    told = {guess["field"]: (guess["value"], guess["start"]) for guess in clipped(config)}
+    most = config.contracts.diversity.maximum
+    assert told == {"optim.learning_rate": (0.5, 0.004), "contracts.diversity.initial": (1e3, most)}
+    system, rows = make_control(config, num_classes=10)
+    state = system.init()
+    assert state.governor.rate == np.float32(0.004)
+    assert next(row for row in rows if row.name == "diversity").initial == most
+    config.optim.rate = "constant"
+    assert [guess["field"] for guess in clipped(config)] == ["contracts.diversity.initial"]
