@@ -25,7 +25,7 @@ def config(**fields):
         "noise": 0.02,
         "cache": True,
     }
-    return types.SimpleNamespace(**{**defaults, **fields})
+    return types.SimpleNamespace(**{"neighbours": 0, **defaults, **fields})
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +233,7 @@ def test_bad_batches_are_refused(batch, message):
 def test_good_batches_pass_on_host_and_device():
     data.check(_good(), 3, "here")
     data.check(_with(image={(0, 0): 0.0, (1, 1): 1.0}), 3, "here")
-    data.check(Batch(*map(jnp.asarray, _good())), 3, "here")
+    data.check(jax.tree.map(jnp.asarray, _good()), 3, "here")
 
 
 @pytest.fixture(scope="module")

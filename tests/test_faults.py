@@ -16,7 +16,6 @@ from topojax import data, trainer
 from topojax.errors import UserError
 from topojax.events import events
 from topojax.run import build
-from topojax.types import Batch
 from topojax.writers import number, numbers
 
 ROWS = ("commitment", "route", "entropy", "diversity", "window", "per_chart_code_entropy", "residual_scale")
@@ -56,7 +55,7 @@ class Driven:
 
     def __init__(self, c: Any):
         self.config, dataset = c, data.load(c.data, seed=c.seed)
-        self.data = Batch(*map(jnp.asarray, dataset.train))
+        self.data = jax.tree.map(jnp.asarray, dataset.train)
         about = {
             "num_train": len(dataset.train.label),
             "input_dim": dataset.train.image.shape[1],

@@ -11,7 +11,6 @@ from tests.tiny_config import get_config
 from topojax import data
 from topojax.programs import compile_epoch
 from topojax.run import build
-from topojax.types import Batch
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +23,7 @@ def run():
         "image_shape": dataset.image_shape,
         "num_classes": dataset.num_classes,
     }
-    return config, about, Batch(*map(jnp.asarray, dataset.train))
+    return config, about, jax.tree.map(jnp.asarray, dataset.train)
 
 
 def epoch_of(run, described="a", cached=True, counts=None):

@@ -63,9 +63,13 @@ def _weight(name: str, default: float, *rows: str, field: str = "initial", remar
     return Flag(name, default, target, remark or "0 also sets `enabled` to false", fields)
 
 
+_FIXED = ("sup_temperature", "route")
+"""Contracts of weights that the original never adapted."""
+
+
 def _rows(name: str, default: Any, field: str, *mechanisms: str, remark: str = "", also: Fields | None = None) -> Flag:
     """One value for every contract of some mechanisms. The window's target is never a warm-up's."""
-    adaptive = [row for row in contracts.TABLE if row.mechanism in mechanisms and row.name != "sup_temperature"]
+    adaptive = [row for row in contracts.TABLE if row.mechanism in mechanisms and row.name not in _FIXED]
     if also:
         adaptive = [row for row in adaptive if row.name != "window"]
 
