@@ -143,6 +143,6 @@ def test_an_interrupt_says_how_to_go_on(tmp_path):
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, env=environment
     )
     assert ended.returncode == 130
-    # First: a checkpoint manager's thread may complain of the shutdown after it.
+    # Among the lines: a checkpoint manager's thread may complain of the shutdown.
     said = f"topojax: interrupted: the same command goes on from epoch 0 of {tmp_path}"
-    assert ended.stderr.splitlines()[0] == said
+    assert said in ended.stderr.splitlines()

@@ -46,6 +46,7 @@ def config(rows=ROWS, **fields):
         contract.enabled = name in rows
     c.contracts.per_chart_code_entropy.gate = c.contracts.residual_scale.gate = "none"
     c.contracts.residual_scale.maximum = 0.02
+    c.contracts.route.mechanism = "constant"  # one contract alone is out of reach
     c.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
     return c
 
@@ -157,7 +158,9 @@ def test_an_unreachable_target_halts_the_run_saved_and_with_advice(calm, tmp_pat
 
 def test_a_target_out_of_reach_can_hold_the_rate():
     slow = {"optim__learning_rate": 0.004}  # of at most 0.01: a healthy rate grows
-    _, rows, told = Driven(config(**UNREACHABLE, **slow, monitor__on_saturation="freeze")).run(10)
+    _, rows, told = Driven(
+        config(**UNREACHABLE, **slow, monitor__on_saturation="freeze", governor__recovery_threshold=0.1)
+    ).run(10)
     assert [(e["epoch"], e["name"]) for e in named(told, "constraint_unsatisfied")] == [(5, "residual_scale")]
     rates = [row["lr_governor"] for row in rows]
     assert rates[:4] == pytest.approx([0.004, 0.004, 0.0042, 0.00441])  # by 1.05 from the second healthy epoch on

@@ -202,8 +202,8 @@ def test_cached_load_imports_no_tensorflow(directory, decoder, cache_home):
     tfds_arrays.load(directory)
     done = _python(
         "import sys, types; from topojax import data;"
-        f"c = types.SimpleNamespace(name='mnist', neighbours=0, num_examples=None, data_dir={str(directory.parents[1])!r},"
-        " test_fraction=None, noise=0.0, cache=True);"
+        f"c = types.SimpleNamespace(name='mnist', num_examples=None, data_dir={str(directory.parents[1])!r},"
+        " neighbours=0, test_fraction=None, noise=0.0, cache=True);"
         "d = data.load(c, seed=0); assert d.train.image.shape == (7, 16), d.train.image.shape;"
         "print(sorted(set(sys.modules) & {'tensorflow', 'tensorflow_datasets', 'sklearn'}))",
         XDG_CACHE_HOME=str(cache_home),

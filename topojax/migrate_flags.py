@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from topojax import cli
+from topojax.config import default_config
 from topojax.config_io import flat
 from topojax.errors import UserError, exit_status
 from topojax.original_flags import BY_NAME, FLAGS, Flag, translate
@@ -113,7 +114,8 @@ def _closest(wanted: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     What the line means is the first variant with the wanted fields; that is checked to be one that trains.
     """
     files = [f"configs/{wanted['data.name']}.py:{variant}" for variant in FILES[wanted["data.name"]]]
-    meant = cli.load(files[0])
+    meant = default_config()  # not a variant: those are tuned, and the line says nothing of that
+    meant.data.num_examples, meant.data.test_fraction = 3000, 0.2  # the original's
     meant.update_from_flattened_dict(wanted)
     validate(meant)
     free = ("name",) if meant.mlflow.enabled else ("name", *_WHERE)
