@@ -33,8 +33,8 @@ def clipped(config: Any) -> list[dict[str, Any]]:
       weights, only of those that a controller moves.
     """
     out = []
-    if config.optim.rate == "governor" and _rate(config) != config.optim.learning_rate:
-        out.append({"field": "optim.learning_rate", "value": config.optim.learning_rate, "start": _rate(config)})
+    if start_rate(config) != config.optim.learning_rate:
+        out.append({"field": "optim.learning_rate", "value": config.optim.learning_rate, "start": start_rate(config)})
     configured = contracts.by_name(config.contracts.to_dict())
     for row in select_rows(config):
         if row.initial != configured[row.name].initial:
@@ -49,8 +49,11 @@ def _start(row: contracts.Contract) -> float:
     return min(max(row.initial, row.minimum), row.maximum)
 
 
-def _rate(config: Any) -> float:
+def start_rate(config: Any) -> float:
+    """The governor's first rate: `optim.learning_rate` within its bounds; a rule's rate as it is."""
     o = config.optim
+    if o.rate != "governor":
+        return o.learning_rate
     return min(max(o.learning_rate, o.learning_rate_min), o.learning_rate_max)
 
 
@@ -79,7 +82,7 @@ def make_control(config: Any, *, num_classes: int) -> tuple[Control, Rows]:
             warmup_minimum=config.targets.warmup_minimum,
         ),
         governor(
-            initial=_rate(config) if config.optim.rate == "governor" else config.optim.learning_rate,
+            initial=start_rate(config),
             minimum=config.optim.learning_rate_min,
             maximum=config.optim.learning_rate_max,
             **g,

@@ -148,7 +148,9 @@ def check(batch: Batch, num_classes: int, where: str) -> None:
 def _with_neighbours(batch: Batch, count: int) -> Batch:
     n = len(batch.label)
     if not isinstance(count, int) or not 1 <= count < n:
-        raise UserError(f"data.neighbours = {count}: must be a whole number below the {n} training examples, or 0")
+        raise UserError(
+            f"config.data.neighbours = {count}: must be a whole number below the {n} training examples, or 0"
+        )
     from topojax.neighbours import nearest
 
     return batch._replace(neighbours=cast(Array, nearest(np.asarray(batch.image), count)))

@@ -18,7 +18,7 @@ import numpy as np
 
 from topojax import data
 from topojax import workdir as workdirs
-from topojax.assemble import clipped
+from topojax.assemble import clipped, start_rate
 from topojax.checkpoint import Checkpoints
 from topojax.console import Progress, table
 from topojax.console import number as number_text
@@ -112,7 +112,7 @@ class _Training:
         self.train_s = self.compile_s = self.first_epoch_s = 0.0
         # What events compare the next epoch with; in the checkpoint, so that a resumed run tells the same.
         self.previous: dict[str, Any] = {
-            "lr_governor": number(jnp.float32(config.optim.learning_rate)),
+            "lr_governor": number(jnp.float32(start_rate(config))),
             "gate/phase": 0 if config.gates.warmup_epochs else 1,
         }
 
