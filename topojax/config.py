@@ -221,6 +221,8 @@ def default_config() -> ConfigDict:
     c.losses.code_temperature = 0.3
     # Jump targets detached, and the way i → j → i added; off, the original, for which z_n → 0 is the trivial minimum.
     c.losses.jump_cycle = True
+    # Steps between gradients of the contract orthogonality, which then count as many times: it takes singular values.
+    c.losses.orthogonality_every = 16
     # The original's disentanglement, Cov(w, ‖z_geo‖), instead of Cov(w, z_n) and Cov(w, z_tex).
     c.losses.disentangle_parity = False
 

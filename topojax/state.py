@@ -25,6 +25,7 @@ class TrainState:
       liveness: counts since the last revival.
       probed: what the last probe saw.
       key: typed PRNG key; step t uses fold_in(key, t).
+      isotropy: shape=(), what the contract orthogonality measured when last taken; 0 where it is off.
       baselines: name → what is trained beside the atlas, to compare it with; empty where nothing is.
     """
 
@@ -37,4 +38,5 @@ class TrainState:
     liveness: Liveness
     probed: Probed
     key: jax.Array
+    isotropy: Array
     baselines: dict[str, BaselineState]

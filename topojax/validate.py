@@ -49,6 +49,7 @@ INTERVALS: dict[str, tuple[str, ...]] = {
         "checkpoint.every_epochs",
         "checkpoint.keep",
         "log.every_epochs",
+        "losses.orthogonality_every",
     ),
     "[2, inf)": ("model.num_charts", "data.num_examples", "probe.size"),
     "[0, inf)": (
