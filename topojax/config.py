@@ -151,7 +151,10 @@ def default_config() -> ConfigDict:
     # Decay per step of Adam's first moment.
     c.optim.b1 = 0.9
     # Decay per step of Adam's second moment.
-    c.optim.b2 = 0.999
+    c.optim.b2 = 0.95
+    # Decay per step of the running average of the parameters that evaluation reads; 0 is none (schedule_free
+    # has its own).
+    c.optim.average = 0.995
     # Added to the root of Adam's second moment.
     c.optim.eps = 1e-8
 

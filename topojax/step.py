@@ -133,6 +133,7 @@ def make_program(
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
+            average=optim.average(config.optim, {}, params, jnp.int32(0)),
             spectral=spectral,
             opt_state=optimizer.init(params),
             control=system.init(),
@@ -179,6 +180,7 @@ def make_program(
         new = TrainState(
             step=state.step + 1,
             params=params,
+            average=optim.average(config.optim, state.average, params, state.step),
             spectral=aux.spectral,
             opt_state=optim.masked(finite, opt_state, state.opt_state),
             control=controlled,

@@ -108,6 +108,7 @@ INTERVALS: dict[str, tuple[str, ...]] = {
         "view.scale",
         "optim.b1",
         "optim.b2",
+        "optim.average",
         "governor.loss_decay",
         "governor.grounding_decay",
         "monitor.usage_decay",
