@@ -162,9 +162,9 @@ class _Training:
 
             yield TensorBoard(self.path / "tensorboard", self.config, self.model, self.dataset)
         if self.config.mlflow.enabled:
-            from topojax.mlflow_writer import MlflowRun
+            from topojax.mlflow_writer import Mlflow
 
-            yield MlflowRun(self.path, self.config, done)
+            yield Mlflow(self.path)
 
     def _compile(self, abstract: Any, batch: Batch) -> Callable:
         """Compile the run's programs; returns the epoch's. Evaluation is compiled while training has begun."""
