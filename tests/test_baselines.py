@@ -201,7 +201,7 @@ def test_their_step_is_clipped_adam_whatever_control_does(with_both):
     assert metrics["lr"] < 1e-3  # the atlas is held back
     c, train = config(**BOTH), data()
     member = program.baselines.members["ae"]
-    tx = optax.chain(optax.clip_by_global_norm(c.optim.grad_clip), optax.scale_by_adam(eps=c.optim.eps))
+    tx = optax.chain(optax.clip_by_global_norm(c.optim.grad_clip), optax.scale_by_adam(b2=c.optim.b2, eps=c.optim.eps))
     params = start.baselines["ae"].params["body"]
     moments = tx.init(params)
 

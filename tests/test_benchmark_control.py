@@ -146,6 +146,16 @@ def test_the_validation_part_comes_out_of_the_training_split():
     assert (np.abs(shares[0] - 0.2 * shares[1]) <= 1).all()
 
 
+def test_neighbours_of_the_part_trained_on_are_among_themselves():
+    config = tiny()
+    config.data.neighbours = 3
+    part = held_out(data.load(config.data, seed=1), seed=1)
+    near = np.asarray(part.train.neighbours)
+    assert near.shape == (128, 3)
+    assert near.max() < 128
+    assert (near != np.arange(128)[:, None]).all()
+
+
 # Measures and their summary.
 
 

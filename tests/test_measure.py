@@ -14,7 +14,7 @@ from tiny_config import get_config
 from topojax import losses, probe, signals
 from topojax.assemble import make_control, select_rows
 from topojax.control import caps
-from topojax.measure import make_measure, make_prober, make_settings
+from topojax.measure import ALWAYS, make_measure, make_prober, make_settings
 from topojax.model import make_model
 from topojax.objective import Aux, Settings, make_objective
 from topojax.types import Batch, Decoding, Encoding, Outputs
@@ -295,7 +295,8 @@ def test_settings_are_the_configurations_unless_control_sets_them():
     got = settings(**fixed, geometry__margins=False, supervised__temperature=2.0)
     expected = {"window": 0.3, "variance": 0.7, "separation_margin": 0.2, "center_margin": 0.3}
     expected |= {"metric_margin": 0.4, "temperature": 2.0}
-    assert {name: float(value) for name, value in got._asdict().items()} == pytest.approx(expected)
+    assert {name: float(getattr(got, name)) for name in got._fields[:-1]} == pytest.approx(expected)
+    assert got.singular == ALWAYS
     bare = settings(targets={}, enabled=(), contracts__variance__target=0.25)
     assert float(bare.variance) == 0.25
 
@@ -325,7 +326,7 @@ def aux_of(terms):
 def test_signals_are_terms_in_their_contracts_units():
     names = ("separation", "chart_center_sep", "prior_n", "prior_tex", "jump", "sup_purity", "route")
     c = config(names, losses__prior_std_n=0.5, losses__prior_std_tex=1.0)
-    margins = Settings(*(jnp.float32(v) for v in (0.3, 0.4, 0.5, 0.25, 1.0, 1.0)))
+    margins = Settings(*(jnp.float32(v) for v in (0.3, 0.4, 0.5, 0.25, 1.0, 1.0)), ALWAYS)
     terms = {"separation": 0.1, "chart_center_sep": 0.1, "prior_n": 0.04, "prior_tex": 0.04, "jump": 0.7}
     terms |= {"recon": 0.5, "codebook": 0.25, "commitment": 8.0, "route": 2.0, "sup_purity": 0.9, "consistency": 1.0}
     usage = signals.Usage(jnp.ones((2, 3)), jnp.float32(0.6))
@@ -350,7 +351,7 @@ def test_signals_are_terms_in_their_contracts_units():
 
 def test_signals_carry_no_gradient():
     c = config()
-    margins = Settings(*(jnp.ones(()) for _ in Settings._fields))
+    margins = Settings(*(jnp.ones(()) for _ in Settings._fields[:-1]), ALWAYS)
     run = make_measure(c, select_rows(c))
     usage = signals.Usage(jnp.ones((2, 3)), jnp.float32(0.6))
 

@@ -1,6 +1,7 @@
 """The optimizer: which part of the model a leaf is, each part's share of the rate, and the rules beside Adam."""
 
 import collections
+import types
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,11 @@ def by_name(tree):
         jax.tree_util.keystr(path, simple=True, separator="/"): v
         for path, v in jax.tree_util.tree_leaves_with_path(tree)
     }
+
+
+def at(params, opt_state=None, average=None):
+    """What of a TrainState is asked for the parameters to evaluate."""
+    return types.SimpleNamespace(params=params, opt_state=opt_state, average=average or {})
 
 
 # One leaf of each part that a group is made of.
@@ -140,7 +146,7 @@ def descend(rate, steps, **fields):
 def test_every_rate_descends(rate):
     # Prodigy finds its own scale from a tiny start: the rate is a factor on it, 1 by its authors' advice.
     first, params, state, config = descend(rate, 300, learning_rate=1.0 if rate == "prodigy" else 0.01)
-    read = optim.eval_params(config, params, state)
+    read = optim.eval_params(config, at(params, state))
     for before, after in zip(jax.tree.leaves(first), jax.tree.leaves(read), strict=True):
         assert np.isfinite(after).all()
         assert np.all(np.abs(after) < np.abs(before))
@@ -149,7 +155,28 @@ def test_every_rate_descends(rate):
 @pytest.mark.parametrize("rate", ["governor", "constant"])
 def test_adam_is_evaluated_where_it_stands(rate):
     _, params, state, config = descend(rate, 3)
-    assert optim.eval_params(config, params, state) is params
+    assert optim.eval_params(config, at(params, state)) is params
+
+
+def test_a_running_average_is_what_is_evaluated():
+    config = default_config().optim
+    config.average = 0.5
+    thetas = [small([value], [2.0 * value]) for value in (1.0, 2.0, 4.0)]
+    averaged = optim.average(config, {}, thetas[0], jnp.int32(0))
+    for step, params in enumerate(thetas[1:], start=1):
+        averaged = optim.average(config, averaged, params, jnp.int32(step))
+    # d = min(½, (1 + t)/(10 + t)): 2/11, 3/12; 2/11 · 1 + 9/11 · 2 = 20/11; ¼ · 20/11 + ¾ · 4
+    np.testing.assert_allclose(averaged["atlas"]["encoder"]["kernel"], [0.25 * 20 / 11 + 3.0], rtol=1e-6)
+    np.testing.assert_allclose(averaged["atlas"]["readout"]["bias"], [0.5 * 20 / 11 + 6.0], rtol=1e-6)
+    assert optim.eval_params(config, at(thetas[-1], None, averaged)) is averaged
+    config.average = 0.0
+    assert optim.average(config, averaged, thetas[0], jnp.int32(3)) == {}
+
+
+def test_schedule_free_keeps_no_second_average():
+    config = default_config().optim
+    config.rate = "schedule_free"
+    assert optim.average(config, {}, small([1.0], [1.0]), jnp.int32(0)) == {}
 
 
 def test_schedule_free_is_that_of_optax_and_evaluates_its_average():
@@ -161,7 +188,7 @@ def test_schedule_free_is_that_of_optax_and_evaluates_its_average():
     for _ in range(5):
         updates, memory = free.update(y, memory, y)
         y = optax.apply_updates(y, updates)
-    read = optim.eval_params(config, params, state)
+    read = optim.eval_params(config, at(params, state))
     for found, expected in ((params, y), (read, optax.contrib.schedule_free_eval_params(memory, y))):
         for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4)

@@ -358,7 +358,9 @@ def test_a_constant_rate_without_caps_is_plain_adam_at_each_groups_share():
     first = state = jit(made.init)()
     probe = made.probe_of(data())
 
-    optimizers = {name: optax.chain(optax.clip_by_global_norm(0.1), optax.adam(3e-3)) for name in ("atlas", "readout")}
+    optimizers = {
+        name: optax.chain(optax.clip_by_global_norm(0.1), optax.adam(3e-3, b2=0.95)) for name in ("atlas", "readout")
+    }
 
     def split(params):
         atlas = dict(params["atlas"])

@@ -151,7 +151,10 @@ def default_config() -> ConfigDict:
     # Decay per step of Adam's first moment.
     c.optim.b1 = 0.9
     # Decay per step of Adam's second moment.
-    c.optim.b2 = 0.999
+    c.optim.b2 = 0.95
+    # Decay per step of the running average of the parameters that evaluation reads; 0 is none (schedule_free
+    # has its own).
+    c.optim.average = 0.995
     # Added to the root of Adam's second moment.
     c.optim.eps = 1e-8
 
@@ -221,6 +224,8 @@ def default_config() -> ConfigDict:
     c.losses.code_temperature = 0.3
     # Jump targets detached, and the way i → j → i added; off, the original, for which z_n → 0 is the trivial minimum.
     c.losses.jump_cycle = True
+    # Steps between gradients of the contract orthogonality, which then count as many times: it takes singular values.
+    c.losses.orthogonality_every = 16
     # The original's disentanglement, Cov(w, ‖z_geo‖), instead of Cov(w, z_n) and Cov(w, z_tex).
     c.losses.disentangle_parity = False
 

@@ -86,7 +86,7 @@ def load(config_data: Any, *, seed: int) -> Dataset:
     for split, batch in batches.items():
         check(batch, pool.num_classes, f"{name} {split} split")
     if config_data.neighbours:
-        batches["train"] = _with_neighbours(batches["train"], config_data.neighbours)
+        batches["train"] = with_neighbours(batches["train"], config_data.neighbours)
     manifest: dict[str, Any] = {"name": name, "source": pool.source}
     for split, raw in (("train", train), ("test", test)):
         manifest[split] = {"examples": len(raw[1]), "sha256": tfds_arrays.digest(*raw)}
@@ -145,7 +145,16 @@ def check(batch: Batch, num_classes: int, where: str) -> None:
         raise UserError(f"{where}: example {row} has label {label[row]}, outside [0, {num_classes})")
 
 
-def _with_neighbours(batch: Batch, count: int) -> Batch:
+def with_neighbours(batch: Batch, count: int) -> Batch:
+    """A split with the rows of each example's nearest neighbours within it.
+
+    Args:
+      batch: n examples.
+      count: k, neighbours of each.
+
+    Raises:
+      UserError: k is not a whole number from 1 to n − 1.
+    """
     n = len(batch.label)
     if not isinstance(count, int) or not 1 <= count < n:
         raise UserError(

@@ -14,7 +14,7 @@ from topojax.control.base import typed
 from topojax.control.system import Control, ControlState
 from topojax.geometry import Geometry, GeometryState, geometry, latent_metric, potential
 from topojax.model import Model
-from topojax.objective import INVARIANCES, Aux, Objective, Settings, task
+from topojax.objective import INVARIANCES, Aux, Lazy, Objective, Settings, task
 from topojax.signals import Usage
 from topojax.types import Array, Batch, Params, Spectral
 
@@ -31,6 +31,10 @@ class Probed(NamedTuple):
     vq_ratio: Array  # gradient norm of the codebook loss over that of the commitment
     route_ratio: Array  # gradient norm of reconstruction and vq over that of the route term
     drift: probe.Drift
+
+
+ALWAYS = Lazy(now=np.bool_(True), last=np.float32(0.0))
+"""Singular values are taken whenever asked for; a step that waits says so itself."""
 
 
 def make_settings(config: Any, rows: tuple) -> Callable[..., Settings]:
@@ -50,7 +54,8 @@ def make_settings(config: Any, rows: tuple) -> Callable[..., Settings]:
         temperature = jnp.float32(config.supervised.temperature)
         if "sup_temperature" in names:
             temperature = temperature * jnp.exp(weights["sup_temperature"])
-        return Settings(epsilon, targets.get("variance", jnp.float32(unit)), separation, center, metric, temperature)
+        variance = targets.get("variance", jnp.float32(unit))
+        return Settings(epsilon, variance, separation, center, metric, temperature, ALWAYS)
 
     return settings
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from topojax import losses
 from topojax.control import precision
@@ -36,6 +37,13 @@ class Aux(NamedTuple):
     spectral: Spectral
 
 
+class Lazy(NamedTuple):
+    """A dear term that is taken every n steps."""
+
+    now: Array | np.bool_  # shape=(), bool: whether this step takes it
+    last: Array | np.float32  # shape=(): what it was when last taken
+
+
 class Settings(NamedTuple):
     """What control sets beside the weights; scalars, gradients stopped."""
 
@@ -45,6 +53,7 @@ class Settings(NamedTuple):
     center_margin: Array  # latent units
     metric_margin: Array  # overlap, or latent units where the metric is latent
     temperature: Array  # T of P(y|k)
+    singular: Lazy  # whether to take singular values now, and what they gave last
 
 
 class Objective(NamedTuple):
@@ -71,6 +80,7 @@ def make_objective(config: Any, model: Model, rows: tuple) -> Objective:
     names = {row.name for row in rows}
     supervised = config.supervised.enabled
     aim = 1.0 + config.losses.hinge_margin
+    every = config.losses.orthogonality_every
     orbit = losses.orbit_overlap if config.losses.orbit_distance == "overlap" else losses.orbit
 
     def contract_terms(
@@ -101,7 +111,7 @@ def make_objective(config: Any, model: Model, rows: tuple) -> Objective:
             "separation": lambda: losses.hinge_separation(losses.soft_centers(w, e.z_geo), settings.separation_margin),
             "chart_center_sep": lambda: losses.hinge_separation(weights["encoder"]["centers"], settings.center_margin),
             "variance": lambda: losses.variance(e.z_geo, settings.variance * aim),
-            "orthogonality": lambda: orthogonality(params),
+            "orthogonality": lambda: lazily(orthogonality, params, settings.singular, every),
             "per_chart_code_entropy": lambda: losses.per_chart_code_entropy(usage[0]),
             "code_entropy": lambda: losses.code_entropy(*usage),
             "codebook_center": lambda: losses.codebook_center(weights["encoder"]["codebook"]),
@@ -174,6 +184,28 @@ def make_objective(config: Any, model: Model, rows: tuple) -> Objective:
         return loss + terms["readout"], Aux(terms, out, spectral)
 
     return Objective(objective, all_terms)
+
+
+def lazily(term: Callable[[Params], Array], params: Params, when: Lazy, every: int) -> Array:
+    """A term taken every n steps, with n times its gradient: on average the gradient of every step.
+
+    Between those steps its value is the last one and its gradient 0 (StyleGAN2's lazy regularisation, Karras et al.
+    2020, appendix B).
+
+    Args:
+      term: params → scalar.
+      params: what it is of.
+      when: whether now, and its last value.
+      every: n, steps.
+    """
+    if every == 1:
+        return term(params)
+
+    def taken(params: Params) -> Array:
+        value = term(params)
+        return every * value - jax.lax.stop_gradient((every - 1) * value)
+
+    return jax.lax.cond(when.now, taken, lambda _: when.last, params)
 
 
 def orthogonality(params: Params) -> Array:

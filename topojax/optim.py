@@ -72,14 +72,37 @@ def labels(params: Params) -> Params:
     return jax.tree_util.tree_map_with_path(label, params)
 
 
-def eval_params(config: Any, params: Params, opt_state: Any) -> Params:
-    """The parameters to evaluate: schedule-free's average, x = (y − (1 − b1) z) / b1; otherwise the params themselves.
+def average(config: Any, averaged: Params, params: Params, step: Array) -> Params:
+    """The running average of the params, θ̄ ← d θ̄ + (1 − d) θ; schedule-free has its own.
+
+    d = min(average, (1 + step) / (10 + step)), so that the start is forgotten at once.
 
     Args:
       config: `config.optim`.
-      params: y, those that gradients are taken at.
-      opt_state: of `make_optimizer`.
+      averaged: θ̄; ignored at the start, where it is empty.
+      params: θ after the step.
+      step: optimizer steps made before it.
     """
+    if not config.average or config.rate == "schedule_free":
+        return {}
+    if not averaged:
+        return jax.tree.map(jnp.copy, params)
+    rate = 1.0 - jnp.minimum(config.average, (1.0 + step) / (10.0 + step))
+    return optax.incremental_update(params, averaged, rate)
+
+
+def eval_params(config: Any, state: Any) -> Params:
+    """The parameters to evaluate.
+
+    The running average where there is one; schedule-free's, x = (y − (1 − b1) z) / b1; otherwise those of training.
+
+    Args:
+      config: `config.optim`.
+      state: TrainState.
+    """
+    if state.average:
+        return state.average
+    params, opt_state = state.params, state.opt_state
     if config.rate != "schedule_free":
         return params
     of, (leaves, structure) = jax.tree.leaves(labels(params)), jax.tree.flatten(params)

@@ -37,7 +37,7 @@ def make_evaluate(config: Any, model: Model, temperature: Callable[[Any], Array]
     """
 
     def evaluate(state: Any, batch: Batch) -> dict[str, Array]:
-        params = eval_params(config.optim, state.params, state.opt_state)
+        params = eval_params(config.optim, state)
         weights, _ = model.normalise(params["atlas"], state.spectral)
         encoding, decoding = model(weights, batch.image)
         w = encoding.router

@@ -53,7 +53,7 @@ class Run:
     def weights(self) -> Any:
         """The atlas's parameters after spectral normalisation: what `model`'s functions take."""
         return jax.jit(lambda params, spectral: self.model.normalise(params, spectral)[0])(
-            eval_params(self.config.optim, self.state.params, self.state.opt_state)["atlas"], self.state.spectral
+            eval_params(self.config.optim, self.state)["atlas"], self.state.spectral
         )
 
     def encode(self, x: ArrayLike) -> Encoding:

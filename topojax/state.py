@@ -25,11 +25,14 @@ class TrainState:
       liveness: counts since the last revival.
       probed: what the last probe saw.
       key: typed PRNG key; step t uses fold_in(key, t).
+      average: running average of params that evaluation reads (`optim.average`); empty where there is none.
+      isotropy: shape=(), what the contract orthogonality measured when last taken; 0 where it is off.
       baselines: name → what is trained beside the atlas, to compare it with; empty where nothing is.
     """
 
     step: Array
     params: Params
+    average: Params
     spectral: Spectral
     opt_state: tuple
     control: ControlState
@@ -37,4 +40,5 @@ class TrainState:
     liveness: Liveness
     probed: Probed
     key: jax.Array
+    isotropy: Array
     baselines: dict[str, BaselineState]

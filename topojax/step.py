@@ -26,7 +26,7 @@ from topojax.measure import Probed, make_measure, make_prober, make_settings
 from topojax.metrics import expanded, pack, reduce_epoch
 from topojax.model import Model
 from topojax.neighbours import partners
-from topojax.objective import INVARIANCES, Settings, make_objective, task
+from topojax.objective import INVARIANCES, Lazy, Settings, make_objective, task
 from topojax.predict import make_evaluate
 from topojax.state import TrainState
 from topojax.types import Array, Batch, Metrics, Spectral
@@ -133,6 +133,7 @@ def make_program(
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
+            average=optim.average(config.optim, {}, params, jnp.int32(0)),
             spectral=spectral,
             opt_state=optimizer.init(params),
             control=system.init(),
@@ -140,6 +141,7 @@ def make_program(
             liveness=revival.empty(charts, codes, latent),
             probed=prober.init(),
             key=jax.random.fold_in(key, 1),
+            isotropy=jnp.zeros((), jnp.float32),
             baselines=baselines.init(jax.random.fold_in(key, 2)),
         )
 
@@ -149,6 +151,7 @@ def make_program(
     def descend(state: TrainState, views: Views, probe: Batch) -> tuple[TrainState, Metrics]:
         batch, view = views
         lambdas, settings = system.weights(state.control), settings_of(state.control, state.probed)
+        settings = settings._replace(singular=Lazy(state.step % config.losses.orthogonality_every == 0, state.isotropy))
         both = (state.params, params_of(state.baselines))
         (_, (loss, aux, compared)), (grads, others) = gradient(both, state.spectral, lambdas, settings, batch, view)
         direction, opt_state = optimizer.update(grads, state.opt_state, state.params, value=task(aux.terms))
@@ -177,6 +180,7 @@ def make_program(
         new = TrainState(
             step=state.step + 1,
             params=params,
+            average=optim.average(config.optim, state.average, params, state.step),
             spectral=aux.spectral,
             opt_state=optim.masked(finite, opt_state, state.opt_state),
             control=controlled,
@@ -184,6 +188,7 @@ def make_program(
             liveness=observed(state, encoding, finite),
             probed=state.probed,
             key=state.key,
+            isotropy=optim.masked(finite, aux.terms.get("orthogonality", state.isotropy), state.isotropy),
             baselines=baselines.update(state.baselines, others, state.step),
         )
         ends = new.step % steps_per_epoch == 0

@@ -53,7 +53,7 @@ class TensorBoard(Sink):
         control, _ = make_control(config, num_classes=dataset.num_classes)
 
         def look(state: Any, images: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
-            params = optim.eval_params(config.optim, state.params, state.opt_state)["atlas"]
+            params = optim.eval_params(config.optim, state)["atlas"]
             weights, _ = model.normalise(params, state.spectral)
             return model(weights, images)[1].x_hat, params["encoder"]["centers"], control.weights(state.control)
 

@@ -49,6 +49,7 @@ INTERVALS: dict[str, tuple[str, ...]] = {
         "checkpoint.every_epochs",
         "checkpoint.keep",
         "log.every_epochs",
+        "losses.orthogonality_every",
     ),
     "[2, inf)": ("model.num_charts", "data.num_examples", "probe.size"),
     "[0, inf)": (
@@ -107,6 +108,7 @@ INTERVALS: dict[str, tuple[str, ...]] = {
         "view.scale",
         "optim.b1",
         "optim.b2",
+        "optim.average",
         "governor.loss_decay",
         "governor.grounding_decay",
         "monitor.usage_decay",

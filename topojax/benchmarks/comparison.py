@@ -132,9 +132,10 @@ def held_out(dataset: data.Dataset, seed: int) -> data.Dataset:
     train, label = dataset.train, np.asarray(dataset.train.label)
     out = np.zeros(len(label), bool)
     out[data.stratified(label, max(1, round(HELD_OUT * len(label))), np.random.default_rng(seed))] = True
-    return dataset._replace(
-        train=Batch(train.image[~out], train.label[~out]), test=Batch(train.image[out], train.label[out])
-    )
+    kept = Batch(train.image[~out], train.label[~out])
+    if train.neighbours is not None:  # rows of the whole split, some of them held out
+        kept = data.with_neighbours(kept, train.neighbours.shape[1])
+    return dataset._replace(train=kept, test=Batch(train.image[out], train.label[out]))
 
 
 def measured(config: Any, trained: Trained, labels: np.ndarray) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from topojax.benchmarks.variants import interval
 from topojax.control import precision
 from topojax.data import batch_indices
 from topojax.measure import make_settings
-from topojax.objective import INVARIANCES, make_objective
+from topojax.objective import INVARIANCES, Lazy, make_objective
 from topojax.run import build
 from topojax.runtime import compile_program
 from topojax.types import Array, Batch
@@ -131,7 +131,9 @@ def bare(config: Any, about: dict[str, Any]) -> Loop:
         def step(carry: Any, following: Array) -> tuple[Any, Array]:
             (params, spectral, opt_state, number), views = carry
             after = look(number + 1, following)
-            (loss, aux), grads = gradient(params, spectral, lambdas, settings, *views)
+            # A last value of 0, not carried: it changes the loss that is shown, not the descent.
+            now = settings._replace(singular=Lazy(number % config.losses.orthogonality_every == 0, jnp.float32(0)))
+            (loss, aux), grads = gradient(params, spectral, lambdas, now, *views)
             direction, opt_state = optimizer.update(grads, opt_state, params, value=loss)
             params = jax.tree.map(lambda p, u: p - rate * u, params, direction)
             params["atlas"] = model.project(params["atlas"])
