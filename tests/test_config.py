@@ -73,7 +73,7 @@ def test_the_default_is_valid():
         ),
         (
             {"optim__learning_rate_min": 0.015},
-            r"= 0\.004: must lie between learning_rate_min = 0\.015",
+            r"config\.optim\.learning_rate_min = 0\.015: must not exceed learning_rate_max = 0\.004",
         ),
         ({"train__epochs": 0}, r"epochs = 0"),
         ({"train__batch_size": 0}, r"batch_size = 0"),

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from controller_runs import bits
-from test_revival import MODEL, names
+from dead_charts import MODEL, names
 
 from topojax import kmeans
 from topojax.kmeans import kmeans_start

@@ -11,13 +11,17 @@ import sys
 import time
 import urllib.request
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from topojax import mlflow_writer, writers
+from topojax import mlflow_run, writers
 from topojax.config import default_config
 from topojax.config_io import telling
 from topojax.errors import UserError
-from topojax.mlflow_writer import MlflowRun, sync
+from topojax.mlflow_run import MlflowRun, ends
+from topojax.mlflow_writer import Mlflow, sync
 from topojax.workdir import write_config
 
 pytest.importorskip("mlflow")
@@ -79,10 +83,11 @@ def config(uri, **fields):
 
 
 def opened(workdir, c, epoch=0):
-    """The sinks of a run, and its config.json."""
+    """A run's files, cut to an epoch, and its MLflow run, in the order in which training opens them."""
     workdir.mkdir(exist_ok=True)
     write_config(workdir, c)
-    return writers.Writers(workdir, epoch, [MlflowRun(workdir, c, epoch)])
+    run = MlflowRun(workdir)
+    return writers.Writers(workdir, epoch), run
 
 
 def log(sinks, epochs):
@@ -109,28 +114,27 @@ def rows(workdir):
 
 
 def test_numbers_arrive_and_those_that_are_not_finite_are_left_out_and_counted(tmp_path, uri):
-    sinks = opened(tmp_path / "run", config(uri, seed=3))
-    log(sinks, (1, 2, 3))
-    sinks.close()
+    files, sending = opened(tmp_path / "run", config(uri, seed=3))
+    log(files, (1, 2, 3))
+    sending.close(finished=False)
     run, history = board(tmp_path / "run")
     assert history == {
         "loss/recon": [(1, 1.0), (2, 0.5), (3, 1 / 3)],
         "contract/x/at": [(1, 0.0), (2, 0.0), (3, 1.0)],
-        "nonfinite": [(1, 1.0), (2, 1.0), (3, 1.0)],
+        "nonfinite": [(1, 1.0), (3, 1.0)],  # always 1: the ends of the line
         "epoch": [(1, 1.0), (2, 2.0), (3, 3.0)],
     }
     assert run.data.params["seed"] == "3"
     assert run.data.params.keys() == telling(config(uri)).keys()
-    assert (run.info.run_name, run.info.status) == ("digits", "KILLED")  # closed, but not finished
+    assert (run.info.run_name, run.info.status) == ("digits", "KILLED")
 
 
 def test_events_are_tags_that_count(tmp_path, uri):
-    sinks = opened(tmp_path / "run", config(uri, mlflow__run_name="mine", mlflow__experiment="e"))
-    sinks.event(2, 20, {"event": "rate", "cause": "grow", "from": 0.1, "to": 0.2})
-    sinks.event(5, 50, {"event": "rate", "cause": "spike", "from": 0.2, "to": 0.1})
-    sinks.event(5, 50, {"event": "constraint_unsatisfied", "name": "jump", "value": 0.3, "advice": "wider"})
-    sinks.finish({})
-    sinks.close()
+    files, sending = opened(tmp_path / "run", config(uri, mlflow__run_name="mine", mlflow__experiment="e"))
+    files.event(2, 20, {"event": "rate", "cause": "grow", "from": 0.1, "to": 0.2})
+    files.event(5, 50, {"event": "rate", "cause": "spike", "from": 0.2, "to": 0.1})
+    files.event(5, 50, {"event": "constraint_unsatisfied", "name": "jump", "value": 0.3, "advice": "wider"})
+    sending.close(finished=True)
     run, _ = board(tmp_path / "run")
     assert run.data.tags["event.rate"] == "2 ×, last in epoch 5: cause spike, from 0.2, to 0.1"
     assert run.data.tags["event.constraint_unsatisfied.jump"] == "1 ×, last in epoch 5: value 0.3, advice wider"
@@ -141,15 +145,17 @@ def test_events_are_tags_that_count(tmp_path, uri):
 def test_a_resumed_run_goes_on_and_repeats_nothing(tmp_path, uri):
     """Killed after epoch 4, its last checkpoint of epoch 2: epochs 3 and 4 are trained again, and are there once."""
     workdir = tmp_path / "run"
-    sinks = opened(workdir, config(uri, train__epochs=4))
-    log(sinks, (1, 2, 3, 4))
-    sinks.event(4, 40, {"event": "over_mixing"})
-    sinks.close()
+    files, sending = opened(workdir, config(uri, train__epochs=4))
+    log(files, (1, 2))
+    sending.send()
+    log(files, (3, 4))
+    files.event(4, 40, {"event": "over_mixing"})
+    sending.close(finished=False)
     first = json.loads((workdir / "mlflow.json").read_text())
-    sinks = opened(workdir, config(uri, train__epochs=6), epoch=2)
-    log(sinks, (3, 4, 5, 6))
-    sinks.event(4, 40, {"event": "over_mixing"})
-    sinks.close()
+    files, sending = opened(workdir, config(uri, train__epochs=6), epoch=2)
+    log(files, (3, 4, 5, 6))
+    files.event(4, 40, {"event": "over_mixing"})
+    sending.close(finished=True)
     assert json.loads((workdir / "mlflow.json").read_text()) == first
     run, history = board(workdir)
     assert [step for step, _ in history["loss/recon"]] == [1, 2, 3, 4, 5, 6]
@@ -162,9 +168,9 @@ def test_a_run_that_began_without_mlflow_or_was_deleted_there_is_sent_whole(tmp_
     from mlflow.tracking import MlflowClient
 
     workdir = tmp_path / "run"
-    sinks = opened(workdir, config(uri))
-    log(sinks, (1, 2))
-    sinks.close()
+    files, sending = opened(workdir, config(uri))
+    log(files, (1, 2))
+    sending.close(finished=False)
     gone = json.loads((workdir / "mlflow.json").read_text())["run_id"]
     MlflowClient(uri).delete_run(gone)
     (workdir / "result.json").write_text("{}")
@@ -182,13 +188,43 @@ def test_a_run_that_began_without_mlflow_or_was_deleted_there_is_sent_whole(tmp_
 
 
 def test_many_rows_go_in_requests_that_mlflow_takes(tmp_path, uri):
-    sinks = opened(tmp_path / "run", config(uri))
+    files, sending = opened(tmp_path / "run", config(uri))
     for epoch in range(1, 31):
-        sinks.metrics(epoch, epoch, {f"signal/{i}": float(i) for i in range(150)})
-    sinks.close()
+        files.metrics(epoch, epoch, {f"signal/{i}": float(epoch) for i in range(150)})
+    sending.close(finished=False)
     _, history = board(tmp_path / "run")
     assert len(history) == 152
-    assert {len(points) for points in history.values()} == {30}
+    assert {len(points) for name, points in history.items() if name != "nonfinite"} == {30}
+
+
+@given(st.lists(st.integers(0, 2), max_size=12))
+def test_points_left_out_are_on_the_lines_between_those_that_are_sent(values):
+    points = [(3 * i, float(v)) for i, v in enumerate(values)]
+    sent = ends(points)
+    assert set(sent) <= set(points)
+    if points:
+        (x, y), (x_sent, y_sent) = (np.transpose(some) for some in (points, sent))
+        assert np.interp(x, x_sent, y_sent).tolist() == y.tolist()
+
+
+def test_a_line_that_is_still_being_written_waits_and_times_are_those_of_training(tmp_path, uri):
+    from mlflow.tracking import MlflowClient
+
+    workdir = tmp_path / "run"
+    files, sending = opened(workdir, config(uri))
+    for epoch in (1, 2):
+        files.metrics(epoch, epoch, {"loss": 1 / epoch, "time/train_s": 30.0 * epoch})
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 3, "lo')
+        file.flush()
+        sending.send()
+        assert [step for step, _ in board(workdir)[1]["loss"]] == [1, 2]
+        file.write('ss": 0.25}\n')
+    sending.send()
+    run, history = board(workdir)
+    assert history["loss"][-1] == (3, 0.25)
+    points = MlflowClient(uri).get_metric_history(run.info.run_id, "loss")
+    assert points[1].timestamp - points[0].timestamp == 30_000
 
 
 @pytest.mark.parametrize(
@@ -200,16 +236,45 @@ def test_many_rows_go_in_requests_that_mlflow_takes(tmp_path, uri):
     ],
 )
 def test_a_server_or_file_that_cannot_be_is_one_line_before_anything_is_written(tmp_path, uri, said):
+    write_config(tmp_path, config(uri))
     with pytest.raises(UserError, match=said) as caught:
-        opened(tmp_path / "run", config(uri))
+        MlflowRun(tmp_path)
     assert "\n" not in str(caught.value)
-    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_what_the_sending_process_is_refused_is_one_line_of_the_run(tmp_path):
+    write_config(tmp_path, config("http://127.0.0.1:9"))
+    with pytest.raises(UserError, match=r"^config\.mlflow\.tracking_uri = http://127\.0\.0\.1:9: nobody answers .*$"):
+        Mlflow(tmp_path)
+
+
+def test_a_run_that_is_killed_is_sent_to_its_end_and_called_killed(tmp_path, uri):
+    """The process that sends outlives the one that trains, however that ends."""
+    write_config(tmp_path, config(uri))
+    died = """
+import os, pathlib, signal, sys
+from topojax import mlflow_writer, writers
+path = pathlib.Path(sys.argv[1])
+sinks = writers.Writers(path, 0, [mlflow_writer.Mlflow(path)])
+sinks.metrics(1, 10, {"loss": 0.5})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", died, str(tmp_path)], timeout=60)
+    for _ in range(240):
+        run, history = board(tmp_path)
+        if run.info.status != "RUNNING":
+            break
+        time.sleep(0.25)
+    assert run.info.status == "KILLED"
+    assert history["loss"] == [(1, 0.5)]
 
 
 def test_without_mlflow_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow.tracking", None)
+    write_config(tmp_path, config("sqlite:///x.db"))
     with pytest.raises(UserError, match=r"config\.mlflow\.enabled needs MLflow .*topojax\[mlflow\]"):
-        opened(tmp_path / "run", config("sqlite:///x.db"))
+        MlflowRun(tmp_path)
 
 
 def train(workdir, uri, *arguments):
@@ -230,12 +295,15 @@ def test_training_on_a_server_that_goes_away_and_comes_back(tmp_path, store, por
         assert run.info.status == "FINISHED"
         for name in {name for row in rows(workdir) for name in row} - {"step"}:
             logged = [(row["epoch"], float(row[name])) for row in rows(workdir) if row.get(name) is not None]
-            assert history.get(name, []) == logged, name
+            assert set(history.get(name, [])) <= set(logged), name
+            if logged:  # what was left out lies on the line through what was sent
+                (x, y), (x_sent, y_sent) = (np.transpose(points) for points in (logged, history[name]))
+                assert np.interp(x, x_sent, y_sent).tolist() == y.tolist(), name
         from mlflow.tracking import MlflowClient
 
         listed = {file.path for file in MlflowClient(address).list_artifacts(run.info.run_id)}
         assert {"config.json", "result.json", "metrics.jsonl", "events.jsonl"} <= listed
-        sinks = writers.Writers(workdir, 6, [MlflowRun(workdir, config(address), 6)])
+        sinks = writers.Writers(workdir, 6, [Mlflow(workdir)])
     log(sinks, (7, 8))  # nobody is there
     capfd.readouterr()
     sinks.close()
@@ -258,5 +326,5 @@ def test_training_on_a_server_that_goes_away_and_comes_back(tmp_path, store, por
 def test_the_limits_are_mlflows():
     from mlflow.utils.validation import MAX_METRICS_PER_BATCH, MAX_PARAMS_TAGS_PER_BATCH
 
-    assert mlflow_writer.METRICS_A_REQUEST <= MAX_METRICS_PER_BATCH
-    assert mlflow_writer.PARAMS_A_REQUEST <= MAX_PARAMS_TAGS_PER_BATCH
+    assert mlflow_run.METRICS_A_REQUEST <= MAX_METRICS_PER_BATCH
+    assert mlflow_run.PARAMS_A_REQUEST <= MAX_PARAMS_TAGS_PER_BATCH

@@ -9,6 +9,7 @@ import pytest
 
 from tests.tiny_config import get_config
 from topojax import data
+from topojax.benchmarks.seeded import describe
 from topojax.programs import compile_epoch
 from topojax.run import build
 
@@ -17,13 +18,7 @@ from topojax.run import build
 def run():
     config = get_config()
     dataset = data.load(config.data, seed=config.seed)
-    about = {
-        "num_train": len(dataset.train.label),
-        "input_dim": dataset.train.image.shape[1],
-        "image_shape": dataset.image_shape,
-        "num_classes": dataset.num_classes,
-    }
-    return config, about, jax.tree.map(jnp.asarray, dataset.train)
+    return config, describe(dataset), jax.tree.map(jnp.asarray, dataset.train)
 
 
 def epoch_of(run, described="a", cached=True, counts=None):

@@ -8,44 +8,14 @@ import numpy as np
 import optax
 import pytest
 from controller_runs import bits
-from tiny_config import get_config
+from tiny_program import BATCH, MANY, STEPS, TRAIN, Tiny, batches, data, jit, moments, moved
 
 from topojax import losses
-from topojax.assemble import make_control
 from topojax.control import contracts
 from topojax.control.hierarchy import GROUPS
 from topojax.data import batch_indices
-from topojax.measure import make_settings
-from topojax.metrics import pack
-from topojax.model import make_model
-from topojax.objective import make_objective
 from topojax.optim import groups
-from topojax.step import make_program
 from topojax.types import Batch
-
-IMAGE = (3, 3, 1)
-CLASSES = 3
-TRAIN, BATCH = 26, 8  # 3 steps an epoch, 2 points left over
-STEPS = TRAIN // BATCH
-FEW = ("commitment", "entropy", "diversity", "window")
-MANY = (*FEW, "route", "consistency", "separation", "chart_center_sep", "variance", "per_chart_code_entropy")
-MANY += ("code_entropy", "codebook_center", "residual_scale", "disentangle", "prior_n", "prior_tex", "orbit")
-MANY += ("vicreg_inv", "jump", "sup_purity", "sup_metric", "sup_temperature")
-EVERYTHING = {
-    "optim__update_ratio": 0.01,
-    "optim__latent_speed": 0.05,
-    "probe__every_steps": 7,  # of 3 a step: epochs 1, 3, 5 and so on
-    "probe__size": 16,
-    "geometry__margins": True,
-    "revival__dead_code": 0.5,
-    "revival__dead_chart": 0.3,
-    "revival__every_epochs": 3,
-    "gates__warmup_epochs": 2,
-    "contracts__commitment__mechanism": "track",
-    "contracts__route__mechanism": "track",
-    "contracts__sup_temperature__gate": "none",
-    "contracts__sup_temperature__target": 0.5,
-}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -53,65 +23,6 @@ def quick_compiles():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
-
-
-def jit(function):
-    """Compiled in little time, to slow code."""
-    return jax.jit(function, compiler_options={"xla_cpu_use_fusion_emitters": False})
-
-
-def config(enabled, **fields):
-    c = get_config()
-    c.model.codes_per_chart = 4
-    c.train.batch_size, c.train.epochs = BATCH, 20
-    c.optim.schedule = "cosine"
-    for name, contract in c.contracts.items():
-        contract.enabled = name in enabled
-    c.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
-    return c
-
-
-def data(seed=0, n=TRAIN):
-    rng = np.random.default_rng(seed)
-    label = rng.integers(0, CLASSES, n)
-    image = rng.uniform(0, 0.4, (n, 9)) + 0.6 * np.eye(9)[label]
-    return Batch(jnp.asarray(image, jnp.float32), jnp.asarray(label, jnp.int32))
-
-
-def program(c):
-    model = make_model(c.model.to_dict(), input_dim=9, num_classes=CLASSES)
-    made = make_program(c, model, num_train=TRAIN, input_dim=9, num_classes=CLASSES, image_shape=IMAGE)
-    return made, model
-
-
-def batches(epochs, seed=0):
-    """Batches in the order of the epochs' scans."""
-    train = data()
-    for epoch in range(epochs):
-        for index in np.asarray(batch_indices(seed, epoch, TRAIN, BATCH)):
-            yield Batch(train.image[index], train.label[index])
-
-
-class Tiny:
-    """A program compiled once for the whole file, and how often its step was traced."""
-
-    def __init__(self):
-        self.config = config(MANY, **EVERYTHING)
-        self.program, self.model = program(self.config)
-        self.system = make_control(self.config, num_classes=CLASSES)[0]
-        self.probe = self.program.probe_of(data())
-        self.traces = 0
-
-        def counted(state, batch):
-            self.traces += 1
-            return self.program.train_step(state, batch, self.probe)
-
-        self.train_step = jit(counted)
-        self.epoch = jit(self.program.epoch)
-        self.first = jit(self.program.init)()
-
-    def named(self, metrics):
-        return self.program.named(np.asarray(pack(metrics)))
 
 
 @pytest.fixture(scope="module")
@@ -122,12 +33,7 @@ def tiny():
 @pytest.fixture(scope="module")
 def run(tiny):
     """States (the first included) and metrics of 20 epochs."""
-    states, metrics = [tiny.first], []
-    for batch in batches(20):
-        state, out = tiny.train_step(states[-1], batch)
-        states.append(state)
-        metrics.append(out)
-    return states, metrics
+    return tiny.run(20)
 
 
 def without_readout(params):
@@ -343,66 +249,6 @@ def test_the_rate_in_force_is_under_every_cap(tiny, run):
     assert {1, 2, 3} <= causes  # schedule, update ratio and latent speed have all been at work
 
 
-def test_a_constant_rate_without_caps_is_plain_adam_at_each_groups_share():
-    c = config(FEW, optim__rate="constant", optim__schedule="none", optim__update_ratio=0.0, optim__latent_speed=0.0)
-    c.model.covariant = True  # else the router has no parameters
-    c.optim.learning_rate, c.optim.grad_clip = 3e-3, 0.1
-    c.optim.group_rates.codes, c.optim.group_rates.decoder, c.optim.group_rates.router = 0.5, 2.0, 0.0
-    c.hierarchy.action = "warn"
-    shares = {"encoder": 1.0, "router": 0.0, "codes": 0.5, "decoder": 2.0, "heads": 1.0}
-    made, model = program(c)
-    system, rows = make_control(c, num_classes=CLASSES)
-    gradient = jax.grad(make_objective(c, model, rows).loss, has_aux=True)
-    settings = make_settings(c, rows)
-    train_step = jit(made.train_step)
-    first = state = jit(made.init)()
-    probe = made.probe_of(data())
-
-    optimizers = {
-        name: optax.chain(optax.clip_by_global_norm(0.1), optax.adam(3e-3, b2=0.95)) for name in ("atlas", "readout")
-    }
-
-    def split(params):
-        atlas = dict(params["atlas"])
-        return {"readout": atlas.pop("readout"), "atlas": atlas}
-
-    share = split(jax.tree.map(shares.get, groups(state.params)))
-
-    @jit
-    def plain_adam(expected, moments, state, batch):
-        control = state.control
-        weights, length = system.weights(control), state.probed.geometry.length
-        now = settings(system.targets(control), control.coupling.epsilon, length, weights)
-        grads = split(gradient(state.params, state.spectral, weights, now, batch, batch.image)[0])
-        out = {}
-        for name, optimizer in optimizers.items():
-            updates, moments[name] = optimizer.update(grads[name], moments[name], expected[name])
-            updates = jax.tree.map(lambda part, u: part * u, share[name], updates)
-            out[name] = optax.apply_updates(expected[name], updates)
-        return out, moments, optax.tree.norm(grads["atlas"]) > 0.1
-
-    expected = split(state.params)
-    moments = {name: optimizers[name].init(expected[name]) for name in expected}
-    any_clipped = False
-    for batch in batches(2):
-        expected, moments, clipped = plain_adam(expected, moments, state, batch)
-        any_clipped |= bool(clipped)
-        state, metrics = train_step(state, batch, probe)
-        assert metrics["lr"] == np.float32(3e-3)
-        assert metrics["lr_cap"] == 0
-        for a, b in zip(jax.tree.leaves(split(state.params)), jax.tree.leaves(expected), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=4e-6)
-    assert any_clipped
-    assert moved(first, state) == {"encoder", "codes", "decoder", "heads"}
-
-
-def moved(before, after):
-    """Groups with a leaf that is not what it was, of those that have leaves."""
-    names = jax.tree.leaves(groups(before.params))
-    pairs = zip(names, jax.tree.leaves(before.params), jax.tree.leaves(after.params), strict=True)
-    return {name for name, a, b in pairs if bits(a) != bits(b)}
-
-
 @pytest.mark.parametrize("frozen", [group for group in GROUPS if group != "router"])
 def test_a_group_that_the_hierarchy_freezes_keeps_its_bits(tiny, run, frozen):
     state = run[0][3]
@@ -413,68 +259,6 @@ def test_a_group_that_the_hierarchy_freezes_keeps_its_bits(tiny, run, frozen):
     present = set(jax.tree.leaves(groups(state.params)))
     assert present == set(GROUPS) - {"router"}  # this model routes by its centres
     assert moved(held, after) == present - {frozen}
-
-
-class Slow:
-    """A program without labels for the atlas, with precisions, and next to no latent speed; two epochs."""
-
-    def __init__(self):
-        self.config = config((*FEW, "route", "sup_purity"), supervised__enabled=False, precision__enabled=True)
-        self.config.optim.grad_clip = 0.01  # always at work: a shared norm would let labels scale the rest
-        self.config.optim.latent_speed = 1e-3
-        self.config.probe.every_steps = STEPS
-        self.program, _ = program(self.config)
-        self.train_step, self.first = jit(self.program.train_step), jit(self.program.init)()
-        self.probe = self.program.probe_of(data())
-
-    def run(self, shift):
-        """States and metrics where every label, the probe's too, is another by `shift`."""
-
-        def shifted(batch):
-            return batch._replace(label=(batch.label + shift) % CLASSES)
-
-        states, metrics = [self.first], []
-        for batch in batches(2):
-            state, out = self.train_step(states[-1], shifted(batch), shifted(self.probe))
-            states.append(state)
-            metrics.append(out)
-        return states, metrics
-
-
-@pytest.fixture(scope="module")
-def slow():
-    return Slow()
-
-
-def test_without_supervision_labels_reach_the_readout_alone(slow):
-    assert [row.name for row in slow.program.rows] == list(FEW)
-    ends = []
-    for shift in (0, 1):
-        states, metrics = slow.run(shift)
-        assert set(states[0].params["precision"]) == {"recon", "vq"}
-        assert "loss/route" not in metrics[-1]
-        assert states[-1].params["precision"]["recon"] != 0
-        ends.append(states[-1])
-    atlas = [dict(state.params["atlas"]) for state in ends]
-    readout = [a.pop("readout") for a in atlas]
-    assert bits(atlas[0]) == bits(atlas[1])
-    assert bits(ends[0].params["precision"]) == bits(ends[1].params["precision"])
-    for part in ("control", "probed", "usage", "liveness"):
-        assert bits(getattr(ends[0], part)) == bits(getattr(ends[1], part)), part
-    assert bits(readout[0]) != bits(readout[1])
-
-
-def test_a_tiny_latent_speed_holds_the_rate(slow):
-    states, metrics = slow.run(0)
-    assert all(m["lr_cap"] in (0, 1, 2) for m in metrics[:STEPS])  # nothing measured yet
-    fast = metrics[STEPS - 1]
-    assert fast["probe/speed_mean"] > 2e-3
-    allowed = fast["lr"] * 1e-3 / fast["probe/speed_mean"]  # η v_max / speed
-    np.testing.assert_allclose(states[STEPS].probed.speed_cap, allowed, rtol=1e-5)
-    for m in metrics[STEPS:]:
-        assert m["lr_cap"] == 3
-        np.testing.assert_allclose(m["lr"], allowed, rtol=1e-5)
-    assert metrics[-1]["probe/speed_mean"] < 0.5 * fast["probe/speed_mean"]  # the same metric, at the slower rate
 
 
 def test_probes_come_at_the_first_epochs_end_and_are_held_in_between(run):
@@ -546,21 +330,6 @@ def test_regularisers_wait_for_the_warm_up(run):
     phases = [int(m["gate/phase"]) for m in metrics[STEPS - 1 :: STEPS]]
     assert phases[:2] == [0, 0]
     assert min(phases[2:]) >= 1
-
-
-def moments(state):
-    """Adam's first and second moment of the codebook and the centres."""
-    label = ["readout" in jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state.params)]
-    sizes = [leaf.size for leaf in jax.tree.leaves(state.params)]
-    starts = np.cumsum([0] + [0 if readout else size for readout, size in zip(label, sizes, strict=True)])
-    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state.params)]
-    vectors = [x for x in jax.tree.leaves(state.opt_state) if x.shape == (starts[-1],)]
-    out = {}
-    for name in ("codebook", "centers"):
-        at = next(i for i, path in enumerate(paths) if name in path)
-        leaf = jax.tree.leaves(state.params)[at]
-        out[name] = [np.asarray(v[starts[at] : starts[at] + leaf.size]).reshape(leaf.shape) for v in vectors]
-    return out
 
 
 def test_revival_moves_what_is_dead_and_forgets_its_moments(tiny, run):

@@ -74,9 +74,9 @@ def test_every_finite_metric_is_a_scalar_with_its_value_at_its_step(trained):
     _, board, metrics = trained
     for name in {name for row in metrics for name in row} - {"epoch", "step"}:
         expected = [(row["step"], row[name]) for row in metrics if row.get(name) is not None]
-        steps, values = tensors(board, name) if name in board.Tags()["tensors"] else ([], [])
-        assert steps == [step for step, _ in expected], name
-        np.testing.assert_allclose([float(v) for v in values], [float(v) for _, v in expected], rtol=1e-6)
+        points = board.Scalars(name) if name in board.Tags()["scalars"] else []
+        assert [point.step for point in points] == [step for step, _ in expected], name
+        np.testing.assert_allclose([point.value for point in points], [float(v) for _, v in expected], rtol=1e-6)
 
 
 @pytest.mark.tf
@@ -87,7 +87,7 @@ def test_images_are_the_atlas_and_reconstructions_that_the_state_makes(trained):
     for name in ("atlas", "reconstructions"):
         steps, images = tensors(board, name)
         assert plugin(board, name) == "images"
-        assert steps == [row["step"] for row in metrics]
+        assert (steps[0], steps[-1]) == (metrics[0]["step"], metrics[-1]["step"])  # others only where there is time
         assert len(images[-1]) == 3  # width, height, one PNG
     _, images = tensors(board, "reconstructions")
     drawn = matplotlib.image.imread(io.BytesIO(images[-1][2]))

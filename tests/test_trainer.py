@@ -100,6 +100,18 @@ def test_it_learns(finished):
     assert losses[-1] < losses[0]
 
 
+def test_a_guess_beyond_its_bound_is_named_and_no_change_of_the_rate(cache, tmp_path):
+    """The rate starts at the bound: nothing changed it in the first epoch, and nobody unknown does."""
+    trainer.train_and_evaluate(
+        config(train__epochs=1, optim__learning_rate=0.5, optim__learning_rate_max=0.004), tmp_path
+    )
+    first, *later = rows(tmp_path, "events.jsonl")
+    assert first.pop("epoch") == first.pop("step") == 0
+    assert first == {"event": "clipped", "field": "optim.learning_rate", "value": 0.5, "start": 0.004}
+    assert rows(tmp_path)[0]["lr_governor"] == 0.004
+    assert not [event for event in later if event["event"] in ("rate", "clipped")]
+
+
 def test_a_finished_run_is_returned_as_it_is(run, finished, capsys):
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*.json*")}
     state = trainer.train_and_evaluate(config(), run)
@@ -183,16 +195,24 @@ def test_a_workdir_without_checkpoint_starts_anew(cache, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.data, "load", interrupted)
+        patch.setattr(trainer, "compile_epoch", interrupted)
         for seed in (0, 1):
             with pytest.raises(KeyboardInterrupt, match="from epoch 0"):
                 trainer.train_and_evaluate(config(seed=seed), tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["seed"] == 1
 
 
-def test_a_batch_larger_than_the_data_says_what_to_change(cache, tmp_path):
-    with pytest.raises(UserError, match=r"batch_size = 161 exceeds the 160 training examples: lower config\.train"):
-        trainer.train_and_evaluate(config(train__batch_size=161), tmp_path)
+@pytest.mark.parametrize(
+    "fields, said",
+    [
+        ({"train__batch_size": 161}, "train.batch_size = 161 exceeds the 160 training examples: lower config.train"),
+        ({"data__neighbours": 100_000}, "data.neighbours = 100000: must be a whole number below the 160 training"),
+    ],
+)
+def test_what_does_not_fit_the_data_says_what_to_change_and_leaves_nothing(cache, tmp_path, fields, said):
+    with pytest.raises(UserError, match=f"^config.{said}"):
+        trainer.train_and_evaluate(config(**fields), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_two_processes_do_not_share_a_workdir(cache, tmp_path):

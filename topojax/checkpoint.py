@@ -4,6 +4,7 @@ The only importer of orbax. Checkpoints are numbered by epoch. Next to the state
 digest and the shape of every leaf: a damaged or foreign checkpoint is named as such, never half restored.
 """
 
+import contextlib
 import hashlib
 import pathlib
 from typing import Any
@@ -160,6 +161,14 @@ class Checkpoints:
         advice = f"delete that folder to go on from one of {_listed(earlier)}" if earlier else "start anew"
         reason = " ".join(str(cause).split())[:200]
         return UserError(f"checkpoint {self.directory / str(epoch)} cannot be read ({reason}): {advice}")
+
+
+def last_epoch(workdir: pathlib.Path) -> int:
+    """The epoch of a run's last complete checkpoint, 0 where there is none; nothing is made."""
+    if not (workdir / "checkpoints").is_dir():
+        return 0
+    with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
+        return max(checkpoints.epochs(), default=0)
 
 
 def describe(state: Any) -> dict[str, str]:

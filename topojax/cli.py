@@ -52,7 +52,7 @@ def run(main: Callable[[ml_collections.ConfigDict], int | None], doc: str) -> in
         print(f"topojax: error: {' '.join(str(error).split())}", file=sys.stderr)
         return USAGE
     except KeyboardInterrupt as interrupt:
-        print(f"\ntopojax: interrupted: {interrupt or 'nothing was saved'}", file=sys.stderr)
+        print(f"\ntopojax: interrupted: {str(interrupt) or 'nothing was saved'}", file=sys.stderr)
         return INTERRUPTED
 
 

@@ -87,7 +87,16 @@ def table(result: Mapping[str, Any]) -> str:
 
 def contract_table(contracts: Sequence[Mapping[str, Any]]) -> str:
     """Contracts (`contracts.audit`) as text: what is held, where, by which weight, and what to do where it is not."""
-    rows = [
+    return columns([(*CONTRACT_COLUMNS, ""), *contract_rows(contracts)])
+
+
+CONTRACT_COLUMNS = ("contract", "promise", "measured", "weight", "ripple")
+"""Of `contract_rows`, before the verdict."""
+
+
+def contract_rows(contracts: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """`contracts.audit` as cells of text: a row a contract, under `CONTRACT_COLUMNS` and its verdict."""
+    return [
         (
             contract["contract"],
             f"{contract['signal']} {contract['relation']} {number(contract['target'])}",
@@ -98,10 +107,10 @@ def contract_table(contracts: Sequence[Mapping[str, Any]]) -> str:
         )
         for contract in contracts
     ]
-    return columns([("contract", "promise", "measured", "weight", "ripple", ""), *rows])
 
 
 def verdict(contract: Mapping[str, Any]) -> str:
+    """Satisfied, or why not and what to do about it."""
     if contract["satisfied"] is None:
         return "constant" if contract["mechanism"] == "constant" else "not measured"
     if contract["satisfied"]:

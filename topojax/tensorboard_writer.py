@@ -8,6 +8,7 @@ TensorBoard's step is the training step.
 
 import os
 import pathlib
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +28,8 @@ POINTS = 2000
 """Test points in the picture of the atlas, at most."""
 COLUMNS = 10
 """Examples in the picture of reconstructions, at most: the first of every class."""
+DRAWING = 0.02
+"""Share of a run's time that pictures may take: they wait until it has come down to this. The last is always drawn."""
 
 
 class TensorBoard(Sink):
@@ -55,6 +58,8 @@ class TensorBoard(Sink):
             return model(weights, images)[1].x_hat, params["encoder"]["centers"], control.weights(state.control)
 
         self._look = jax.jit(look)
+        self._since, self._drawing_s = time.perf_counter(), 0.0
+        self._undrawn: tuple[Any, ...] | None = None
         self._writer.write_hparams(
             {
                 name: value if isinstance(value, (bool, int, float)) else str(value)
@@ -71,23 +76,33 @@ class TensorBoard(Sink):
             self._writer.write_histograms(step, {"contracts/error": np.array(errors)})
 
     def view(self, epoch: int, step: int, state: Any, predictions: Mapping[str, np.ndarray]) -> None:
-        """The atlas and reconstructions as images; weights in force of all contracts, and of each chart."""
+        """Weights in force of all contracts, and of each chart; the atlas and reconstructions as images, not always."""
         x_hat, centers, weights = jax.device_get(self._look(state, jnp.asarray(self._images)))
         every = np.concatenate([np.ravel(weight) for weight in weights.values()]) if weights else np.zeros(0)
         histograms = {f"contracts/weight/{name}": weight for name, weight in weights.items() if np.ndim(weight)}
         if every.size:
             self._writer.write_histograms(step, {"contracts/weight": every, **histograms})
-        images = {"atlas": draw_atlas(predictions["z_geo"], centers, self._labels, predictions["chart"])[None]}
+        self._undrawn = step, x_hat, centers, predictions["z_geo"], predictions["chart"]
+        if self._drawing_s <= DRAWING * (time.perf_counter() - self._since):
+            self._draw(*self._undrawn)
+
+    def _draw(self, step: int, x_hat: np.ndarray, centers: np.ndarray, z_geo: np.ndarray, chart: np.ndarray) -> None:
+        since = time.perf_counter()
+        images = {"atlas": draw_atlas(z_geo, centers, self._labels, chart)[None]}
         if self._shape is not None:
             images["reconstructions"] = pairs(self._images, x_hat, self._shape)[None]
         self._writer.write_images(step, images)
+        self._undrawn = None
+        self._drawing_s += time.perf_counter() - since
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Say where it is."""
         print(f"TensorBoard: tensorboard --logdir={self._directory}")
 
     def close(self) -> None:
-        """Flush and close."""
+        """Draw the last pictures, flush and close."""
+        if self._undrawn is not None:
+            self._draw(*self._undrawn)
         self._writer.close()
 
 
@@ -137,4 +152,16 @@ def _writer(directory: pathlib.Path) -> Any:
             f"config.log.tensorboard needs TensorFlow and tensorboard ({error}): "
             "pip install 'topojax[tf]', or leave it off"
         ) from error
-    return metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(directory)))
+    import matplotlib.figure  # noqa: F401  here, so that the first picture's time is a picture's
+    import tensorflow as tf
+
+    class Scalars(metric_writers.SummaryWriter):
+        """One event for all scalars of a row; clu makes an operation for each, which takes longer than an epoch may."""
+
+        def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+            proto = tf.compat.v1.Summary
+            row = proto(value=[proto.Value(tag=name, simple_value=value) for name, value in scalars.items()])
+            with self._summary_writer.as_default():
+                tf.summary.experimental.write_raw_pb(row.SerializeToString(), step=step)
+
+    return metric_writers.AsyncWriter(Scalars(str(directory)))

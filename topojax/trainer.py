@@ -19,7 +19,7 @@ import numpy as np
 from topojax import data
 from topojax import workdir as workdirs
 from topojax.assemble import clipped, start_rate
-from topojax.checkpoint import Checkpoints
+from topojax.checkpoint import Checkpoints, last_epoch
 from topojax.console import Progress, table
 from topojax.console import number as number_text
 from topojax.contracts import audit, last_fifth
@@ -58,33 +58,34 @@ def train_and_evaluate(config: Any, workdir: str | pathlib.Path, *, started: flo
     started = time.perf_counter() if started is None else started
     validate(config)
     path = pathlib.Path(workdir)
-    with (
-        workdirs.claim(path),
-        contextlib.closing(Checkpoints(path, keep=config.checkpoint.keep)) as checkpoints,
-    ):
-        done = max(checkpoints.epochs(), default=0)
-        if done:
-            workdirs.same_config(path, config)
-        if done > config.train.epochs:
-            raise UserError(f"config.train.epochs = {config.train.epochs}, but {path} has trained {done} already")
-        if done == config.train.epochs and workdirs.finished(path, done):
-            print(f"{path} is finished: {done} epochs, results in {path / 'result.json'}")
-            return restore(path).state
-        workdirs.write_config(path, config)
-        try:
-            return _Training(config, path, checkpoints, started).run()
-        except KeyboardInterrupt:
-            saved = max(checkpoints.epochs(), default=0)
-            raise KeyboardInterrupt(f"the same command goes on from epoch {saved} of {path}") from None
+    try:
+        # Before the folder is claimed: what does not fit the data leaves nothing there.
+        training = _Training(config, path, started)
+        with (
+            workdirs.claim(path),
+            contextlib.closing(Checkpoints(path, keep=config.checkpoint.keep)) as checkpoints,
+        ):
+            done = max(checkpoints.epochs(), default=0)
+            if done:
+                workdirs.same_config(path, config)
+            if done > config.train.epochs:
+                raise UserError(f"config.train.epochs = {config.train.epochs}, but {path} has trained {done} already")
+            if done == config.train.epochs and workdirs.finished(path, done):
+                print(f"{path} is finished: {done} epochs, results in {path / 'result.json'}")
+                return restore(path).state
+            workdirs.write_config(path, config)
+            return training.run(checkpoints)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"the same command goes on from epoch {last_epoch(path)} of {path}") from None
 
 
 class _Training:
     """One call of `train_and_evaluate`, its parts in the order in which they are needed."""
 
-    def __init__(self, config: Any, path: pathlib.Path, checkpoints: Checkpoints, started: float):
+    def __init__(self, config: Any, path: pathlib.Path, started: float):
         if config.train.compilation_cache:
             use_compilation_cache()
-        self.config, self.path, self.checkpoints, self.started = config, path, checkpoints, started
+        self.config, self.path, self.started = config, path, started
         self.dataset = data.load(config.data, seed=config.seed)
         train = self.dataset.train
         if config.train.batch_size > len(train.label):
@@ -116,8 +117,9 @@ class _Training:
             "gate/phase": 0 if config.gates.warmup_epochs else 1,
         }
 
-    def run(self) -> TrainState:
+    def run(self, checkpoints: Checkpoints) -> TrainState:
         """Compile, restore or start, train, evaluate."""
+        self.checkpoints = checkpoints
         batch = jax.tree.map(jnp.asarray, self.dataset.train)
         abstract = jax.eval_shape(self.program.init)
         run_epoch = self._compile(abstract, batch)
@@ -162,9 +164,9 @@ class _Training:
 
             yield TensorBoard(self.path / "tensorboard", self.config, self.model, self.dataset)
         if self.config.mlflow.enabled:
-            from topojax.mlflow_writer import MlflowRun
+            from topojax.mlflow_writer import Mlflow
 
-            yield MlflowRun(self.path, self.config, done)
+            yield Mlflow(self.path)
 
     def _compile(self, abstract: Any, batch: Batch) -> Callable:
         """Compile the run's programs; returns the epoch's. Evaluation is compiled while training has begun."""

@@ -203,7 +203,9 @@ def _rates(optim: Any) -> None:
     if optim.rate == "schedule_free" and optim.b1 == 0:
         raise UserError("config.optim.b1 = 0: schedule_free divides by it; choose a value in (0, 1)")
     low, rate, high = optim.learning_rate_min, optim.learning_rate, optim.learning_rate_max
-    if low > high or (optim.rate != "governor" and not low <= rate <= high):
+    if low > high:
+        raise UserError(f"config.optim.learning_rate_min = {low}: must not exceed learning_rate_max = {high}")
+    if optim.rate != "governor" and not low <= rate <= high:
         raise UserError(
             f"config.optim.learning_rate = {rate}: must lie between learning_rate_min = {low} "
             f"and learning_rate_max = {high}"

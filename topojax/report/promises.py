@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from topojax.console import number, verdict
+from topojax.console import CONTRACT_COLUMNS, contract_rows
 from topojax.contracts import waits
 from topojax.control.contracts import Contract
 from topojax.report.block import Block, Figure, Note, Table
@@ -98,17 +98,5 @@ def contracts(audited: list[dict[str, Any]]) -> list[Block]:
     """
     if not audited:
         return []
-    rows = [
-        (
-            row["contract"],
-            f"{row['signal']} {row['relation']} {number(row['target'])}",
-            number(row["value"]),
-            number(row["weight"]),
-            "–" if row["ripple"] is None else f"{row['ripple']:.1%}",
-            verdict(row),
-        )
-        for row in audited
-    ]
-    head = ("contract", "promise", "measured", "weight", "ripple", "verdict")
     caption = "What was promised, what was measured in the last epoch, the weight, and its ripple over the last fifth."
-    return [Table("audit", head, rows, caption)]
+    return [Table("audit", (*CONTRACT_COLUMNS, "verdict"), contract_rows(audited), caption)]
