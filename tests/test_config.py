@@ -234,7 +234,7 @@ def test_differences_name_fields_and_leave_out_what_may_change():
         ("digits", None, {"data.name": "digits", "supervised.enabled": True}),
         ("digits", "unsupervised", {"name": "digits_unsupervised", "supervised.enabled": False}),
         ("mnist", None, {"data.num_examples": 3000, "train.batch_size": 128, "data.test_fraction": 0.2}),
-        ("mnist", "full", {"name": "mnist_full", "data.num_examples": None, "train.epochs": 40}),
+        ("mnist", "full", {"name": "mnist_full", "data.num_examples": None, "train.epochs": 80}),
         ("cifar10", None, {"data.name": "cifar10", "data.num_examples": None}),
         ("cifar10", "subset", {"name": "cifar10_subset", "data.num_examples": 3000}),
         ("manifolds", "moons_2d", {"data.name": "moons_2d", "supervised.enabled": False}),
