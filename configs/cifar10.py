@@ -30,7 +30,7 @@ def get_config(variant: str = ""):
         report_3k(c)
     else:
         unsupervised(c)
-        c.train.epochs = 100 if variant else 20
+        c.train.epochs = 100 if variant else 40
     return c
 
 
@@ -42,9 +42,11 @@ def unsupervised(c):
     c.augment.update(rotation=0.0, shift=0.0, scale=0.0)
     # Photographs move further along their first components than digits do: at 1.5 all points lie on the rim of the
     # ball, in one chart.
-    c.model.ball_scale = 0.15
-    c.losses.recon_weight = 100.0
+    c.model.ball_scale = 0.3
+    c.losses.recon_weight = 300.0
     c.contracts.diversity.initial = 6.0
+    c.optim.learning_rate = c.optim.learning_rate_max = 0.008
+    c.optim.average = 0.998
 
 
 def report_3k(c):

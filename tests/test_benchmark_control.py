@@ -18,7 +18,7 @@ from topojax.benchmarks.arms import ARMS, GRID, QUICK_ARMS, SWEEP, Setting, conf
 from topojax.benchmarks.comparison import Runner, compare, epochs_to, held_out, measured, summary, tune
 from topojax.benchmarks.comparison_report import cell, draw, markdown
 from topojax.benchmarks.ledger import Ledger, key
-from topojax.benchmarks.seeded import Seeded, Trained, describe
+from topojax.benchmarks.seeded import Seeded, Trained
 from topojax.config_io import flat, to_json
 from topojax.errors import UserError
 from topojax.run import build
@@ -235,7 +235,7 @@ def test_a_line_cut_off_is_dropped_and_a_broken_one_refused(tmp_path):
 
 def test_a_traced_seed_is_the_seed():
     config, dataset = tiny(), data.load(tiny().data, seed=0)
-    about, batch = describe(dataset), jax.tree.map(jnp.asarray, dataset.train)
+    about, batch = dataset.sizes(), jax.tree.map(jnp.asarray, dataset.train)
 
     def parts(of):
         program = build(of, about)[1]

@@ -11,7 +11,6 @@ import tiny_config
 from topojax import data
 from topojax.benchmarks import scaling, variants
 from topojax.benchmarks.epochs import Epochs, bare, forward, start, trained
-from topojax.benchmarks.seeded import describe
 from topojax.benchmarks.timing import Patience
 from topojax.config_io import flat
 from topojax.validate import validate
@@ -22,7 +21,7 @@ def digits():
     """The tiny run's data: (about, training split)."""
     config = tiny_config.get_config()
     dataset = data.load(config.data, seed=config.seed)
-    return describe(dataset), jax.tree.map(jnp.asarray, dataset.train)
+    return dataset.sizes(), jax.tree.map(jnp.asarray, dataset.train)
 
 
 def test_variants_leave_the_configuration_alone_and_are_valid():

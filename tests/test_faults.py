@@ -13,7 +13,6 @@ from jax.experimental.compilation_cache import compilation_cache
 from tiny_config import get_config
 
 from topojax import data, trainer
-from topojax.benchmarks.seeded import describe
 from topojax.errors import UserError
 from topojax.events import events
 from topojax.run import build
@@ -58,7 +57,7 @@ class Driven:
     def __init__(self, c: Any):
         self.config, dataset = c, data.load(c.data, seed=c.seed)
         self.data = jax.tree.map(jnp.asarray, dataset.train)
-        _, self.program = build(c, describe(dataset))
+        _, self.program = build(c, dataset.sizes())
         self.init = jax.jit(self.program.init)
         self.epoch = jax.jit(self.program.epoch, compiler_options={"xla_cpu_use_fusion_emitters": False})
         self.advice = {row.name: row.advice for row in self.program.rows}

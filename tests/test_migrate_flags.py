@@ -12,7 +12,6 @@ import jax
 import pytest
 
 from topojax import cli, data, migrate_flags, original_flags
-from topojax.benchmarks.seeded import describe
 from topojax.config import default_config
 from topojax.config_io import flat
 from topojax.errors import UserError
@@ -218,7 +217,7 @@ def test_the_readmes_command_means_a_program_that_takes_its_data(start):
     """Traced, which takes seconds; what it costs is compiling, and each of them is a program of its own."""
     config = cli.load(str(ROOT / start))
     dataset = data.load(config.data, seed=config.seed)
-    _, program = build(config, describe(dataset))
+    _, program = build(config, dataset.sizes())
     state = jax.eval_shape(program.init)
     after, metrics = jax.eval_shape(program.epoch, state, dataset.train)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)

@@ -9,7 +9,6 @@ import pytest
 
 from tests.tiny_config import get_config
 from topojax import data
-from topojax.benchmarks.seeded import describe
 from topojax.programs import compile_epoch
 from topojax.run import build
 
@@ -18,7 +17,7 @@ from topojax.run import build
 def run():
     config = get_config()
     dataset = data.load(config.data, seed=config.seed)
-    return config, describe(dataset), jax.tree.map(jnp.asarray, dataset.train)
+    return config, dataset.sizes(), jax.tree.map(jnp.asarray, dataset.train)
 
 
 def epoch_of(run, described="a", cached=True, counts=None):

@@ -7,7 +7,6 @@ import pytest
 from tiny_config import get_config
 
 from topojax import data
-from topojax.benchmarks.seeded import describe
 from topojax.objective import Lazy, lazily, orthogonality
 from topojax.run import build
 
@@ -36,7 +35,7 @@ def test_a_run_takes_them_in_every_third_step_and_descends():
     config.losses.orthogonality_every = 3
     config.contracts.orthogonality.update(enabled=True, initial=1.0, target=0.01)
     dataset = data.load(config.data, seed=0)
-    _, program = build(config, describe(dataset))
+    _, program = build(config, dataset.sizes())
     train = jax.tree.map(jnp.asarray, dataset.train)
     step, state, probe = jax.jit(program.train_step), program.init(), program.probe_of(train)
     batch = jax.tree.map(lambda x: x[: config.train.batch_size], train)

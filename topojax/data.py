@@ -33,6 +33,15 @@ class Dataset(NamedTuple):
     num_classes: int
     manifest: dict[str, Any]  # JSON-able: name, source, and per split the number of examples and their sha256
 
+    def sizes(self) -> dict[str, Any]:
+        """What programs are built from: sizes, no values."""
+        return {
+            "num_train": len(self.train.label),
+            "input_dim": self.train.image.shape[1],
+            "image_shape": self.image_shape,
+            "num_classes": self.num_classes,
+        }
+
 
 class _Pool(NamedTuple):
     """Everything there is to split; `image / divisor` lies in [0, 1]."""

@@ -187,9 +187,14 @@ def build(config: Any, meta: dict[str, Any]) -> tuple[Model, Program]:
         image_shape.
 
     Raises:
-      UserError: what the parts refuse.
+      UserError: a batch larger than the data, or what the parts refuse.
     """
-    shape = meta["image_shape"]
+    shape, batch_size = meta["image_shape"], config.train.batch_size
+    if batch_size > meta["num_train"]:
+        raise UserError(
+            f"config.train.batch_size = {batch_size} exceeds the {meta['num_train']} training examples: lower "
+            "config.train.batch_size or raise config.data.num_examples"
+        )
     try:
         model = make_model(config.model, input_dim=meta["input_dim"], num_classes=meta["num_classes"])
         program = make_program(

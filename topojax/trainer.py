@@ -87,19 +87,7 @@ class _Training:
             use_compilation_cache()
         self.config, self.path, self.started = config, path, started
         self.dataset = data.load(config.data, seed=config.seed)
-        train = self.dataset.train
-        if config.train.batch_size > len(train.label):
-            raise UserError(
-                f"config.train.batch_size = {config.train.batch_size} exceeds the {len(train.label)} "
-                "training examples: lower config.train.batch_size or raise config.data.num_examples"
-            )
-        self.about = {
-            "data": self.dataset.manifest,
-            "num_train": len(train.label),
-            "input_dim": train.image.shape[1],
-            "image_shape": self.dataset.image_shape,
-            "num_classes": self.dataset.num_classes,
-        }
+        self.about = {"data": self.dataset.manifest, **self.dataset.sizes()}
         self.model, self.program = build(config, self.about)
         self.advice = {row.name: row.advice for row in self.program.rows}
         # A gradient ratio that no weight follows is not measured: not a number that is missing, but none.

@@ -13,7 +13,7 @@ import numpy as np
 from topojax import data
 from topojax.benchmarks.arms import ARMS, GRID, Arm, Setting, configure
 from topojax.benchmarks.ledger import Ledger, key
-from topojax.benchmarks.seeded import Trained, compile_runs, describe
+from topojax.benchmarks.seeded import Trained, compile_runs
 from topojax.config_io import flat
 from topojax.contracts import audit
 from topojax.runtime import use_compilation_cache, versions
@@ -120,7 +120,7 @@ class Runner:
 
     def _compiled(self, config: Any, dataset: data.Dataset) -> Callable[[data.Dataset, int], Trained]:
         fields = tuple((field, value) for field, value in flat(config) if field != "seed")
-        same = (fields, json.dumps([describe(dataset), len(dataset.test.label)]))
+        same = (fields, json.dumps([dataset.sizes(), len(dataset.test.label)]))
         if self._last[0] != same:
             self._last = (None, None)  # before the next program is built, the last one's memory goes
             self._last = (same, compile_runs(config, dataset))

@@ -21,7 +21,6 @@ from topojax.benchmarks.products import Product, counting
 from topojax.benchmarks.scaling import scaling
 from topojax.benchmarks.timing import Patience, Quartiles, quartiles, repeated, seconds
 from topojax.benchmarks.variants import constant_control, recon_vq
-from topojax.errors import UserError
 from topojax.predict import BATCH_SIZE, predict
 from topojax.run import build
 from topojax.runtime import compile_program, versions
@@ -71,16 +70,8 @@ def measure(config: Any, *, quick: bool = False, with_scaling: bool = False) -> 
     validate(config)
     effort = QUICK if quick else FULL
     dataset = data.load(config.data, seed=config.seed)
-    about = {
-        "num_train": len(dataset.train.label),
-        "input_dim": dataset.train.image.shape[1],
-        "image_shape": dataset.image_shape,
-        "num_classes": dataset.num_classes,
-    }
-    if config.train.batch_size > about["num_train"]:
-        raise UserError(
-            f"config.train.batch_size = {config.train.batch_size} exceeds the {about['num_train']} training examples"
-        )
+    about = dataset.sizes()
+    build(config, about)  # refuses what does not fit the data before anything is measured
     with tempfile.TemporaryDirectory(prefix="topojax") as folder:
         caches = [pathlib.Path(folder) / str(i) for i in range(effort.starts)]
         _say("starting cold and warm")

@@ -48,16 +48,6 @@ class Seeded:
         return getattr(self._config, name)
 
 
-def describe(dataset: Dataset) -> dict[str, Any]:
-    """The part of a data set that programs are built from: sizes, no values."""
-    return {
-        "num_train": len(dataset.train.label),
-        "input_dim": dataset.train.image.shape[1],
-        "image_shape": dataset.image_shape,
-        "num_classes": dataset.num_classes,
-    }
-
-
 def compile_runs(config: Any, dataset: Dataset) -> Callable[[Dataset, int], Trained]:
     """Compile a configuration for all seeds.
 
@@ -70,7 +60,7 @@ def compile_runs(config: Any, dataset: Dataset) -> Callable[[Dataset, int], Trai
     """
     from sklearn.metrics import adjusted_mutual_info_score
 
-    about = describe(dataset)
+    about = dataset.sizes()
     model, program = build(config, about)
     names: list[tuple[str, ...]] = []
 
