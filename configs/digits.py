@@ -9,7 +9,8 @@ Variants: none, or `unsupervised`, in which labels reach the detached readout al
 nearest neighbours should lie in one chart, and all charts should be used.
 """
 
-from topojax.config import charts_from_pairs, default_config
+from topojax.config import default_config
+from topojax.recipes import charts_from_pairs
 
 VARIANTS = ("", "unsupervised")
 

@@ -16,6 +16,14 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
 
+@pytest.fixture(scope="module")
+def quick_compiles():
+    """Little optimisation, for a module whose programs run but a few times."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="session")
 def quickly_compiled(tmp_path_factory):
     """Programs compile with little optimisation into a cache of their own: for runs that are only looked at."""

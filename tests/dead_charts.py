@@ -6,34 +6,22 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
+from golden_files import MODEL as ORIGINAL
 
 from topojax.model import make_model
 from topojax.optim import make_optimizer
 from topojax.revival import Liveness, empty, revive
 
-MODEL = {
+MODEL = ORIGINAL | {
     "hidden_dim": 16,
-    "latent_dim": 2,
     "num_charts": 4,
     "codes_per_chart": 3,
-    "covariant": True,
-    "tensorization": "sum",
     "rank": 4,
-    "transport": True,
     "gate_bias_init": 1.0,
-    "center_scale": 0.3,
-    "code_scale": 0.05,
     "ball": True,
     "ball_scale": 1.5,
     "straight_through": "detached",
-    "router_gain": 0.0,
-    "matmul": "float32",
-    "key_offset": 0.0,
-    "chart_gain": 0.0,
-    "chart_bias": 0.0,
-    "jump_rank": 0,
     "class_affinity": 4.0,
-    "readout_bundle": 0,
 }
 FREE = {"router_gain": 3.0, "key_offset": 0.1, "chart_gain": 5.0, "chart_bias": 0.3}
 OPTIM = SimpleNamespace(rate="governor", grad_clip=1.0, b1=0.9, b2=0.999, eps=1e-8)

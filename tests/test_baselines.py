@@ -25,11 +25,7 @@ BOTH = {"baselines__autoencoder": True, "baselines__vq": True, "baselines__learn
 TIGHT = {"optim__update_ratio": 1e-3, "optim__group_rates__heads": 0.0, "losses__recon_weight": 1e3}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiles():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 def config(**fields):

@@ -21,11 +21,7 @@ POINTS, INPUTS, CLASSES = 6, 5, 3
 FEW = settings(max_examples=20, deadline=None)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiles():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 def unused(*_):

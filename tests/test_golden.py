@@ -15,7 +15,10 @@ from topojax.model import make_model
 from topojax.model.layers import normalise
 from topojax.types import Decoding, Encoding
 
-pytestmark = pytest.mark.parametrize("name", golden_files.NAMES)
+pytestmark = [
+    pytest.mark.parametrize("name", golden_files.NAMES),
+    pytest.mark.usefixtures("quick_compiles"),
+]
 
 
 def close(actual, expected, tolerance, what=""):
@@ -24,13 +27,6 @@ def close(actual, expected, tolerance, what=""):
     scale = max(np.abs(expected).max(), 1e-3)
     error = np.abs(np.asarray(actual) - expected).max() / scale
     assert error <= tolerance, f"{what}: {error:.2e} > {tolerance}"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiles():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 class Results(NamedTuple):

@@ -24,11 +24,7 @@ HELD = ("commitment", "route", "entropy", "diversity", "window", "variance", "re
 RATE = 0.02
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiles():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 def config(enabled=HELD, **fields):

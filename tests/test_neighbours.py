@@ -7,9 +7,9 @@ import pytest
 from tiny_config import get_config
 
 from topojax import data
-from topojax.config import charts_from_pairs
 from topojax.errors import UserError
 from topojax.neighbours import nearest, partners
+from topojax.recipes import charts_from_pairs
 from topojax.run import build
 from topojax.types import Batch
 

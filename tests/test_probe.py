@@ -22,11 +22,7 @@ POINTS, INPUTS, CLASSES = 20, 5, 3
 BETA = 0.25
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiles():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 def by_hand():

@@ -13,12 +13,7 @@ from topojax.model import make_model
 from topojax.optim import make_optimizer
 from topojax.revival import empty, observe, reset_moments, revive
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiles():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 def test_revival_is_a_branch_of_a_cond_with_strong_types():

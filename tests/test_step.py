@@ -17,12 +17,7 @@ from topojax.data import batch_indices
 from topojax.optim import groups
 from topojax.types import Batch
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiles():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 @pytest.fixture(scope="module")
@@ -358,6 +353,8 @@ def test_revival_moves_what_is_dead_and_forgets_its_moments(tiny, run):
         assert (b[touched] == 0).all()
         np.testing.assert_array_equal(a[~touched], b[~touched])
         assert (a[touched] != 0).any()
+    assert bits(after.average) == bits(after.params)  # starts again where something moved, and only there
+    assert bits(kept.average) != bits(kept.params)
     for state in (kept, after):
         assert not np.any(state.liveness.count)  # counted anew
         assert not np.any(state.liveness.moment)

@@ -12,12 +12,7 @@ from topojax.measure import make_settings
 from topojax.objective import make_objective
 from topojax.optim import groups
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiles():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 def test_a_constant_rate_without_caps_is_plain_adam_at_each_groups_share():

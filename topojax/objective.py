@@ -53,7 +53,7 @@ class Settings(NamedTuple):
     center_margin: Array  # latent units
     metric_margin: Array  # overlap, or latent units where the metric is latent
     temperature: Array  # T of P(y|k)
-    singular: Lazy  # whether to take singular values now, and what they gave last
+    singular: Lazy  # not control's but the step's: whether to take singular values now, and what they gave last
 
 
 class Objective(NamedTuple):

@@ -18,6 +18,7 @@ class TrainState:
     Attributes:
       step: shape=(), int32, optimizer steps made; with the key it fixes data order and randomness.
       params: what the optimizer moves: `atlas`, and `precision` where it is on.
+      average: running average of params that evaluation reads (`optim.average`); empty where there is none.
       spectral: power-iteration vectors of the spectrally normalised weights.
       opt_state: of optax.
       control: weights, integrators, targets, rate, gates.
@@ -25,7 +26,6 @@ class TrainState:
       liveness: counts since the last revival.
       probed: what the last probe saw.
       key: typed PRNG key; step t uses fold_in(key, t).
-      average: running average of params that evaluation reads (`optim.average`); empty where there is none.
       isotropy: shape=(), what the contract orthogonality measured when last taken; 0 where it is off.
       baselines: name → what is trained beside the atlas, to compare it with; empty where nothing is.
     """

@@ -170,6 +170,7 @@ def make_program(
         params["atlas"] = model.project(params["atlas"])
         if config.precision.enabled:
             params["precision"] = precision.project(params["precision"])
+        averaged = optim.average(config.optim, state.average, params, state.step)
 
         encoding = aux.outputs.encoding
         counted = signals.count(state.usage, encoding.router, encoding.codes, config.monitor.usage_decay)
@@ -180,7 +181,7 @@ def make_program(
         new = TrainState(
             step=state.step + 1,
             params=params,
-            average=optim.average(config.optim, state.average, params, state.step),
+            average=optim.masked(finite, averaged, state.average),
             spectral=aux.spectral,
             opt_state=optim.masked(finite, opt_state, state.opt_state),
             control=controlled,
@@ -251,7 +252,11 @@ def make_program(
                 state.params, state.opt_state, state.liveness, dead_code=r.dead_code, dead_chart=r.dead_chart
             )
             fresh = revival.empty(charts, codes, latent)
-            return dataclasses.replace(state, params=params, opt_state=opt_state, liveness=fresh), revived
+            # Half-way between a dead code and its new place is no place: the average starts again.
+            restarts = revived.codes + revived.charts > 0
+            average = optim.masked(restarts, params, state.average) if state.average else {}
+            new = dataclasses.replace(state, params=params, average=average, opt_state=opt_state, liveness=fresh)
+            return new, revived
 
         def wait(state: TrainState) -> tuple[TrainState, revival.Revived]:
             return state, revival.Revived(jnp.int32(0), jnp.int32(0))

@@ -58,23 +58,29 @@ def train_and_evaluate(config: Any, workdir: str | pathlib.Path, *, started: flo
     started = time.perf_counter() if started is None else started
     validate(config)
     path = pathlib.Path(workdir)
+
+    def finished() -> bool:
+        done = last_epoch(path)
+        if done:
+            workdirs.same_config(path, config)
+        if done > config.train.epochs:
+            raise UserError(f"config.train.epochs = {config.train.epochs}, but {path} has trained {done} already")
+        if done < config.train.epochs or not workdirs.finished(path, done):
+            return False
+        print(f"{path} is finished: {done} epochs, results in {path / 'result.json'}")
+        return True
+
     try:
+        if finished():  # data take their time
+            return restore(path).state
         # Before the folder is claimed: what does not fit the data leaves nothing there.
         training = _Training(config, path, started)
-        with (
-            workdirs.claim(path),
-            contextlib.closing(Checkpoints(path, keep=config.checkpoint.keep)) as checkpoints,
-        ):
-            done = max(checkpoints.epochs(), default=0)
-            if done:
-                workdirs.same_config(path, config)
-            if done > config.train.epochs:
-                raise UserError(f"config.train.epochs = {config.train.epochs}, but {path} has trained {done} already")
-            if done == config.train.epochs and workdirs.finished(path, done):
-                print(f"{path} is finished: {done} epochs, results in {path / 'result.json'}")
+        with workdirs.claim(path):
+            if finished():  # by another process, meanwhile
                 return restore(path).state
-            workdirs.write_config(path, config)
-            return training.run(checkpoints)
+            with contextlib.closing(Checkpoints(path, keep=config.checkpoint.keep)) as checkpoints:
+                workdirs.write_config(path, config)
+                return training.run(checkpoints)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"the same command goes on from epoch {last_epoch(path)} of {path}") from None
 
