@@ -41,12 +41,20 @@ def compile_epoch(program: Any, state: Any, data: Batch, *, described: Any, cach
       state: abstract or concrete, for its shapes.
       data: the training split.
       described: JSON: configuration and data, everything that shaped the program but code and versions.
-      cached: look in the cache, and keep what was not in it. A cache that cannot be read or written is no error.
+      cached: look in the cache, and keep what was not in it. A cache that cannot be read or written, or a program that
+        cannot be exported, is no error.
     """
     folder = cache_folder("programs") if cached else None
-    if folder is None:
-        compiled = compile_program(jax.jit(program.epoch, donate_argnums=0).lower(state, data))
-        return Epoch(compiled, program.metric_names())
+    if folder is not None:
+        try:
+            return _compile_kept(program, state, data, described, folder)
+        except Exception:  # keeping is for speed: what is really wrong with a program comes up again below
+            pass
+    compiled = compile_program(jax.jit(program.epoch, donate_argnums=0).lower(state, data))
+    return Epoch(compiled, program.metric_names())
+
+
+def _compile_kept(program: Any, state: Any, data: Batch, described: Any, folder: pathlib.Path) -> Epoch:
     leaves, tree = jax.tree.flatten(state)
     given, split = jax.tree.flatten(data)
     file = folder / f"{_digest(described, [*leaves, *given])}.program"
