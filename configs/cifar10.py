@@ -11,7 +11,7 @@ Variants: none, every prepared training image; `subset`: 3,000 images of which 6
 report's own command (§6), with the original's sizes and rates.
 """
 
-from topojax.config import default_config
+from topojax.config.defaults import default_config
 
 VARIANTS = ("", "subset", "report_3k")
 

@@ -9,8 +9,8 @@ Variants: none, or `unsupervised`, in which labels reach the detached readout al
 nearest neighbours should lie in one chart, and all charts should be used.
 """
 
-from topojax.config import default_config
-from topojax.recipes import charts_from_pairs
+from topojax.config.defaults import default_config
+from topojax.config.recipes import charts_from_pairs
 
 VARIANTS = ("", "unsupervised")
 

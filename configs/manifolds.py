@@ -6,8 +6,8 @@ The variant is the manifold: swiss_roll_2d, circles_2d, moons_2d, swiss_roll_3d 
 moons_3d.
 """
 
-from topojax.config import default_config
-from topojax.manifolds import MANIFOLDS
+from topojax.config.defaults import default_config
+from topojax.data.manifolds import MANIFOLDS
 
 
 def get_config(variant: str = "swiss_roll_3d"):

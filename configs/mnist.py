@@ -17,8 +17,8 @@ moved and scaled, should lie in one chart, and all charts should be used.
 they resume, also to more epochs, as `--config=configs/mnist.py:report_lr7 --config.train.epochs=2000`.
 """
 
-from topojax.config import default_config
-from topojax.recipes import charts_from_pairs, routed_alike
+from topojax.config.defaults import default_config
+from topojax.config.recipes import charts_from_pairs, routed_alike
 
 VARIANTS = ("subset", "full", "unsupervised", "report_3k", "report_adaptive", "report_lr7")
 

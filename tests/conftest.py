@@ -50,7 +50,7 @@ def digits_run(quickly_compiled, tmp_path_factory):
     """Workdir of a tiny run on digits with labels and both baselines; nobody may change it."""
     from tiny_config import get_config
 
-    from topojax.trainer import train_and_evaluate
+    from topojax.training.loop import train_and_evaluate
 
     c = get_config()
     c.baselines.autoencoder = c.baselines.vq = True
@@ -65,7 +65,7 @@ def points_run(quickly_compiled, tmp_path_factory):
     """Workdir of a tiny run on points in space, a latent of three dimensions, no labels in training."""
     from tiny_config import get_config
 
-    from topojax.trainer import train_and_evaluate
+    from topojax.training.loop import train_and_evaluate
 
     c = get_config()
     c.name, c.data.name, c.data.num_examples = "points", "sphere_3d", 200

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from golden_files import MODEL as ORIGINAL
 
-from topojax.model import make_model
-from topojax.optim import make_optimizer
-from topojax.revival import Liveness, empty, revive
+from topojax.atlas.model import make_model
+from topojax.atlas.optim import make_optimizer
+from topojax.atlas.revival import Liveness, empty, revive
 
 MODEL = ORIGINAL | {
     "hidden_dim": 16,

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from topojax.config import CONTRACT_FIELDS, default_config
-from topojax.config_io import flat
+from topojax.config.defaults import CONTRACT_FIELDS, default_config
+from topojax.config.io import flat
 
 ROOT = pathlib.Path(__file__).parent.parent
 TABLE = (ROOT / "docs" / "control.md").read_text()

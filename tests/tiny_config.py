@@ -1,6 +1,6 @@
 """A run of seconds: few digits, a small atlas, few contracts; for tests in this process and in others."""
 
-from topojax.config import default_config
+from topojax.config.defaults import default_config
 
 KEPT = ("commitment", "route", "entropy", "diversity", "window", "jump", "per_chart_code_entropy")
 

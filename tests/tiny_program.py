@@ -6,12 +6,12 @@ import numpy as np
 from controller_runs import bits
 from tiny_config import get_config
 
-from topojax.assemble import make_control
-from topojax.data import batch_indices
-from topojax.metrics import pack
-from topojax.model import make_model
-from topojax.optim import groups
-from topojax.step import make_program
+from topojax.atlas.controllers import make_control
+from topojax.atlas.model import make_model
+from topojax.atlas.optim import groups
+from topojax.data.sets import batch_indices
+from topojax.step.metrics import pack
+from topojax.step.program import make_program
 from topojax.types import Batch
 
 IMAGE = (3, 3, 1)

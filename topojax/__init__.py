@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from topojax.errors import UserError
-    from topojax.run import Run, decode, encode, restore
-    from topojax.trainer import train_and_evaluate
+    from topojax.scoring.run import Run, decode, encode, restore
+    from topojax.training.loop import train_and_evaluate
 
     __version__: str
 
@@ -22,12 +22,12 @@ __all__ = ["Run", "UserError", "__version__", "decode", "encode", "restore", "tr
 
 # No module may bear one of these names: importing it would put it in the function's place.
 _HOME = {
-    "Run": "topojax.run",
+    "Run": "topojax.scoring.run",
     "UserError": "topojax.errors",
-    "decode": "topojax.run",
-    "encode": "topojax.run",
-    "restore": "topojax.run",
-    "train_and_evaluate": "topojax.trainer",
+    "decode": "topojax.scoring.run",
+    "encode": "topojax.scoring.run",
+    "restore": "topojax.scoring.run",
+    "train_and_evaluate": "topojax.training.loop",
 }
 
 

@@ -15,8 +15,8 @@ import sys  # noqa: E402
 
 from absl import flags  # noqa: E402
 
-from topojax import cli  # noqa: E402
-from topojax.config_io import to_json  # noqa: E402
+from topojax.config import command_line  # noqa: E402
+from topojax.config.io import to_json  # noqa: E402
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "where the run lives (default: runs/<config.name>)")
 _PRINT = flags.DEFINE_bool("print_config", False, "print the configuration that the flags make, and exit")
@@ -27,11 +27,11 @@ def main(config) -> int:
     if _PRINT.value:
         print(to_json(config), end="")
         return 0
-    from topojax.trainer import train_and_evaluate
+    from topojax.training.loop import train_and_evaluate
 
     train_and_evaluate(config, _WORKDIR.value or f"runs/{config.name}", started=_STARTED)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main, __doc__))
+    sys.exit(command_line.run(main, __doc__))

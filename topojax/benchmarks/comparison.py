@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from topojax import data
 from topojax.benchmarks.arms import ARMS, GRID, Arm, Setting, configure
 from topojax.benchmarks.ledger import Ledger, key
 from topojax.benchmarks.seeded import Trained, compile_runs
-from topojax.config_io import flat
-from topojax.contracts import audit
-from topojax.runtime import use_compilation_cache, versions
-from topojax.scores import scores
+from topojax.config.io import flat
+from topojax.config.validate import validate
+from topojax.data import sets
+from topojax.scoring.audit import audit
+from topojax.scoring.scores import scores
+from topojax.storage.logs import numbers
+from topojax.storage.runtime import use_compilation_cache, versions
 from topojax.types import Batch
-from topojax.validate import validate
-from topojax.writers import numbers
 
 MEASURES = ("ami", "router_accuracy", "readout_accuracy", "mse", "I_XK", "epochs_to_90", "satisfied")
 """What a run is reported by."""
@@ -107,7 +107,7 @@ class Runner:
         validate(config)
         found = self.ledger.lines.get(key(config, split))
         if found is None:
-            dataset = data.load(config.data, seed=seed)
+            dataset = sets.load(config.data, seed=seed)
             dataset = held_out(dataset, seed) if split == "validation" else dataset
             trained = self._compiled(config, dataset)(dataset, seed)
             told = {"key": key(config, split), "arm": name, "split": split, "seed": seed}
@@ -118,7 +118,7 @@ class Runner:
             self.say(f"{name:18} {split:10} seed {seed} {words:32} AMI {found['ami']:.3f}  {found['seconds']:.1f} s")
         return found
 
-    def _compiled(self, config: Any, dataset: data.Dataset) -> Callable[[data.Dataset, int], Trained]:
+    def _compiled(self, config: Any, dataset: sets.Dataset) -> Callable[[sets.Dataset, int], Trained]:
         fields = tuple((field, value) for field, value in flat(config) if field != "seed")
         same = (fields, json.dumps([dataset.sizes(), len(dataset.test.label)]))
         if self._last[0] != same:
@@ -127,14 +127,14 @@ class Runner:
         return self._last[1]
 
 
-def held_out(dataset: data.Dataset, seed: int) -> data.Dataset:
+def held_out(dataset: sets.Dataset, seed: int) -> sets.Dataset:
     """The data set of tuning: `HELD_OUT` of the training split, by class and seed, in the place of the test split."""
     train, label = dataset.train, np.asarray(dataset.train.label)
     out = np.zeros(len(label), bool)
-    out[data.stratified(label, max(1, round(HELD_OUT * len(label))), np.random.default_rng(seed))] = True
+    out[sets.stratified(label, max(1, round(HELD_OUT * len(label))), np.random.default_rng(seed))] = True
     kept = Batch(train.image[~out], train.label[~out])
     if train.neighbours is not None:  # rows of the whole split, some of them held out
-        kept = data.with_neighbours(kept, train.neighbours.shape[1])
+        kept = sets.with_neighbours(kept, train.neighbours.shape[1])
     return dataset._replace(train=kept, test=Batch(train.image[out], train.label[out]))
 
 

@@ -22,8 +22,8 @@ import jax.numpy as jnp
 from jax.experimental.compilation_cache import compilation_cache
 
 from topojax.benchmarks.epochs import Loop, trained
-from topojax.config_io import from_json, to_json
-from topojax.runtime import compile_program
+from topojax.config.io import from_json, to_json
+from topojax.storage.runtime import compile_program
 from topojax.types import Batch
 
 

@@ -48,7 +48,7 @@ from typing import Any
 
 from absl import flags
 
-from topojax import cli
+from topojax.config import command_line
 from topojax.errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/benchmark_control", "where runs and results go")
@@ -62,8 +62,8 @@ def main(config: Any) -> int:
     from topojax.benchmarks.arms import ARMS, GRID, QUICK_ARMS, QUICK_GRID, QUICK_SEEDS, SWEEP, quick
     from topojax.benchmarks.comparison import compare
     from topojax.benchmarks.comparison_report import draw, markdown
-    from topojax.workdir import claim
-    from topojax.writers import write_json, write_text
+    from topojax.storage.logs import write_json, write_text
+    from topojax.storage.workdir import claim
 
     if _SEEDS.value < 1:
         raise UserError(f"--seeds={_SEEDS.value}: needs at least 1")
@@ -85,4 +85,4 @@ def main(config: Any) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main, __doc__))
+    sys.exit(command_line.run(main, __doc__))

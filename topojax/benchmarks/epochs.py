@@ -10,17 +10,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from topojax import optim
-from topojax.assemble import select_rows
-from topojax.augment import Views, make_views
+from topojax.atlas import optim
+from topojax.atlas.controllers import select_rows
+from topojax.atlas.measure import make_settings
+from topojax.atlas.objective import INVARIANCES, Lazy, make_objective
 from topojax.benchmarks.timing import seconds
 from topojax.benchmarks.variants import interval
 from topojax.control import precision
-from topojax.data import batch_indices
-from topojax.measure import make_settings
-from topojax.objective import INVARIANCES, Lazy, make_objective
-from topojax.run import build
-from topojax.runtime import compile_program
+from topojax.data.augment import Views, make_views
+from topojax.data.sets import batch_indices
+from topojax.scoring.run import build
+from topojax.storage.runtime import compile_program
 from topojax.types import Array, Batch
 
 

@@ -5,11 +5,11 @@ import json
 import pathlib
 from typing import Any
 
-from topojax.config import RESUMABLE
-from topojax.config_io import flat
+from topojax.config.defaults import RESUMABLE
+from topojax.config.io import flat
 from topojax.errors import UserError
-from topojax.runtime import versions
-from topojax.writers import write_text
+from topojax.storage.logs import write_text
+from topojax.storage.runtime import versions
 
 _COUNTS = ("train.epochs",)  # may change when a run is resumed, but is another run here
 

@@ -13,20 +13,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from topojax import data
-from topojax.assemble import select_rows
+from topojax.atlas.controllers import select_rows
 from topojax.benchmarks import compiling, rates
 from topojax.benchmarks.epochs import Epochs, Loop, bare, forward, in_turn, start, trained
 from topojax.benchmarks.products import Product, counting
 from topojax.benchmarks.scaling import scaling
 from topojax.benchmarks.timing import Patience, Quartiles, quartiles, repeated, seconds
 from topojax.benchmarks.variants import constant_control, recon_vq
-from topojax.predict import BATCH_SIZE, predict
-from topojax.run import build
-from topojax.runtime import compile_program, versions
-from topojax.scores import scores
+from topojax.config.validate import validate
+from topojax.data import sets
+from topojax.scoring.run import build
+from topojax.scoring.scores import scores
+from topojax.step.predict import BATCH_SIZE, predict
+from topojax.storage.runtime import compile_program, versions
 from topojax.types import Batch
-from topojax.validate import validate
 
 
 class Effort(NamedTuple):
@@ -69,7 +69,7 @@ def measure(config: Any, *, quick: bool = False, with_scaling: bool = False) -> 
     """
     validate(config)
     effort = QUICK if quick else FULL
-    dataset = data.load(config.data, seed=config.seed)
+    dataset = sets.load(config.data, seed=config.seed)
     about = dataset.sizes()
     build(config, about)  # refuses what does not fit the data before anything is measured
     with tempfile.TemporaryDirectory(prefix="topojax") as folder:
@@ -98,7 +98,7 @@ def measure(config: Any, *, quick: bool = False, with_scaling: bool = False) -> 
     }
 
 
-def _measure(config: Any, about: dict[str, Any], dataset: data.Dataset, effort: Effort) -> dict[str, Any]:
+def _measure(config: Any, about: dict[str, Any], dataset: sets.Dataset, effort: Effort) -> dict[str, Any]:
     """Everything that one process can measure; `base` are the controlled run's epochs."""
     train = jax.tree.map(jnp.asarray, dataset.train)
     loop = trained(config, about)
@@ -215,7 +215,7 @@ def _products(counts: Mapping[Product, float], timed: Sequence[Mapping[Product, 
     return rows
 
 
-def _evaluation(config: Any, about: dict[str, Any], dataset: data.Dataset, full: Epochs) -> Any:
+def _evaluation(config: Any, about: dict[str, Any], dataset: sets.Dataset, full: Epochs) -> Any:
     """() → scores of the test split, as a run computes them when it logs."""
     _, program = build(config, about)
     rows = min(BATCH_SIZE, len(dataset.test.label))
@@ -239,7 +239,7 @@ def _xla_flops(compiled: Any) -> float | None:
         return None
 
 
-def _summary(config: Any, about: dict[str, Any], dataset: data.Dataset, loop: Loop) -> dict[str, Any]:
+def _summary(config: Any, about: dict[str, Any], dataset: sets.Dataset, loop: Loop) -> dict[str, Any]:
     return {
         "name": config.name,
         "data": config.data.name,

@@ -8,7 +8,7 @@ import numpy as np
 
 from topojax.benchmarks.products import Product
 from topojax.benchmarks.timing import seconds
-from topojax.runtime import compile_program
+from topojax.storage.runtime import compile_program
 
 REFERENCE = Product(1, 256, 784, 64)
 """The largest product of an MNIST encoder, timed whatever the model."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from topojax.benchmarks.epochs import Epochs, in_turn, start, trained
 from topojax.benchmarks.timing import Patience, quartiles, repeated
+from topojax.config.validate import validate
 from topojax.errors import UserError
-from topojax.validate import validate
 
 SIZES = {
     "H": "model.hidden_dim",

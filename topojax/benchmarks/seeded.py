@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from topojax.data import Dataset
-from topojax.predict import BATCH_SIZE, predict
-from topojax.run import build
-from topojax.runtime import compile_program
+from topojax.data.sets import Dataset
+from topojax.scoring.run import build
+from topojax.step.predict import BATCH_SIZE, predict
+from topojax.storage.logs import numbers
+from topojax.storage.runtime import compile_program
 from topojax.types import Array, Batch
-from topojax.writers import numbers
 
 
 class Trained(NamedTuple):
@@ -87,7 +87,7 @@ def compile_runs(config: Any, dataset: Dataset) -> Callable[[Dataset, int], Trai
         data, labels = jax.tree.map(jnp.asarray, dataset.train), np.asarray(dataset.test.label)
         state, metrics = start(jnp.int32(seed)), None
         if config.model.kmeans_start:
-            from topojax.kmeans import kmeans_start
+            from topojax.atlas.kmeans import kmeans_start
 
             image = np.asarray(dataset.train.image)
             params = kmeans_start(model, state.params, state.spectral, image, seed=seed)

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from topojax import cli, data
-from topojax.baseline_scores import fit_clusters
-from topojax.console import columns, number
-from topojax.scores import clustering
+from topojax.config import command_line
+from topojax.data import sets
+from topojax.scoring.baseline_scores import fit_clusters
+from topojax.scoring.scores import clustering
+from topojax.tracking.console import columns, number
 
 STARTS = 20
 EXAMPLES = 6000
@@ -68,7 +69,7 @@ def agreement(train: np.ndarray, test: np.ndarray, labels: np.ndarray, *, cluste
 
 def main(config: Any) -> None:
     """Print both tables."""
-    dataset = data.load(config.data, seed=config.seed)
+    dataset = sets.load(config.data, seed=config.seed)
     train, test, labels = dataset.train.image, dataset.test.image, np.asarray(dataset.test.label)
     codes = config.model.num_charts * config.model.codes_per_chart
     errors = reconstruction(
@@ -84,4 +85,4 @@ def main(config: Any) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main, __doc__ or ""))
+    sys.exit(command_line.run(main, __doc__ or ""))

@@ -43,7 +43,7 @@ from typing import Any
 
 from absl import flags
 
-from topojax import cli
+from topojax.config import command_line
 from topojax.errors import UserError
 
 _JSON = flags.DEFINE_string("json", None, "also write the numbers to this file")
@@ -54,8 +54,8 @@ _QUICK = flags.DEFINE_bool("quick", False, "few repeats")
 def main(config: Any) -> int:
     """Measure, print, write."""
     from topojax.benchmarks.measurement import measure
-    from topojax.benchmarks.report import markdown
-    from topojax.writers import write_json
+    from topojax.benchmarks.text import markdown
+    from topojax.storage.logs import write_json
 
     file = pathlib.Path(_JSON.value) if _JSON.value else None
     if file is not None and (file.is_dir() or not os.access(file.parent, os.W_OK)):  # minutes before it is needed
@@ -69,4 +69,4 @@ def main(config: Any) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main, __doc__))
+    sys.exit(command_line.run(main, __doc__))

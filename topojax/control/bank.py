@@ -9,9 +9,9 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from topojax.control.base import Controller, Info
-from topojax.control.contracts import Contract
 from topojax.control.pid import pid
 from topojax.control.primal_dual import dual_ascent
+from topojax.control.rows import Contract
 from topojax.control.tracking import tracking
 from topojax.types import Array
 

@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from topojax import explore
-from topojax.report import tiles
+from topojax.analysis import explore
+from topojax.report import grids
 from topojax.report.block import Block, Figure
+from topojax.report.material import Portrait
 from topojax.report.page import uri
-from topojax.report.portrait import Portrait
 from topojax.report.style import INK, SEQUENTIAL, blank, colour, symbol
 
 SIDE, COLUMNS = 76, 50
@@ -94,8 +94,8 @@ def style(portrait: Portrait | None) -> str:
         f"background-size:{SIDE * COLUMNS}px auto}}",
     ]
     for name, rows in (("input", portrait.image), ("dream", portrait.x_hat)):
-        pictures = tiles.visible(rows[portrait.drawn], portrait.run.image_shape)
-        data, kind = tiles.sprite(pictures, COLUMNS)
+        pictures = grids.visible(rows[portrait.drawn], portrait.run.image_shape)
+        data, kind = grids.sprite(pictures, COLUMNS)
         rules.append(f"#thumbnails i.{name}{{background-image:url({uri(data, kind)})}}")
     return "".join(rules)
 

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from topojax.console import number
 from topojax.report.block import Block, Figure, Note, Table
 from topojax.report.facts import differing
 from topojax.report.history import History
 from topojax.report.style import colour, line, own_legends, panels
 from topojax.report.training import UNLOGGED
+from topojax.tracking.console import number
 
 CURVES = {
     "test/mse": ("Test MSE", "log"),

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from topojax.control.hierarchy import BARRIERS
+from topojax.atlas.hierarchy import BARRIERS
 from topojax.report.block import Block, Figure, Note
 from topojax.report.history import History, spans
 from topojax.report.style import ALARM, GOOD, INK, QUIET, SEQUENTIAL, colour, line, own_legends, panels

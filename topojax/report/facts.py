@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from topojax.config import default_config
-from topojax.config_io import flat
-from topojax.console import number
-from topojax.evaluation import ABOUT, LABELS, Evaluation
+from topojax.config.defaults import default_config
+from topojax.config.io import flat
 from topojax.report.block import Block, Note, Table
 from topojax.report.history import History
-from topojax.report.portrait import MODELS
-from topojax.runtime import versions
+from topojax.report.material import MODELS
+from topojax.scoring.split import ABOUT, LABELS, Evaluation
+from topojax.storage.runtime import versions
+from topojax.tracking.console import number
 
 
 def exact(value: Any) -> str:

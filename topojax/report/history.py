@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from topojax.assemble import select_rows
-from topojax.control.contracts import Contract
-from topojax.workdir import read_config
+from topojax.atlas.controllers import select_rows
+from topojax.atlas.table import Contract
+from topojax.storage.workdir import read_config
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from topojax import explore
-from topojax.report import tiles
+from topojax.analysis import explore
+from topojax.report import grids
 from topojax.report.block import Block, Figure, Note, Picture
-from topojax.report.portrait import MODELS, Portrait
+from topojax.report.material import MODELS, Portrait
 from topojax.report.still import plain, png
 from topojax.report.style import INK, QUIET, blank, colour
 
@@ -23,7 +23,7 @@ def reconstructions(portrait: Portrait) -> list[Block]:
         (MODELS[name], x_hat) for name, x_hat in portrait.run.reconstruct_baselines(portrait.image[chosen]).items()
     ]
     heads = [f"label {portrait.label[i]}" if portrait.label is not None else str(i) for i in chosen]
-    figure = tiles.table(rows, portrait.run.image_shape, heads=heads)
+    figure = grids.table(rows, portrait.run.image_shape, heads=heads)
     caption = (
         f"The first examples of the {portrait.evaluation.split} split, one of each class, and their reconstructions by "
         f"the decoder's own routing. Mean squared error of the split: {portrait.evaluation.numbers['mse']:.4f}."
@@ -72,7 +72,7 @@ def prototypes(portrait: Portrait) -> list[Block]:
     if idle:
         caption += f" Nobody uses chart {', '.join(idle)}: there is no prototype."
     return [
-        Picture("prototypes", tiles.table(rows, portrait.run.image_shape, heads=heads[:COLUMNS], side=0.72), caption)
+        Picture("prototypes", grids.table(rows, portrait.run.image_shape, heads=heads[:COLUMNS], side=0.72), caption)
     ]
 
 
@@ -119,7 +119,7 @@ def overview(portrait: Portrait) -> bytes:
         widest = max(rows.shape[1] for rows in both)
         both = [np.pad(rows, ((0, 0), (0, widest - rows.shape[1]), (0, 0))) for rows in both]
         axes[2].imshow(
-            tiles.sheet(tiles.visible(np.concatenate(both), portrait.run.image_shape)), interpolation="nearest"
+            grids.sheet(grids.visible(np.concatenate(both), portrait.run.image_shape)), interpolation="nearest"
         )
         axes[2].set_axis_off()
     error = portrait.evaluation.numbers["mse"]

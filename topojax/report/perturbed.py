@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from topojax import explore
-from topojax.explore import Change, View
-from topojax.report import tiles
+from topojax.analysis import explore
+from topojax.analysis.explore import Change, View
+from topojax.report import grids
 from topojax.report.block import Block, Figure, Note, Picture
 from topojax.report.images import one_of_each
-from topojax.report.portrait import Portrait
+from topojax.report.material import Portrait
 from topojax.report.still import png
 from topojax.report.style import ALARM, INK, colour, line, own_legends, panels
 
@@ -51,7 +51,7 @@ def before_and_after(portrait: Portrait) -> list[Block]:
             said = f"chart {view.chart[i]}, code {view.code[i]}\nP({best}) = {view.probabilities[i, best]:.2f}"
             texts.append((said, INK if view.chart[i] == first.chart[i] else ALARM))
         below.append(texts)
-    figure = tiles.table(rows, shape, heads=["as it is", *(name for name, _ in changes)], below=below, side=0.86)
+    figure = grids.table(rows, shape, heads=["as it is", *(name for name, _ in changes)], below=below, side=0.86)
     caption = (
         "Inputs above their reconstructions, with the chart, the code and the likeliest class; in red where the chart "
         f"is no longer the same. {_source(portrait)}"
@@ -134,7 +134,7 @@ def paths(portrait: Portrait) -> list[Block]:
         "The three most used charts. Between: the straight line in the latent between two examples of the chart that "
         "lie far apart, texture included, drawn by the chart alone. Along: its axes through the middle of its codes."
     )
-    return [Picture("paths", tiles.table(rows, shape, heads=heads, side=0.62), caption)]
+    return [Picture("paths", grids.table(rows, shape, heads=heads, side=0.62), caption)]
 
 
 def sheets(portrait: Portrait) -> list[Block]:
@@ -152,7 +152,7 @@ def sheets(portrait: Portrait) -> list[Block]:
     return [Picture("sheets", _draw_sheets(portrait, drawn, shape), caption)]
 
 
-def _draw_sheets(portrait: Portrait, drawn: list[explore.Grid], shape: tiles.Shape) -> bytes:
+def _draw_sheets(portrait: Portrait, drawn: list[explore.Grid], shape: grids.Shape) -> bytes:
     from matplotlib.figure import Figure as Canvas
 
     columns = min(5, len(drawn))
@@ -162,10 +162,10 @@ def _draw_sheets(portrait: Portrait, drawn: list[explore.Grid], shape: tiles.Sha
     for axis in axes:
         axis.set_axis_off()
     for axis, grid in zip(axes, drawn, strict=False):
-        pictures = tiles.visible(grid.image, shape).astype(np.float32)
+        pictures = grids.visible(grid.image, shape).astype(np.float32)
         foreign = (grid.own != grid.chart)[..., None, None, None]
         faded = np.where(foreign, 255 - 0.3 * (255 - pictures), pictures).astype(np.uint8)
-        axis.imshow(tiles.sheet(faded), interpolation="nearest")
+        axis.imshow(grids.sheet(faded), interpolation="nearest")
         used = portrait.population[grid.chart] > 0
         axis.set_title(f"chart {grid.chart}" if used else f"(chart {grid.chart})", fontsize=8.5, color=INK)
     return png(canvas)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from topojax.report.block import Block, Figure, Note
-from topojax.report.portrait import MODELS, Portrait
+from topojax.report.material import MODELS, Portrait
 from topojax.report.style import AMOUNT, INK, MISSING, QUIET, colour, line, own_legends, panels
 
 _MAX_TEXT = 24

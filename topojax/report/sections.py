@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from topojax.report import atlas, compare, dynamics, facts, images, perturbed, promises, quality, training
+from topojax.report import atlas, compare, constraints, dynamics, facts, images, perturbed, quality, training
 from topojax.report.block import Block, Note
 from topojax.report.history import History
+from topojax.report.material import Portrait
 from topojax.report.page import Section
-from topojax.report.portrait import Portrait
 
 
 class Story(NamedTuple):
@@ -67,9 +67,9 @@ TABLE: tuple[Part, ...] = (
         "Contracts",
         "Every weight follows a measurable promise; a positive error raises it.",
         "history",
-        (promises.weights,),
+        (constraints.weights,),
     ),
-    Part("verdicts", "Verdicts", "What was promised, and what was kept.", "audited", (promises.contracts,)),
+    Part("verdicts", "Verdicts", "What was promised, and what was kept.", "audited", (constraints.contracts,)),
     Part(
         "dynamics",
         "Dynamics",

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from topojax.console import number
-from topojax.events import CAPS
 from topojax.report.block import Block, Figure, Note
 from topojax.report.history import History
 from topojax.report.style import ALARM, INK, PALETTE, QUIET, colour, line, own_legends, panels, styled
+from topojax.tracking.console import number
+from topojax.tracking.events import CAPS
 
 UNLOGGED = "No epoch has been logged yet: there are no curves to draw."
 _DASHES = ("solid", "dash", "dot")

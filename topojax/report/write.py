@@ -7,7 +7,7 @@ from typing import Any
 
 from topojax.errors import UserError
 from topojax.report.history import read
-from topojax.report.portrait import Portrait
+from topojax.report.material import Portrait
 
 
 def write(
@@ -55,10 +55,10 @@ def write(
 
 def _portrait(path: pathlib.Path, step: int | None) -> tuple[dict[str, Any] | None, Portrait | None, str]:
     """(metadata of the checkpoint, portrait, why there is none)."""
-    from topojax.checkpoint import Checkpoints
-    from topojax.evaluate import load_splits
-    from topojax.report.portrait import take
-    from topojax.run import restore
+    from topojax.report.material import take
+    from topojax.scoring.run import restore
+    from topojax.scoring.split import load_splits
+    from topojax.storage.checkpoint import Checkpoints
 
     try:
         checkpoints = Checkpoints(path, read_only=True)
@@ -84,13 +84,13 @@ _UNSAVED = "No epoch has been saved yet: there is no atlas to draw."
 
 
 def _audited(path: pathlib.Path, config: Any, meta: dict[str, Any] | None) -> list[dict[str, Any]] | None:
-    from topojax.contracts import audit, last_fifth
+    from topojax.scoring.audit import audit, last_fifth
 
     return audit(config, meta["previous"], last_fifth(path, meta["epoch"])) if meta else None
 
 
 def _save(folder: pathlib.Path, text: str, files: dict[str, bytes]) -> pathlib.Path:
-    from topojax.writers import write_text
+    from topojax.storage.logs import write_text
 
     try:
         folder.mkdir(exist_ok=True)

@@ -1,0 +1,148 @@
+"""The command line, in real processes: one line and a status for everything that can be mended."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+TINY = str(pathlib.Path(__file__).parents[1] / "tiny_config.py")
+
+
+def train(*arguments, **environment):
+    """(status, stdout, stderr) of `python -m topojax.train`."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "topojax.train", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
+    )
+    return ended.returncode, ended.stdout, ended.stderr
+
+
+def refused(*arguments):
+    """The one line on stderr of a command that is refused."""
+    status, out, err = train(*arguments)
+    assert status == 2, err
+    assert out == ""
+    lines = err.splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("topojax: error: ")
+    return lines[0].removeprefix("topojax: error: ")
+
+
+def test_help_is_short_and_lists_only_our_flags():
+    status, out, err = train("--help")
+    assert (status, err) == (0, "")
+    assert len(out.splitlines()) < 20
+    assert all(flag in out for flag in ("--config", "--workdir", "--print_config"))
+    assert "verbosity" not in out
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "train",
+        "data",
+        "contracts",
+        "evaluate",
+        "report",
+        "fields",
+        "migrate_flags",
+        "mlflow_writer",
+        "benchmarks.speed",
+        "benchmarks.control",
+    ],
+)
+def test_help_of_every_command_is_short_and_the_readme_lists_it(module):
+    command = [sys.executable, "-m", f"topojax.{module}", "--help"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert len(ended.stdout.splitlines()) <= 25
+    assert f"python -m topojax.{module}" in ended.stdout
+    commands = (pathlib.Path(__file__).parents[2] / "README.md").read_text().partition("## Commands")[2]
+    assert f"`{module}" in commands
+
+
+def test_print_config_shows_what_the_flags_make():
+    arguments = (
+        "--config",
+        TINY,
+        "--config.seed=7",
+        "--noconfig.supervised.enabled",
+        "--config.data.noise=1",
+    )
+    status, out, _ = train("--print_config", *arguments)
+    assert status == 0
+    config = json.loads(out)
+    assert (config["seed"], config["name"], config["data"]["noise"]) == (7, "tiny", 1.0)
+    assert config["supervised"]["enabled"] is False
+
+
+@pytest.mark.parametrize(
+    "argument, said",
+    [
+        ("--config.train.epochz=3", "unknown field config.train.epochz: did you mean --config.train.epochs?"),
+        ("--config.train=3", "config.train is a block"),
+        ("--config.train.epochs=1.5", "--config.train.epochs=1.5: must be an integer"),
+        ("--config.supervised.enabled=maybe", "--config.supervised.enabled=maybe: must be true or false"),
+        ("--workdi=x", "unknown flag --workdi: did you mean --workdir?"),
+        ("digits", "unexpected argument 'digits'"),
+        ("--config=no/such.py", "--config=no/such.py: there is no file 'no/such.py'"),
+        ("--config.contracts.windo.target=0.3", "did you mean --config.contracts.window.target?"),
+        ("--config.contracts.window.signal=H_K", "unknown field config.contracts.window.signal"),
+        ("--config.contracts.window.target=0.9", "config.contracts.window asks for I(X;K) >= 2.07 nats"),
+        ("--config.monitor.on_saturation=stop", "choose one of warn, freeze, halt"),
+        ("--config.model.num_charts=1", "config.model.num_charts = 1: must lie in [2, inf)"),
+    ],
+)
+def test_a_bad_command_is_one_line(argument, said, tmp_path):
+    assert said in refused(argument, f"--workdir={tmp_path / 'run'}" if argument != "--workdi=x" else "--config.seed=1")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "text, suffix, said",
+    [
+        ("def get_config(:\n", "", "line 1: invalid syntax"),
+        ("\nimport no_such_module\n", "", "line 2: No module named 'no_such_module'"),
+        (
+            "def get_config(v=''):\n    raise ValueError(f'unknown variant {v!r}')\n",
+            ":b",
+            "line 2: unknown variant 'b'",
+        ),
+        ("def get_config():\n    return 1\n", "", "get_config() returns int, not a ConfigDict"),
+    ],
+)
+def test_a_bad_configuration_file_is_one_line(text, suffix, said, tmp_path):
+    file = tmp_path / "bad.py"
+    file.write_text(text)
+    assert refused(f"--config={file}{suffix}") == f"--config={file}{suffix}: {said}"
+
+
+def test_a_workdir_that_cannot_be_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "cannot be written: Not a directory" in refused("--config", TINY, f"--workdir={tmp_path / 'file' / 'run'}")
+
+
+def test_an_interrupt_says_how_to_go_on(tmp_path):
+    """Interrupted by a signal of its own, while it reads the data."""
+    program = (
+        "import os, signal, sys\n"
+        "from topojax import cli, data\n"
+        "data.load = lambda *a, **k: os.kill(os.getpid(), signal.SIGINT)\n"
+        "import topojax.train\n"
+        f"sys.argv = ['train', '--config={TINY}', '--workdir={tmp_path}']\n"
+        "sys.exit(cli.run(topojax.train.main, ''))\n"
+    )
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(tmp_path)}
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, env=environment
+    )
+    assert ended.returncode == 130
+    # Among the lines: a checkpoint manager's thread may complain of the shutdown.
+    said = f"topojax: interrupted: the same command goes on from epoch 0 of {tmp_path}"
+    assert said in ended.stderr.splitlines()

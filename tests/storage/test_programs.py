@@ -1,0 +1,78 @@
+"""Kept programs: the same numbers as without, no second trace, and no trust in a file that is not whole."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.tiny_config import get_config
+from topojax.data import sets
+from topojax.scoring.run import build
+from topojax.storage.program_cache import compile_epoch
+
+
+@pytest.fixture(scope="module")
+def run():
+    config = get_config()
+    dataset = sets.load(config.data, seed=config.seed)
+    return config, dataset.sizes(), jax.tree.map(jnp.asarray, dataset.train)
+
+
+def epoch_of(run, described="a", cached=True, counts=None):
+    config, about, batch = run
+    _, program = build(config, about)
+    if counts is not None:
+        whole = program.epoch
+        program = program._replace(epoch=lambda *args: (counts.append(1), whole(*args))[1])
+    state = jax.jit(program.init)()
+    return compile_epoch(program, state, batch, described=described, cached=cached), state, batch
+
+
+def leaves(epoch, state, batch):
+    state, metrics = epoch.run(jax.tree.map(jnp.copy, state), batch)
+    keys = jax.tree.map(
+        lambda x: jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x, state
+    )
+    return [np.asarray(x).tobytes() for x in jax.tree.leaves((keys, metrics))]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "topojax" / "programs"
+
+
+def test_a_kept_program_is_not_traced_again_and_computes_the_same(run, folder):
+    traces = []
+    plain = epoch_of(run, cached=False)
+    assert not folder.exists()
+    first = epoch_of(run, counts=traces)
+    again = epoch_of(run, counts=traces)
+    assert len(traces) == 1
+    assert len(list(folder.glob("*.program"))) == 1
+    assert plain[0].names == first[0].names == again[0].names
+    assert leaves(*plain) == leaves(*first) == leaves(*again)
+
+
+def test_another_description_and_a_damaged_file_are_traced_anew(run, folder):
+    traces = []
+    epoch_of(run, counts=traces)
+    epoch_of(run, described="b", counts=traces)
+    assert len(traces) == 2
+    for file in folder.glob("*.program"):
+        file.write_bytes(file.read_bytes()[:-100])
+    epoch, state, batch = epoch_of(run, counts=traces)
+    assert len(traces) == 3
+    assert np.isfinite(epoch.run(state, batch)[1]).any()
+    heads = [json.loads(file.read_bytes().split(b"\n", 1)[0]) for file in folder.glob("*.program")]
+    assert all(head["names"] == list(epoch.names) for head in heads)
+
+
+def test_a_cache_that_cannot_be_written_is_only_slow(run, tmp_path, monkeypatch):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
+    epoch, state, batch = epoch_of(run)
+    assert len(epoch.run(state, batch)[1]) == len(epoch.names)

@@ -1,0 +1,112 @@
+"""Numbers on disk: exact, valid JSON whatever the run did, and the same after a resume."""
+
+import json
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from topojax.errors import UserError
+from topojax.storage import logs
+
+
+def rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_numbers_are_json_types_in_their_shortest_form():
+    values = {"a": jnp.float32(0.01), "b": jnp.int32(3), "c": jnp.array(True), "d": np.float64(0.1), "e": 2}
+    assert logs.numbers(values) == {"a": 0.01, "b": 3, "c": True, "d": 0.1, "e": 2}
+    assert [logs.number(bad) for bad in (jnp.nan, jnp.float32(jnp.inf), -math.inf)] == [None] * 3
+    assert type(logs.number(jnp.array(True))) is bool
+
+
+@given(st.floats(width=32, allow_nan=False, allow_infinity=False))
+def test_a_float32_survives_the_file(value):
+    assert np.float32(json.loads(json.dumps(logs.number(np.float32(value))))) == np.float32(value)
+
+
+def test_a_row_counts_what_was_not_finite(tmp_path):
+    out = logs.Writers(tmp_path, 0)
+    out.metrics(1, 10, {"loss": 0.5, "signal/a": None, "signal/b": None})
+    out.event(1, 10, {"event": "rate", "cause": "grow"})
+    out.close()
+    assert rows(tmp_path / "metrics.jsonl") == [
+        {"epoch": 1, "step": 10, "loss": 0.5, "signal/a": None, "signal/b": None, "nonfinite": 2}
+    ]
+    assert rows(tmp_path / "events.jsonl") == [{"epoch": 1, "step": 10, "event": "rate", "cause": "grow"}]
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
+
+
+def test_rows_reach_the_file_before_it_is_closed(tmp_path):
+    lines = logs.JsonLines(tmp_path / "m.jsonl", 0)
+    lines.write({"epoch": 1})
+    assert rows(tmp_path / "m.jsonl") == [{"epoch": 1}]
+    lines.close()
+
+
+@pytest.mark.parametrize("tail", ["", '{"epoch": 5, "x', "\x00\x00", '{"epoch": 5}'])
+def test_going_on_drops_later_epochs_and_a_torn_last_line(tmp_path, tail):
+    path = tmp_path / "m.jsonl"
+    path.write_text("".join(f'{{"epoch": {e}, "x": 1}}\n' for e in range(1, 5)) + tail)
+    lines = logs.JsonLines(path, 2)
+    lines.write({"epoch": 3, "x": 2})
+    lines.close()
+    assert rows(path) == [{"epoch": 1, "x": 1}, {"epoch": 2, "x": 1}, {"epoch": 3, "x": 2}]
+
+
+def test_a_new_run_starts_with_empty_files(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n')
+    logs.Writers(tmp_path, 0).close()
+    assert (tmp_path / "metrics.jsonl").read_text() == ""
+
+
+def test_a_file_is_replaced_whole_or_stays(tmp_path):
+    path = tmp_path / "result.json"
+    logs.write_json(path, {"a": 1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        logs.write_json(path, {"a": math.nan})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+
+
+class Heard(logs.Sink):
+    """A sink that keeps the names of what it is told."""
+
+    def __init__(self):
+        self.said = []
+
+    def metrics(self, epoch, step, values):
+        self.said.append(("metrics", epoch, step, dict(values)))
+
+    def finish(self, result):
+        self.said.append(("finish", dict(result)))
+
+    def close(self):
+        self.said.append(("close",))
+
+
+def test_every_sink_hears_the_same_and_what_it_has_no_use_for_is_nothing(tmp_path):
+    sinks = [Heard(), Heard()]
+    out = logs.Writers(tmp_path, 0, sinks)
+    out.metrics(1, 10, {"loss": 0.5, "signal/a": None})
+    out.event(1, 10, {"event": "rate"})
+    out.view(1, 10, None, {})
+    out.finish({"name": "x"})
+    out.close()
+    row = {"loss": 0.5, "signal/a": None, "nonfinite": 1}
+    assert sinks[0].said == sinks[1].said == [("metrics", 1, 10, row), ("finish", {"name": "x"}), ("close",)]
+
+
+def test_a_sink_that_cannot_be_made_leaves_the_files_alone(tmp_path):
+    def sinks():
+        raise UserError("no")
+        yield
+
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n')
+    with pytest.raises(UserError):
+        logs.Writers(tmp_path, 0, sinks())
+    assert rows(tmp_path / "metrics.jsonl") == [{"epoch": 1}]

@@ -1,0 +1,1 @@
+"""A trained atlas looked at: perturbed, interpolated, exported."""

@@ -1,0 +1,190 @@
+"""Export what a run says of a split: coordinates, charts, codes, router weights and errors, one row an example.
+
+  python -m topojax.export --workdir=runs/digits --out=digits.npz
+  python -m topojax.export --workdir=runs/digits --out=digits.parquet     (extra `parquet`)
+  python -m topojax.export --workdir=runs/digits --out=projector          TensorBoard's projector: a folder
+
+A name without a suffix is a folder: vectors.tsv (z_geo), router.tsv, metadata.tsv, sprite.png where inputs are images,
+projector_config.pbtxt; `tensorboard --logdir=projector` opens it.
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from topojax.errors import UserError, exit_status
+from topojax.scoring.run import Run, restore
+from topojax.scoring.split import SPLITS, load_splits
+from topojax.step.predict import compile_evaluate, predict
+from topojax.types import Batch
+
+SPRITE_LIMIT = 8192
+"""Pixels along a side that the projector takes."""
+_METADATA = ("label", "chart", "code", "squared_error", "readout_prediction", "class_prediction")
+
+
+def rows(run: Run, split: Batch) -> dict[str, np.ndarray]:
+    """Everything about each example of a split, n rows each.
+
+    Args:
+      run: restored.
+      split: n ≥ 1 examples.
+
+    Returns:
+      index, label, chart, code [n]; router [n, N]; z_geo, z_n, z_tex [n, D]; squared_error, consistency, predictions of
+      the heads and what the baselines say (`predict.make_evaluate`; ae/z is ae_z).
+    """
+    compiled = compile_evaluate(run.program.evaluate, run.state, split)
+    encoding = run.encode(split.image)
+    return {
+        "index": np.arange(len(split.label)),
+        "label": np.asarray(split.label),
+        **{name.replace("/", "_"): value for name, value in predict(compiled, run.state, split).items()},
+        "z_n": np.asarray(encoding.z_n),
+        "z_tex": np.asarray(encoding.z_tex),
+    }
+
+
+def export(
+    workdir: str | pathlib.Path, out: str | pathlib.Path, *, step: int | None = None, split: str = "test"
+) -> pathlib.Path:
+    """Restore a run and write its rows.
+
+    Args:
+      workdir: of a run with at least one checkpoint, and its data at hand.
+      out: .npz (with the run's centers [N, D] and codebook [N, K, D]), .parquet, or a folder for the projector.
+      step: which checkpoint, by epoch; the latest unless told.
+      split: test or train.
+
+    Returns:
+      `out`.
+
+    Raises:
+      UserError: nothing to restore, another suffix, a path that cannot be written, or pyarrow is missing.
+    """
+    path = pathlib.Path(out)
+    if path.suffix not in ("", ".npz", ".parquet"):
+        raise UserError(f"--out={path}: ends in .npz, .parquet, or has no suffix, for the projector's folder")
+    if path.suffix and not path.parent.is_dir():
+        raise UserError(f"--out={path}: the folder {path.parent} does not exist")
+    if path.suffix == ".parquet":
+        _pyarrow()
+    run = restore(workdir, step)
+    train, test = load_splits(run)
+    examples = {"train": train, "test": test}[split]
+    columns = rows(run, examples)
+    about = {"split": split, "epoch": str(run.epoch), "name": run.config.name}
+    try:
+        if path.suffix == ".npz":
+            encoder = run.state.params["atlas"]["encoder"]
+            tables = {name: np.asarray(encoder[name]) for name in ("centers", "codebook")}
+            with path.open("wb") as file:
+                np.savez_compressed(file, **columns, **tables, **{k: np.array(v) for k, v in about.items()})  # type: ignore[arg-type]
+        elif path.suffix == ".parquet":
+            _write_parquet(path, columns, about)
+        else:
+            write_projector(path, columns, np.asarray(examples.image), run.image_shape)
+    except OSError as error:
+        raise UserError(f"--out={path} cannot be written: {error.strerror}") from error
+    return path
+
+
+def write_projector(
+    folder: pathlib.Path,
+    columns: Mapping[str, np.ndarray],
+    image: np.ndarray,
+    image_shape: tuple[int, int, int] | None,
+) -> None:
+    """Files of TensorBoard's embedding projector, in the formats it documents; no TensorFlow needed.
+
+    Args:
+      folder: made if missing.
+      columns: of `rows`.
+      image: [n, X] in [0, 1].
+      image_shape: (H, W, C), None for points: no sprite.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [name for name in _METADATA if name in columns]
+    lines = ["\t".join(["index", *names])]
+    lines += ["\t".join(map(_cell, row)) for row in zip(columns["index"], *(columns[n] for n in names), strict=True)]
+    (folder / "metadata.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    sprite = None if image_shape is None else sprite_sheet(image.reshape(-1, *image_shape))
+    picture = ""
+    if sprite is not None and image_shape is not None:
+        from matplotlib.image import imsave
+
+        imsave(folder / "sprite.png", sprite)
+        sizes = f"single_image_dim: {image_shape[1]}\n    single_image_dim: {image_shape[0]}"
+        picture = f'  sprite {{\n    image_path: "sprite.png"\n    {sizes}\n  }}\n'
+    config = []
+    for name, file in (("z_geo", "vectors.tsv"), ("router", "router.tsv")):
+        (folder / file).write_text("".join("\t".join(map(_cell, row)) + "\n" for row in columns[name]))
+        paths = f'  tensor_name: "{name}"\n  tensor_path: "{file}"\n  metadata_path: "metadata.tsv"\n'
+        config.append(f"embeddings {{\n{paths}{picture}}}\n")
+    (folder / "projector_config.pbtxt").write_text("".join(config))
+
+
+def sprite_sheet(images: np.ndarray) -> np.ndarray | None:
+    """Images row by row in a square grid, as many rows as columns, blank at the end; None where it would be too large.
+
+    Args:
+      images: [n, H, W, C] in [0, 1], one channel or three.
+
+    Returns:
+      [S H, S W, 3] uint8 with S = ⌈√n⌉.
+    """
+    n, height, width, channels = images.shape
+    side = int(np.ceil(np.sqrt(n)))
+    if side * max(height, width) > SPRITE_LIMIT:
+        return None
+    pixels = np.zeros((side * side, height, width, 3), np.uint8)
+    pixels[:n] = np.round(255 * np.clip(images if channels == 3 else np.repeat(images, 3, axis=3), 0.0, 1.0))
+    return pixels.reshape(side, side, height, width, 3).swapaxes(1, 2).reshape(side * height, side * width, 3)
+
+
+def _cell(value: np.generic) -> str:
+    return str(value.item() if value.dtype.kind in "iub" else value)
+
+
+def _write_parquet(path: pathlib.Path, columns: Mapping[str, np.ndarray], about: Mapping[str, str]) -> None:
+    """One column a number: z_geo [n, D] is z_geo_0 … z_geo_{D−1}."""
+    pyarrow, parquet = _pyarrow()
+    flat: dict[str, np.ndarray] = {}
+    for name, value in columns.items():
+        flat |= {name: value} if value.ndim == 1 else {f"{name}_{i}": value[:, i] for i in range(value.shape[1])}
+    parquet.write_table(pyarrow.table(flat).replace_schema_metadata(dict(about)), path)
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UserError("parquet needs pyarrow: pip install 'topojax[parquet]', or write .npz") from error
+    return pyarrow, pyarrow.parquet
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; 2 on a UserError."""
+    parser = argparse.ArgumentParser("python -m topojax.export", description="Export embeddings and codes of a run.")
+    parser.add_argument("--workdir", required=True, help="where the run lives")
+    parser.add_argument("--out", required=True, help="FILE.npz, FILE.parquet, or a folder for TensorBoard's projector")
+    parser.add_argument("--step", type=int, help="which checkpoint, by epoch (default: the latest)")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="default: test")
+    a = parser.parse_args(argv)
+
+    def carry_out() -> None:
+        from topojax.storage.runtime import use_compilation_cache
+
+        use_compilation_cache()
+        print(f"written to {export(a.workdir, a.out, step=a.step, split=a.split)}")
+
+    return exit_status(carry_out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

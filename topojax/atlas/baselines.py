@@ -1,0 +1,150 @@
+"""Baselines trained in the atlas's own step, on its batches, by an Adam of their own; nothing of them reaches it.
+
+L_ae = mean (x̂ − x)²,   L_vq = mean (x̂ − x)² + mean (z_q − sg z)² + β mean (sg z_q − z)²,   z_q straight-through,
+
+and each its probe's cross entropy, which sees sg z. One backward pass takes the gradient of the atlas's loss plus
+theirs. Their parameters, moments and rate are apart from the atlas's: no clip norm, governor, cap or contract sees
+them, and nothing that control decides moves them.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from topojax.atlas import losses, optim
+from topojax.atlas.model import Model
+from topojax.atlas.model.plain import Attention, Baseline, Bottleneck, make_baseline
+from topojax.types import Array, Batch, Metrics, Params
+
+NAMES = ("ae", "vq")
+
+
+class BaselineState(NamedTuple):
+    """Of one baseline; float32 leaves, saved and restored with the rest of the state."""
+
+    params: Params
+    opt_state: Any
+
+
+class Baselines(NamedTuple):
+    """The baselines of a run, by name: `ae`, `vq`, those that are on.
+
+    Attributes:
+      members: name → pure functions.
+      init: key → name → BaselineState.
+      loss: (name → params, batch) → (sum of their losses, metrics).
+      update: (states, name → gradients, step) → states; a gradient that is not finite moves nothing of its baseline.
+      encode: (states, x [B, X]) → name → Bottleneck.
+      evaluate: (states, batch) → per-example arrays, `ae/squared_error` and so on.
+      reconstruct: (states, x [B, X]) → name → x_hat [B, X].
+    """
+
+    members: dict[str, Baseline]
+    init: Callable[[Array], dict[str, BaselineState]]
+    loss: Callable[[dict[str, Params], Batch], tuple[Array, Metrics]]
+    update: Callable[..., dict[str, BaselineState]]
+    encode: Callable[[dict[str, BaselineState], Array], dict[str, Bottleneck]]
+    evaluate: Callable[[dict[str, BaselineState], Batch], dict[str, Array]]
+    reconstruct: Callable[[dict[str, BaselineState], Array], dict[str, Array]]
+
+
+def make_baselines(
+    config: Any, model: Model, *, input_dim: int, num_classes: int, schedule: Callable[[Array], Array]
+) -> Baselines:
+    """Close the baselines over a configuration.
+
+    Args:
+      config: of the run; `config.baselines`, and the atlas's latent and hidden dimensions.
+      model: the atlas, whose encoder and decoder they match in number of parameters.
+      input_dim: X.
+      num_classes: C.
+      schedule: of `optim.schedule`, step → cap of the atlas's rate; theirs falls in proportion.
+    """
+    c = config.baselines
+    attention = Attention(c.attention_tokens, c.attention_dim, c.attention_heads) if c.attention_tokens else None
+    sizes = {
+        "input_dim": input_dim,
+        "latent": config.model.latent_dim,
+        "classes": num_classes,
+        "probe_width": config.model.hidden_dim,
+        "attention": attention,
+    }
+    wanted, sizes_of = (c.autoencoder, c.vq), (0, c.codes)
+    codes = {name: n for name, on, n in zip(NAMES, wanted, sizes_of, strict=True) if on}
+    members: dict[str, Baseline] = {}
+    if codes:
+        atlas, _ = jax.eval_shape(model.init, jax.random.key(0))
+        parameters = sum(leaf.size for part in ("encoder", "decoder") for leaf in jax.tree.leaves(atlas[part]))
+        members = {name: make_baseline(parameters=parameters, codes=n, **sizes) for name, n in codes.items()}
+    optimizer = _optimizer(config.optim)
+
+    def init(key: Array) -> dict[str, BaselineState]:
+        params = {name: member.init(jax.random.fold_in(key, NAMES.index(name))) for name, member in members.items()}
+        return {name: BaselineState(tree, optimizer.init(tree)) for name, tree in params.items()}
+
+    def loss(params: dict[str, Params], batch: Batch) -> tuple[Array, Metrics]:
+        total, metrics = jnp.zeros(()), dict[str, Array]()
+        for name, member in members.items():
+            e = member.encode(params[name], batch.image)
+            x_hat = member.decode(params[name], e.z + jax.lax.stop_gradient(e.z_q - e.z))
+            terms = {"recon": losses.recon(x_hat, batch.image)}
+            if codes[name]:
+                codebook = jnp.mean((e.z_q - jax.lax.stop_gradient(e.z)) ** 2)
+                commitment = jnp.mean((jax.lax.stop_gradient(e.z_q) - e.z) ** 2)
+                terms["vq"] = codebook + c.commitment * commitment
+            terms["probe"] = losses.cross_entropy(member.probe(params[name], e.z_q), batch.label)
+            total = total + jnp.sum(jnp.stack(list(terms.values())))
+            metrics |= {f"baseline/{name}/{term}": value for term, value in terms.items()}
+        return total, metrics
+
+    def update(states: dict[str, BaselineState], grads: dict[str, Params], step: Array) -> dict[str, BaselineState]:
+        rate = c.learning_rate * jnp.minimum(schedule(step) / config.optim.learning_rate_max, 1.0)
+        new = {}
+        for name, (params, opt_state) in states.items():
+            finite = jnp.isfinite(optax.tree.norm(grads[name]))
+            direction, moved = optimizer.update(grads[name], opt_state, params)
+            params = jax.tree.map(lambda p, u: p - rate * jnp.where(finite, u, 0.0), params, direction)  # noqa: B023
+            new[name] = BaselineState(params, optim.masked(finite, moved, opt_state))
+        return new
+
+    def encode(states: dict[str, BaselineState], x: Array) -> dict[str, Bottleneck]:
+        return {name: member.encode(states[name].params, x) for name, member in members.items()}
+
+    def reconstruct(states: dict[str, BaselineState], x: Array) -> dict[str, Array]:
+        found = encode(states, x)
+        return {name: member.decode(states[name].params, found[name].z_q) for name, member in members.items()}
+
+    def evaluate(states: dict[str, BaselineState], batch: Batch) -> dict[str, Array]:
+        out: dict[str, Array] = {}
+        for name, member in members.items():
+            e = member.encode(states[name].params, batch.image)
+            x_hat, logits = member.decode(states[name].params, e.z_q), member.probe(states[name].params, e.z_q)
+            out |= {
+                f"{name}/z": e.z_q,
+                f"{name}/squared_error": jnp.mean((x_hat - batch.image) ** 2, axis=-1),
+                f"{name}/probe_probability": jax.nn.softmax(logits),
+                f"{name}/probe_prediction": jnp.argmax(logits, axis=-1),
+            }
+            if codes[name]:
+                out[f"{name}/code"] = e.code
+        return out
+
+    return Baselines(members, init, loss, update, encode, evaluate, reconstruct)
+
+
+def params_of(states: dict[str, BaselineState]) -> dict[str, Params]:
+    """What the gradient is taken with respect to."""
+    return {name: state.params for name, state in states.items()}
+
+
+def _optimizer(config: Any) -> optax.GradientTransformation:
+    """The atlas's clipping and Adam; body and probe apart, so that no label reaches the body through a norm."""
+
+    def direction() -> optax.GradientTransformation:
+        adam = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
+        return optax.flatten(optax.chain(optax.clip_by_global_norm(config.grad_clip), adam))
+
+    return optax.partition({"body": direction(), "probe": direction()}, {"body": "body", "probe": "probe"})

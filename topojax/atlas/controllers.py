@@ -1,0 +1,120 @@
+"""From a configuration to the controllers of a run."""
+
+import dataclasses
+from typing import Any
+
+from topojax.atlas.coupling import Coupling, coupling
+from topojax.atlas.hierarchy import hierarchy
+from topojax.atlas.system import Control, control
+from topojax.atlas.table import Contract, by_name, select, unit_values
+from topojax.control.bank import bank
+from topojax.control.gate import gate
+from topojax.control.governor import governor
+
+Rows = tuple[Contract, ...]
+
+
+def select_rows(config: Any) -> Rows:
+    """The contracts of a run: enabled, labels there where wanted, and no weight on what a precision weighs.
+
+    Raises:
+      ValueError: from the table (`select`).
+    """
+    rows = select(config.contracts.to_dict(), labels=config.supervised.enabled)
+    rows = tuple(row for row in rows if not (config.precision.enabled and row.name == "route"))
+    return tuple(dataclasses.replace(row, initial=_start(row)) for row in rows)
+
+
+def clipped(config: Any) -> list[dict[str, Any]]:
+    """Guesses beyond the bounds of what controls them: these start at the bound instead.
+
+    Returns:
+      For each the field, its value, and the start in its place. Of the rate, only where the governor sets it; of
+      weights, only of those that a controller moves.
+    """
+    out = []
+    if start_rate(config) != config.optim.learning_rate:
+        out.append({"field": "optim.learning_rate", "value": config.optim.learning_rate, "start": start_rate(config)})
+    configured = by_name(config.contracts.to_dict())
+    for row in select_rows(config):
+        if row.initial != configured[row.name].initial:
+            told = {"field": f"contracts.{row.name}.initial", "value": configured[row.name].initial}
+            out.append({**told, "start": row.initial})
+    return out
+
+
+def _start(row: Contract) -> float:
+    if row.mechanism == "constant" or not row.minimum <= row.maximum:
+        return row.initial
+    return min(max(row.initial, row.minimum), row.maximum)
+
+
+def start_rate(config: Any) -> float:
+    """The governor's first rate: `optim.learning_rate` within its bounds; a rule's rate as it is."""
+    o = config.optim
+    if o.rate != "governor":
+        return o.learning_rate
+    return min(max(o.learning_rate, o.learning_rate_min), o.learning_rate_max)
+
+
+def make_control(config: Any, *, num_classes: int) -> tuple[Control, Rows]:
+    """The controllers of a run and its contracts.
+
+    Raises:
+      ValueError: gains, bounds or targets that make no sense; the message names them.
+    """
+    rows = select_rows(config)
+    charts = config.model.num_charts
+    units = unit_values(charts=charts, codes=config.model.codes_per_chart, classes=num_classes)
+    monitor, gates = config.monitor, config.gates
+    g = config.governor.to_dict()
+    rate_signal = g.pop("signal")
+    if config.optim.rate != "governor":
+        g |= {"grow": 1.0, "shrink": 1.0, "recover": 1.0}
+    system = control(
+        bank(
+            rows,
+            units,
+            charts=charts,
+            patience=monitor.saturation_patience,
+            warmup_epochs=config.targets.warmup_epochs,
+            warmup_decay=config.targets.warmup_decay,
+            warmup_minimum=config.targets.warmup_minimum,
+        ),
+        governor(
+            initial=start_rate(config),
+            minimum=config.optim.learning_rate_min,
+            maximum=config.optim.learning_rate_max,
+            **g,
+        ),
+        _window(config, units),
+        gate(gates.hold_epochs, gates.ramp_epochs),
+        hierarchy(**config.hierarchy.to_dict()),
+        estimate=config.window.estimate,
+        rate_signal=rate_signal,
+        stability=gates.stability,
+        warmup_epochs=gates.warmup_epochs,
+        hold_rate_on_saturation=monitor.on_saturation == "freeze",
+    )
+    return system, rows
+
+
+def _window(config: Any, units: dict[str, float]) -> Coupling:
+    """The coupling window: ε is its contract's target even where the contract takes no part."""
+    row, monitor = by_name(config.contracts.to_dict())["window"], config.monitor
+    if row.unit not in units:
+        raise ValueError(f"contracts.window.unit must be one of {', '.join(units)}, got {row.unit!r}")
+    if row.enabled and row.target_rule != "absolute":
+        raise ValueError("contracts.window.target_rule must be 'absolute': config.window.ground='capacity' measures it")
+    try:
+        return coupling(
+            mode=config.window.ground,
+            target=row.target * units[row.unit],
+            log_charts=units["log_charts"],
+            over_mixing=(monitor.over_mixing_high, monitor.over_mixing_low),
+            capacity_fraction=config.window.capacity_fraction,
+            floor_fraction=config.window.capacity_floor,
+            horizon=config.window.capacity_horizon,
+        )
+    except ValueError as error:
+        raise ValueError(f"contracts.window.{error}") from error

@@ -1,0 +1,142 @@
+"""The seam: the atlas as pure functions over plain trees; nothing outside this folder imports flax.linen."""
+
+import dataclasses
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from topojax.atlas.model.atlas import BALL_RADIUS, Decoder, Encoder, nearest_code
+from topojax.atlas.model.heads import Readout, SupervisedTopology
+from topojax.atlas.model.jump import JumpOperator
+from topojax.atlas.model.layers import normalise, perturb
+from topojax.types import Array, Decoding, Encoding, Outputs, Params, Spectral
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """Pure functions of one atlas; `weights` are parameters after spectral normalisation.
+
+    Attributes:
+      init: key → (params, spectral).
+      normalise: (params, spectral) → (weights, new spectral); once a step, before everything below.
+      project: params → params, after an update: where the latent is bound to a ball, centres lie in it, codes span no
+        more than its diameter, and free parts of keys keep to twice their initial size. Sums of centre and code leave
+        reconstruction unchanged, so that nothing else stops them from drifting, and keys grow with the centres.
+      encode: (weights, x [B, X]) → Encoding.
+      decode: (weights, z_geo [B, D], z_tex [B, D], chart [B] or None) → Decoding; None is the decoder's own routing.
+      jump: (weights, z_n_all [B, N, D]) → all jumps [B, N, N, D].
+      round_trip: (weights, z_n_all [B, N, D]) → i → j → i, [B, N(i), N(j), D].
+      class_table: (weights, temperature) → P(y|k) [N, C].
+      readout: (weights, router, z_geo) → logits [B, C], detached.
+    """
+
+    init: Callable[[Array], tuple[Params, Spectral]]
+    normalise: Callable[[Params, Spectral], tuple[Params, Spectral]]
+    project: Callable[[Params], Params]
+    encode: Callable[[Params, Array], Encoding]
+    decode: Callable[..., Decoding]
+    jump: Callable[[Params, Array], Array]
+    round_trip: Callable[[Params, Array], Array]
+    class_table: Callable[[Params, Array], Array]
+    readout: Callable[[Params, Array, Array], Array]
+
+    def __call__(self, weights: Params, x: Array) -> Outputs:
+        """Encode and dream: decode with the decoder's own routing."""
+        encoding = self.encode(weights, x)
+        return Outputs(encoding, self.decode(weights, encoding.z_geo, encoding.z_tex))
+
+
+__all__ = ["Model", "make_model", "nearest_code", "normalise"]
+
+
+class _Atlas(nn.Module):
+    config: dict
+    input_dim: int
+    num_classes: int
+
+    def setup(self):
+        c = dict(self.config)
+        sizes = {"hidden": c["hidden_dim"], "latent": c["latent_dim"], "charts": c["num_charts"]}
+        routing = {
+            k: c[k]
+            for k in ("covariant", "tensorization", "rank", "transport", "gate_bias_init", "router_gain", "matmul")
+        }
+        keys = ("center_scale", "code_scale", "ball", "ball_scale", "straight_through", "key_offset")
+        self.encoder = Encoder(codes=c["codes_per_chart"], **sizes, **routing, **{k: c[k] for k in keys})
+        self.decoder = Decoder(
+            output=self.input_dim, **sizes, **routing, **{k: c[k] for k in ("chart_gain", "chart_bias")}
+        )
+        self.jump = JumpOperator(sizes["charts"], sizes["latent"], c["jump_rank"])
+        self.supervised = SupervisedTopology(sizes["charts"], self.num_classes, c["class_affinity"])
+        self.readout = Readout(sizes["charts"], self.num_classes, c["readout_bundle"])
+
+    def encode(self, x):
+        return self.encoder(x)
+
+    def decode(self, z_geo, z_tex, chart=None):
+        return self.decoder(z_geo, z_tex, chart)
+
+    def jumps(self, z_n_all):
+        return self.jump(z_n_all)
+
+    def round_trips(self, z_n_all):
+        return self.jump.round_trip(z_n_all)
+
+    def class_table(self, temperature):
+        return self.supervised(temperature)
+
+    def logits(self, router, z_geo):
+        return self.readout(router, z_geo)
+
+    def everything(self, x):
+        encoding = self.encoder(x)
+        self.decoder(encoding.z_geo, encoding.z_tex)
+        self.jump(encoding.z_n_all)
+        self.supervised(jnp.ones(()))
+        self.readout(encoding.router, encoding.z_geo)
+
+
+def make_model(config, *, input_dim: int, num_classes: int) -> Model:
+    """Build the atlas from `config.model` (see `topojax/config.py`).
+
+    Args:
+      config: mapping with the fields of `config.model`.
+      input_dim: X.
+      num_classes: C, the size of the class table and readout.
+
+    Returns:
+      A `Model` of pure functions.
+    """
+    module = _Atlas(config=dict(config), input_dim=input_dim, num_classes=num_classes)
+
+    def init(key: Array) -> tuple[Params, Spectral]:
+        variables = module.init(key, jnp.zeros((2, input_dim)), method="everything")
+        return perturb(key, variables["params"], variables["spread"], variables["spectral"])
+
+    def project(params: Params) -> Params:
+        if not config["ball"]:
+            return params
+        encoder = dict(params["encoder"])
+        keys = 2.0 * config["key_offset"] * config["hidden_dim"] ** 0.5
+        bounds = {"centers": BALL_RADIUS, "codebook": 2.0 * BALL_RADIUS, "key_offsets": keys}
+        for name, bound in bounds.items():
+            if name in encoder:
+                norm = jnp.linalg.norm(encoder[name], axis=-1, keepdims=True)
+                encoder[name] = encoder[name] * jnp.minimum(1.0, bound / jnp.maximum(norm, 1e-12))
+        return {**params, "encoder": encoder}
+
+    def method(name: str) -> Callable:
+        return lambda weights, *args: module.apply({"params": weights}, *args, method=name)
+
+    return Model(
+        init=init,
+        project=project,
+        normalise=normalise,
+        encode=method("encode"),
+        decode=method("decode"),
+        jump=method("jumps"),
+        round_trip=method("round_trips"),
+        class_table=method("class_table"),
+        readout=method("logits"),
+    )

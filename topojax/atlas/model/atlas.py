@@ -1,0 +1,199 @@
+"""The attentive atlas: encoder and decoder over N charts with K codes each (model §3-4)."""
+
+import functools
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from topojax.atlas.model.layers import (
+    IsotropicBlock,
+    MixtureGate,
+    NormGate,
+    SpectralDense,
+    SpectralKernel,
+    SpectralMap,
+    product,
+    random_param,
+)
+from topojax.atlas.model.router import CovariantRouter, route
+from topojax.types import Array, Decoding, Encoding
+
+BALL_RADIUS = 0.98
+
+
+def to_ball(v: Array, scale: float) -> Array:
+    """V ↦ ρ tanh(s‖v‖) v/‖v‖ with ρ = 0.98, smooth at 0: keeps the latent where the router's τ is meant (model §3)."""
+    norm = jnp.sqrt(jnp.sum(v**2, axis=-1, keepdims=True) + 1e-12)
+    return BALL_RADIUS * jnp.tanh(scale * norm) / norm * v
+
+
+def nearest_code(v_loc: Array, codebook: Array) -> tuple[Array, Array, Array]:
+    """Squared distances [B, N, K], argmin [B, N] and the code vectors [B, N, D] for v − c̄ [B, D], codes [N, K, D].
+
+    Computed with the batch last, where every line is a run over memory.
+    """
+    parts = [(x[None, None] - codebook[:, :, i, None]) ** 2 for i, x in enumerate(v_loc.T)]
+    distances = functools.reduce(jnp.add, parts)
+    index = jnp.argmin(distances, axis=1).astype(jnp.int32)
+    chosen = jnp.einsum("nkd,nkb->ndb", codebook, jax.nn.one_hot(index, codebook.shape[1], axis=1))
+    return jnp.moveaxis(distances, -1, 0), index.T, jnp.moveaxis(chosen, -1, 0)
+
+
+class Encoder(nn.Module):
+    """x → chart, code and latent coordinates (model §3).
+
+    Attributes:
+      hidden, latent, charts, codes: H, D, N, K.
+      covariant: attention router; off, scores are ⟨v, c_n⟩/√D.
+      tensorization, rank, transport: of the covariant router.
+      gate_bias_init: initial β of the norm gates.
+      center_scale, code_scale: standard deviations of the initial centres and codes.
+      ball, ball_scale: bound v to the ball of radius 0.98, after scaling it.
+      router_gain: initial value of a learned factor on the router's scores; 0 is none, the original, whose temperature
+        √H (1 − ‖z‖²)/2 lets routing be sharp at the rim of the ball alone.
+      key_offset: standard deviation of a free part of each chart's key, besides the image of its centre; 0 is none, the
+        original, whose keys span no more than D dimensions.
+      straight_through: `detached` lets reconstruction train centres and router; `parity` is the original, in
+        which the centres' gradient cancels.
+      matmul: type that operands of the products over features are rounded to; routing, gates, norms and everything
+        else are float32.
+    """
+
+    hidden: int
+    latent: int
+    charts: int
+    codes: int
+    covariant: bool = True
+    tensorization: str = "sum"
+    rank: int = 8
+    transport: bool = True
+    gate_bias_init: float = 1.0
+    center_scale: float = 0.3
+    code_scale: float = 0.05
+    ball: bool = True
+    ball_scale: float = 3.0
+    straight_through: str = "detached"
+    router_gain: float = 0.0
+    key_offset: float = 0.0
+    matmul: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Encoding:
+        bundle = self.latent if self.hidden % self.latent == 0 else 1
+        gate = lambda name: NormGate(bundle, self.gate_bias_init, name=name)  # noqa: E731
+        spread = 3**0.5  # of a uniform variable of standard deviation 1
+        centers = random_param(self, "centers", (self.charts, self.latent), spread * self.center_scale)
+        sizes = (self.charts, self.codes, self.latent)
+        codebook = random_param(self, "codebook", sizes, spread * self.code_scale)
+
+        features = gate("gate_0")(SpectralDense(self.hidden, matmul=self.matmul, name="features_0")(x))
+        features = gate("gate_1")(SpectralDense(self.hidden, matmul=self.matmul, name="features_1")(features))
+        v = SpectralDense(self.latent, name="value")(features)
+        if self.ball:
+            v = to_ball(v, self.ball_scale)
+
+        if self.covariant:
+            base = SpectralDense(self.hidden, use_bias=False, name="chart_keys")(centers)
+            if self.key_offset:
+                base = base + random_param(self, "key_offsets", base.shape, spread * self.key_offset)
+            covariant = (self.hidden, self.tensorization, self.rank, self.transport, self.router_gain)
+            scores = CovariantRouter(*covariant, name="router")(v, base, features)
+        else:
+            scores = v @ centers.T / self.latent**0.5
+        router = route(scores)
+
+        c_bar = router @ centers
+        v_loc = v - c_bar
+        distances, codes, z_q_all = nearest_code(v_loc, codebook)
+
+        residual = v_loc[:, None, :] - jax.lax.stop_gradient(z_q_all)
+        residual = IsotropicBlock(self.gate_bias_init, name="filter_0")(residual)
+        z_n_all = SpectralDense(self.latent, name="filter_1")(residual)
+        z_n = jnp.einsum("bn,bnd->bd", router, z_n_all)
+        z_q = jnp.einsum("bn,bnd->bd", router, z_q_all)
+
+        # c̄ + [v_loc + sg(z̄_q − v_loc)] + z_n with the cancelling c̄ − c̄ left out (its rounding, times 1/τ, is all
+        # that float32 would add); `detached` keeps the centres' and the router's gradient of the macro path.
+        macro = v if self.straight_through == "parity" else v + c_bar - jax.lax.stop_gradient(c_bar)
+        z_geo = macro + jax.lax.stop_gradient(z_q - v_loc) + z_n
+        chart = jnp.argmax(router, axis=-1).astype(jnp.int32)
+        return Encoding(
+            chart=chart,
+            code=jnp.take_along_axis(codes, chart[:, None], axis=1)[:, 0],
+            z_n=z_n,
+            z_tex=v_loc - jax.lax.stop_gradient(z_q) - z_n,
+            router=router,
+            z_geo=z_geo,
+            codes=codes,
+            z_n_all=z_n_all,
+            c_bar=c_bar,
+            v=v,
+            distances=distances,
+            z_q_all=z_q_all,
+        )
+
+
+class Decoder(nn.Module):
+    """Latent point and texture → reconstruction, through the decoder's own routing or a given chart (model §4).
+
+    Attributes:
+      output: X; the others as in `Encoder`.
+      chart_gain: initial value of a learned factor on the charts' projections; 0 is none, the original, in which
+        spectral normalisation bounds how far an image moves with its point.
+      chart_bias: standard deviation of an offset of each chart's projection; 0 is none, the original, in which all
+        charts draw the same image at the origin.
+      matmul: as in `Encoder`, and of the product that draws the image.
+    """
+
+    output: int
+    hidden: int
+    latent: int
+    charts: int
+    covariant: bool = True
+    tensorization: str = "sum"
+    rank: int = 8
+    transport: bool = True
+    gate_bias_init: float = 1.0
+    router_gain: float = 0.0
+    chart_gain: float = 0.0
+    chart_bias: float = 0.0
+    matmul: str = "float32"
+
+    @nn.compact
+    def __call__(self, z_geo: Array, z_tex: Array, chart: Array | None = None) -> Decoding:
+        bundle = self.latent if self.hidden % self.latent == 0 else 1
+        gate = lambda name: NormGate(bundle, self.gate_bias_init, name=name)  # noqa: E731
+        zeta = jnp.tanh(z_geo)
+        if self.covariant:
+            base = random_param(self, "chart_queries", (self.charts, self.hidden), (3 / self.hidden) ** 0.5)
+            covariant = (self.hidden, self.tensorization, self.rank, self.transport, self.router_gain)
+            scores = CovariantRouter(*covariant, name="router")(zeta, base)
+        else:
+            scores = SpectralDense(self.charts, name="router")(zeta)
+        router = route(scores) if chart is None else jax.nn.one_hot(chart, self.charts)
+
+        projectors = SpectralKernel((self.charts, self.hidden, self.latent), name="projectors")()
+        point = zeta.T
+        if self.chart_gain:
+            gain = self.param("log_chart_gain", nn.initializers.constant(math.log(self.chart_gain)), ())
+            projectors = projectors * jnp.exp(gain)
+        if self.chart_bias:  # a column of the projectors, against a coordinate that is 1
+            offset = random_param(self, "chart_bias", projectors.shape[:2], 3**0.5 * self.chart_bias)
+            projectors = jnp.concatenate([projectors, offset[..., None]], axis=-1)
+            point = jnp.concatenate([point, jnp.ones_like(point[:1])])
+        h = MixtureGate(bundle, self.gate_bias_init, name="chart_gate")(point, projectors, router)
+
+        y = gate("gate_0")(SpectralDense(self.hidden, matmul=self.matmul, name="render_0")(h))
+        y = gate("gate_1")(SpectralDense(self.hidden, matmul=self.matmul, name="render_1")(y))
+        amplitude = self.param("texture_scale", nn.initializers.constant(0.1), ())
+        # render_2(y) + skip(h) + amplitude texture(tanh z_tex), as one product.
+        (render, b_render), (skip, b_skip), (texture, b_texture) = (
+            SpectralMap(self.output, size, name=name)()
+            for name, size in (("render_2", self.hidden), ("skip", self.hidden), ("texture", self.latent))
+        )
+        kernel = jnp.concatenate([render, skip, amplitude * texture], axis=1)
+        bias = b_render + b_skip + amplitude * b_texture
+        x_hat = product(jnp.concatenate([y, h, jnp.tanh(z_tex)], axis=1), kernel, self.matmul) + bias[None]
+        return Decoding(x_hat, router)

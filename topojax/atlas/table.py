@@ -1,0 +1,270 @@
+"""The contracts: which measured signal each loss weight must keep where, as one table of data.
+
+A contract says: drive the weight of loss `name` by `mechanism` until `signal` `relation` `target`. One sign rule
+holds everywhere: a positive error raises the weight,
+
+    e = s (m − target) / scale,      s = +1 where the weight lowers the metric m, −1 where it raises it.
+
+Errors are dimensionless: set-points are divided by their unit (the log of the alphabet), constraints by their target.
+A weight may instead *track* a measured quantity (a ratio of gradient norms, 1/λ_wfr²); its contract is then audited,
+but does not move it. Source: report §3, theory 1.14. Deviation from the original: targets are absolute unless asked.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from topojax.control.rows import MECHANISMS, RELATIONS, TARGET_RULES, Contract
+
+GATES = ("none", "warmup", "hold", "window")
+UNITS = ("1", "nat", "log_charts", "log_codes", "log_classes")
+
+
+WIDER = "use a wider model (hidden_dim) or look at the router's temperature"
+FEWER_CODES = "use fewer codes per chart"
+
+TABLE: tuple[Contract, ...] = (
+    # Weights of likelihoods: gradients of codebook and commitment comparable, labels known to within 0.05 nats.
+    Contract(
+        "commitment",
+        "constant",
+        "vq_balance",
+        "=",
+        1.0,
+        "1",
+        "let it track the gradients' ratio (mechanism track)",
+        initial=0.25,
+        minimum=0.05,
+        maximum=2.0,
+        follows="vq_ratio",
+    ),
+    Contract(
+        "route",
+        "dual",
+        "route",
+        "<=",
+        0.05,
+        "nat",
+        "use more charts, a wider model or weaker augmentation",
+        initial=1.0,
+        minimum=0.5,
+        maximum=4.0,
+        form="multiplicative",
+        rate=0.3,
+        follows="route_ratio",
+        wants_labels=True,
+    ),
+    # Routing: sharp charts, all of them used, the decoder in step with the encoder, charts that say something of x.
+    Contract("entropy", "pid", "H_K_given_X", "<=", 0.2, "log_charts", WIDER, initial=0.01, gate="window"),
+    Contract("diversity", "pid", "H_K", ">=", 0.95, "log_charts", "use fewer charts", initial=0.3, gate="warmup"),
+    # A strong pull between the two routings costs more information than it buys agreement: on digits AMI falls from
+    # 0.89 at a weight of 0.1 to 0.47 where dual ascent is let go to 3; at 0.3 one MNIST seed in five loses a class.
+    Contract("consistency", "dual", "consistency", "<=", 0.1, "nat", WIDER, maximum=0.1, rate=0.005, gate="hold"),
+    # The window answers for everything else: its weight never fades, and returns within two epochs.
+    Contract("window", "dual", "I_XK", ">=", 0.4, "log_charts", WIDER, initial=0.5, minimum=0.2, rate=0.5),
+    # Geometry of the latent: charts apart, no collapse, weights isotropic.
+    Contract("separation", "dual", "separation", "<=", 0.1, "1", "use fewer charts or a smaller margin", gate="warmup"),
+    Contract(
+        "chart_center_sep",
+        "dual",
+        "chart_center_sep",
+        "<=",
+        0.1,
+        "1",
+        "use a smaller margin",
+        initial=0.05,
+        gate="warmup",
+    ),
+    Contract("variance", "dual", "energy", ">=", 0.4, "1", "use a larger latent_dim", gate="warmup"),
+    Contract("orthogonality", "dual", "orthogonality", "<=", 0.5, "1", "use a larger latent_dim", enabled=False),
+    # Codes and residuals: every code used, offsets centred, residual small, texture independent of the chart.
+    Contract(
+        "per_chart_code_entropy",
+        "pid",
+        "H_code_in_chart",
+        ">=",
+        0.8,
+        "log_codes",
+        FEWER_CODES + ", or revive dead ones",
+        initial=0.01,
+        gate="window",
+        per_chart=True,
+    ),
+    Contract("code_entropy", "pid", "H_code", ">=", 0.8, "log_codes", FEWER_CODES, enabled=False, initial=0.01),
+    Contract("codebook_center", "dual", "codebook_center", "<=", 0.1, "1", FEWER_CODES, initial=0.05, gate="hold"),
+    Contract(
+        "residual_scale",
+        "dual",
+        "residual_scale",
+        "<=",
+        0.2,
+        "1",
+        "use more codes per chart",
+        initial=0.01,
+        gate="hold",
+    ),
+    Contract(
+        "disentangle",
+        "dual",
+        "disentangle",
+        "<=",
+        0.02,
+        "1",
+        "use more codes per chart",
+        initial=0.01,
+        gate="hold",
+    ),
+    Contract("prior_n", "dual", "prior_n", "<=", 0.5, "1", "targets of residual and prior disagree", enabled=False),
+    Contract(
+        "prior_tex",
+        "dual",
+        "prior_tex",
+        "<=",
+        0.5,
+        "1",
+        "targets of residual and prior disagree",
+        enabled=False,
+    ),
+    # Invariances and gluing: only once charts are grounded.
+    Contract("orbit", "pid", "orbit", "<=", 0.05, "nat", "use weaker augmentation", enabled=False, gate="window"),
+    Contract(
+        "vicreg_inv",
+        "pid",
+        "vicreg_inv",
+        "<=",
+        0.05,
+        "1",
+        "use weaker augmentation",
+        enabled=False,
+        gate="window",
+    ),
+    # The reaction term's weight is c / λ_wfr² (report §3): it follows the geometry, and is audited by the jump's error.
+    Contract(
+        "jump",
+        "track",
+        "jump",
+        "<=",
+        0.1,
+        "1",
+        "use a larger jump_rank",
+        gate="window",
+        minimum=0.01,
+        follows="reaction",
+        factor=0.1,
+    ),
+    # Labels: pure charts, classes apart. `sup_balance` is diversity's functional: one of the two adapts.
+    Contract(
+        "sup_purity",
+        "dual",
+        "class_entropy",
+        "<=",
+        0.15,
+        "log_classes",
+        "use at least as many charts as classes",
+        gate="hold",
+        wants_labels=True,
+    ),
+    Contract(
+        "sup_balance",
+        "dual",
+        "balance",
+        "<=",
+        0.1,
+        "nat",
+        "use fewer charts",
+        enabled=False,
+        initial=0.01,
+        wants_labels=True,
+    ),
+    Contract(
+        "sup_metric",
+        "dual",
+        "sup_metric",
+        "<=",
+        0.05,
+        "1",
+        "use more charts",
+        initial=0.01,
+        gate="hold",
+        wants_labels=True,
+    ),
+    # Not a loss weight but the log of the class temperature T of P(y|k), which spreads the classes of a chart.
+    Contract(
+        "sup_temperature",
+        "pid",
+        "class_entropy",
+        ">=",
+        0.1,
+        "log_classes",
+        "sup_purity pulls the other way: lower its target",
+        enabled=False,
+        initial=0.0,
+        minimum=-2.3,
+        maximum=2.3,
+        gate="hold",
+        wants_labels=True,
+    ),
+)
+"""Every contract; `config.contracts.<name>.<field>` overrides a field of a row."""
+
+
+def unit_values(*, charts: int, codes: int, classes: int) -> dict[str, float]:
+    """Size of each unit: logs of the alphabets in nats, 1 otherwise."""
+    logs = {
+        "log_charts": math.log(charts),
+        "log_codes": math.log(max(codes, 2)),
+        "log_classes": math.log(max(classes, 2)),
+    }
+    return {"1": 1.0, "nat": 1.0, **logs}
+
+
+def by_name(overrides: Mapping[str, Mapping[str, Any]], table: Iterable[Contract] = TABLE) -> dict[str, Contract]:
+    """Every row, with its fields overridden, whether it takes part or not.
+
+    Raises:
+      ValueError: an unknown contract or field, naming it and the known ones.
+    """
+    rows = {row.name: row for row in table}
+    for name, fields in overrides.items():
+        if name not in rows:
+            raise ValueError(f"unknown contract {name!r}; known are {', '.join(rows)}")
+        unknown = sorted(set(fields) - {f.name for f in dataclasses.fields(Contract)})
+        if unknown:
+            raise ValueError(f"contract {name} has no field {unknown[0]!r}")
+        rows[name] = dataclasses.replace(rows[name], **fields)
+    return rows
+
+
+def select(
+    overrides: Mapping[str, Mapping[str, Any]], *, labels: bool, table: Iterable[Contract] = TABLE
+) -> tuple[Contract, ...]:
+    """The rows that take part in a run, with their fields overridden.
+
+    Args:
+      overrides: name → {field: value}.
+      labels: labels may be used; without them rows that want labels are left out.
+      table: rows to start from.
+
+    Raises:
+      ValueError: an unknown contract, field, mechanism, gate or form of a value, naming it and the known ones.
+    """
+    rows = by_name(overrides, table)
+    chosen = tuple(row for row in rows.values() if row.enabled and (labels or not row.wants_labels))
+    for row in chosen:
+        for field, value, known in (
+            ("mechanism", row.mechanism, MECHANISMS),
+            ("relation", row.relation, RELATIONS),
+            ("gate", row.gate, GATES),
+            ("unit", row.unit, UNITS),
+            ("target_rule", row.target_rule, TARGET_RULES),
+        ):
+            if value not in known:
+                raise ValueError(f"contracts.{row.name}.{field} must be one of {', '.join(known)}, got {value!r}")
+        for field in ("target", "ratio", "factor", "error_clip"):
+            value = getattr(row, field)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"contracts.{row.name}.{field} must be finite and > 0, got {value}")
+        if row.mechanism == "track" and not row.follows:
+            raise ValueError(f"contracts.{row.name}.mechanism is 'track', but there is nothing that its weight follows")
+    return chosen

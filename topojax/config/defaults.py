@@ -1,0 +1,399 @@
+"""Every field of a run with its meaning, unit and default; configs/*.py override these, nothing copies them."""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from topojax.atlas.hierarchy import GROUPS
+from topojax.atlas.table import TABLE, Contract
+
+
+def default_config() -> ConfigDict:
+    """The documented defaults: the digits of scikit-learn, 8×8, offline, labels used."""
+    c = ConfigDict()
+    # Name of the run; with no --workdir it trains into runs/<name>.
+    c.name = "digits"
+    # Seed of initialisation, data order, splits and augmentation.
+    c.seed = 0
+
+    c.data = ConfigDict()
+    # digits, mnist, cifar10, or a manifold: swiss_roll_2d, circles_2d, moons_2d, swiss_roll_3d, sphere_3d, moons_3d.
+    c.data.name = "digits"
+    # Seeded subset of the training pool; unset: all of it.
+    c.data.num_examples = placeholder(int)
+    # Directory of data sets prepared by tfds; unset: tfds' own default.
+    c.data.data_dir = placeholder(str)
+    # Fraction of the (sub)set held out as test data; unset: the official test split, 0.2 where there is none.
+    c.data.test_fraction = placeholder(float)
+    # Noise on manifold points: standard deviation as a fraction of the extent along each axis.
+    c.data.noise = 0.05
+    # Nearest training examples (by inputs, no label) of which one, drawn anew each time, takes the place of an example
+    # in the view that orbit and vicreg_inv compare with; 0 is none: the view is of the example itself.
+    c.data.neighbours = 0
+    # Keep decoded tfds arrays in the user's cache, so that only the first run needs TensorFlow.
+    c.data.cache = True
+
+    # Random transforms of the training inputs.
+    c.augment = ConfigDict()
+    # Rotation up to ± this, radians.
+    c.augment.rotation = 0.2
+    # Shift up to ± this many pixels along each axis.
+    c.augment.shift = 0.5
+    # Relative scale up to ± this.
+    c.augment.scale = 0.1
+    # Standard deviation of Gaussian pixel noise.
+    c.augment.noise_std = 0.0
+
+    c.model = ConfigDict()
+    # Hidden width H.
+    c.model.hidden_dim = 64
+    # Latent dimension D.
+    c.model.latent_dim = 2
+    # Charts N, at least 2.
+    c.model.num_charts = 10
+    # Codes in each chart K.
+    c.model.codes_per_chart = 8
+    # Covariant attention router; off: dot products with the chart centres.
+    c.model.covariant = True
+    # Christoffel term of the router's query: sum (low rank) or full.
+    c.model.tensorization = "sum"
+    # Rank of the Christoffel term `sum`.
+    c.model.rank = 8
+    # Rotate the router's keys by the Cayley transport.
+    c.model.transport = True
+    # Initial value of a learned factor on both routers' scores; 0 is none, the original: sharp at the rim alone.
+    c.model.router_gain = 10.0
+    # Standard deviation of a free part of the encoder's chart keys; 0 is none, the original: keys of rank latent_dim.
+    c.model.key_offset = 0.125
+    # Initial value of a learned factor on the decoder's chart projections; 0 is none, the original.
+    c.model.chart_gain = 5.0
+    # Standard deviation of the offsets of the chart projections; 0 is none, the original.
+    c.model.chart_bias = 0.3
+    # Initial bias of the norm gates: 1 starts near-linear, 0 is the original (a plateau of hundreds of epochs).
+    c.model.gate_bias_init = 1.0
+    # Standard deviation of the initial chart centres.
+    c.model.center_scale = 0.3
+    # Standard deviation of the initial codes.
+    c.model.code_scale = 0.05
+    # Centres and codes start at k-means of the value projection of training data.
+    c.model.kmeans_start = False
+    # Bound the latent to the ball of radius 0.98, where the router's temperature is meant to live.
+    c.model.ball = True
+    # Scale of the value projection before the ball.
+    c.model.ball_scale = 1.5
+    # detached: reconstruction trains centres and router; parity: the original, in which it does not.
+    c.model.straight_through = "detached"
+    # Rank of the jump operators; 0 is latent_dim.
+    c.model.jump_rank = 0
+    # Initial preference of chart k for class k mod C in the supervised table.
+    c.model.class_affinity = 4.0
+    # Type that operands of the large products are rounded to: float32, or bfloat16, faster on accelerators. Sums,
+    # routing, norms, entropies and controllers are float32 in either case.
+    c.model.matmul = "float32"
+    # Channels per norm in the detached readout; 0 is all.
+    c.model.readout_bundle = 0
+
+    # What the atlas is compared with, trained in the same step on the same batches: no label, no control.
+    c.baselines = ConfigDict()
+    # A plain autoencoder X-h-h-D-h-h-X; h matches its parameters to those of the atlas's encoder and decoder.
+    c.baselines.autoencoder = False
+    # The same with one codebook at its bottleneck.
+    c.baselines.vq = False
+    # Codes in that codebook.
+    c.baselines.codes = 64
+    # Weight β of its commitment.
+    c.baselines.commitment = 0.25
+    # Their Adam's rate; it falls as optim.schedule does. The governor, its caps and the group rates leave it alone.
+    # On MNIST's 3,000, after 200 epochs, both err less at 0.004 (0.0397, 0.0441) than at 0.001 (0.0420, 0.0469).
+    c.baselines.learning_rate = 0.004
+    # Tokens that a self-attention block cuts each hidden layer into; 0 is no block.
+    c.baselines.attention_tokens = 0
+    # Channels of a token.
+    c.baselines.attention_dim = 32
+    # Heads of the attention.
+    c.baselines.attention_heads = 4
+
+    c.train = ConfigDict()
+    # Passes over the training data.
+    c.train.epochs = 100
+    # Examples per step; the last, incomplete batch of an epoch is dropped.
+    c.train.batch_size = 128
+    # Keep compiled programs in the user's cache, so that the next start is quick.
+    c.train.compilation_cache = True
+
+    c.optim = ConfigDict()
+    # Rate before the governor's first decision.
+    c.optim.learning_rate = 0.004
+    # Hard upper bound of the governor's rate.
+    c.optim.learning_rate_max = 0.004
+    # Hard lower bound.
+    c.optim.learning_rate_min = 1e-6
+    # governor: controlled; constant: learning_rate throughout; or a rule of optax: reduce_on_plateau, prodigy,
+    # schedule_free (the last two want schedule none, update_ratio and latent_speed 0).
+    c.optim.rate = "governor"
+    # Cap that falls over the run, under which the rate moves: none, or cosine (from learning_rate_max to 1 % of it).
+    c.optim.schedule = "cosine"
+    # Epochs over which the cosine cap rises linearly at the start.
+    c.optim.warmup_epochs = 1
+    # Largest ‖Δθ‖/‖θ‖ of one step, on the update that Adam really makes; 0 is no cap.
+    c.optim.update_ratio = 0.05
+    # Largest mean distance that a probe point may move in one update, in λ_wfr (its metric's units); 0 is no cap.
+    c.optim.latent_speed = 0.2
+    # Share of the rate of each parameter group (readout: heads).
+    c.optim.group_rates = ConfigDict(dict.fromkeys(GROUPS, 1.0))
+    # reduce_on_plateau: factor on the rate.
+    c.optim.plateau_factor = 0.5
+    # reduce_on_plateau: epochs without a better loss before it.
+    c.optim.plateau_patience = 10
+    # Gradient clipping by global norm (atlas and readout apart, so that no label reaches the atlas through it).
+    c.optim.grad_clip = 1.0
+    # Decay per step of Adam's first moment.
+    c.optim.b1 = 0.9
+    # Decay per step of Adam's second moment.
+    c.optim.b2 = 0.95
+    # Decay per step of the running average of the parameters that evaluation reads; 0 is none (schedule_free
+    # has its own).
+    c.optim.average = 0.995
+    # Added to the root of Adam's second moment.
+    c.optim.eps = 1e-8
+
+    c.governor = ConfigDict()
+    # What it watches for spikes and plateaus: task (unweighted losses over the epoch) or lyapunov (V_L on the probe).
+    c.governor.signal = "task"
+    # Factor on the rate, each epoch while stable.
+    c.governor.grow = 1.05
+    # Factor on the rate on trouble.
+    c.governor.shrink = 0.5
+    # Factor on the rate, each epoch while healthy but far below the maximum.
+    c.governor.recover = 2.0
+    # Fraction of learning_rate_max below which a healthy run recovers.
+    c.governor.recovery_threshold = 0.5
+    # Epochs of health before growing.
+    c.governor.stable_patience = 2
+    # Epochs of trouble before shrinking.
+    c.governor.unstable_patience = 3
+    # Relative rise of the loss over its average that counts as a spike.
+    c.governor.spike_tolerance = 0.2
+    # Decay per epoch of the average of the loss.
+    c.governor.loss_decay = 0.9
+    # Decay per epoch of the average of I(X;K).
+    c.governor.grounding_decay = 0.5
+    # Epochs in which lost grounding does not cut the rate; everything else stays live.
+    c.governor.grounding_warmup = 10
+    # Epochs without a new best before the rate is cut; 0 is never.
+    c.governor.plateau_patience = 0
+    # Relative improvement that makes a new best.
+    c.governor.plateau_tolerance = 1e-3
+    # Cuts in a row that one loss of grounding or one barrier may cause.
+    c.governor.freeze_limit = 5
+
+    c.supervised = ConfigDict()
+    # Train the atlas's charts with labels. Off, labels reach only the detached readout.
+    c.supervised.enabled = True
+    # Class temperature T of P(y|k); where contracts.sup_temperature is on, its weight is log of a factor on this.
+    c.supervised.temperature = 1.0
+
+    c.precision = ConfigDict()
+    # Weigh reconstruction, quantisation and route by learned precisions instead of 1.
+    c.precision.enabled = False
+
+    c.losses = ConfigDict()
+    # Weight of the reconstruction. Its mean over pixels is small: at 1 the labels' gradient is 15 to 30 times larger.
+    c.losses.recon_weight = 30.0
+    # Hinged losses aim this fraction beyond their contract: a hinge has no gradient at its edge.
+    c.losses.hinge_margin = 0.1
+    # Distance at which soft centres stop repelling, latent units.
+    c.losses.separation_margin = 0.5
+    # Distance at which centre parameters stop repelling, latent units.
+    c.losses.center_margin = 0.5
+    # Margin of the supervised metric: in router overlap, or in latent units where the distance is latent.
+    c.losses.metric_margin = 1.0
+    # What keeps classes apart: overlap of their routing (the original), or latent distance (theory 1.10).
+    c.losses.metric_distance = "overlap"
+    # What orbit measures: kl, the symmetric divergence of the two routings (the original), or overlap, −log⟨w, w_aug⟩,
+    # the surprise of finding both in one chart, which sharpens charts while it makes them agree.
+    c.losses.orbit_distance = "kl"
+    # Bound H(K) from above as well, as the coupling-window theorem has it (theory 1.3).
+    c.losses.window_two_sided = False
+    # Target standard deviation per dimension of the structured residual (prior_n), latent units.
+    c.losses.prior_std_n = 0.15
+    # Target standard deviation per dimension of the texture (prior_tex), latent units.
+    c.losses.prior_std_tex = 0.05
+    # Softness of the code assignment that carries code entropy's gradient, relative to the mean squared distance.
+    c.losses.code_temperature = 0.3
+    # Jump targets detached, and the way i → j → i added; off, the original, for which z_n → 0 is the trivial minimum.
+    c.losses.jump_cycle = True
+    # Steps between gradients of the contract orthogonality, which then count as many times: it takes singular values.
+    c.losses.orthogonality_every = 16
+    # The original's disentanglement, Cov(w, ‖z_geo‖), instead of Cov(w, z_n) and Cov(w, z_tex).
+    c.losses.disentangle_parity = False
+
+    # The view x_aug that orbit and vicreg_inv compare with.
+    c.view = ConfigDict()
+    # Rotation up to ± this, radians.
+    c.view.rotation = 0.3
+    # Shift up to ± this many pixels along each axis.
+    c.view.shift = 1.0
+    # Relative scale up to ± this.
+    c.view.scale = 0.0
+    # Standard deviation of Gaussian pixel noise.
+    c.view.noise_std = 0.05
+
+    c.window = ConfigDict()
+    # ε of the coupling window: target (contracts.window's), or capacity: from the boundary capacity (theory 1.7),
+    # max(floor · log N, fraction · the 0.9 quantile of I(X;K) over the horizon), never falling.
+    c.window.ground = "target"
+    # capacity: that fraction.
+    c.window.capacity_fraction = 0.25
+    # capacity: that floor, of log N.
+    c.window.capacity_floor = 0.05
+    # capacity: that horizon, epochs.
+    c.window.capacity_horizon = 20
+    # Where decisions read I(X;K) and H(K): epoch (mean over batches), usage (decayed average) or probe (its batch).
+    c.window.estimate = "epoch"
+
+    # Targets of contracts whose target_rule is `warmup`: ratio × the signal's average over the warm-up.
+    c.targets = ConfigDict()
+    # Epochs of the warm-up.
+    c.targets.warmup_epochs = 10
+    # Decay per epoch of that average.
+    c.targets.warmup_decay = 0.9
+    # Least target that comes out, in the signal's unit.
+    c.targets.warmup_minimum = 1e-3
+
+    # The fixed batch on which V_L, latent speed, drift and geometry are measured.
+    c.probe = ConfigDict()
+    # Training examples in it, at most.
+    c.probe.size = 512
+    # Steps between probes, rounded to whole epochs.
+    c.probe.every_steps = 50
+
+    c.geometry = ConfigDict()
+    # Latent metric behind λ_wfr = √(tr G⁻¹ / D): precision, router_fisher, pullback, value_rms or poincare.
+    c.geometry.metric = "precision"
+    # Margins of separation and centres (and of a latent sup_metric) are λ_wfr instead of losses.*_margin.
+    c.geometry.margins = True
+    # λ_wfr before it is measured, latent units.
+    c.geometry.initial_length = 0.5
+    # Measurements of λ_wfr averaged, from the opening of the window on.
+    c.geometry.calibrations = 4
+    # What λ_wfr does after them: freeze, or slow: it moves slowly.
+    c.geometry.after = "freeze"
+    # Decay per measurement of the average while calibrating.
+    c.geometry.decay = 0.5
+    # Decay per measurement after it, if slow.
+    c.geometry.slow_decay = 0.99
+
+    # BarrierTypeII: drift of latent (δ), decoder (γ) and routing (β) against the signal (α), per update (theory 1.4).
+    c.hierarchy = ConfigDict()
+    # What a broken order does to the group that breaks it: warn, rate (its rate × shrink) or freeze (rate 0).
+    c.hierarchy.action = "rate"
+    # Largest healthy δ/γ.
+    c.hierarchy.delta_gamma = 200.0
+    # Largest healthy γ/α.
+    c.hierarchy.gamma_alpha = 0.5
+    # Width of the dead band, relative.
+    c.hierarchy.margin = 0.2
+    # Decay per probe of the averaged scales.
+    c.hierarchy.decay = 0.5
+    # Factor on a group's share of the rate at each probe behind the barrier.
+    c.hierarchy.shrink = 0.5
+    # Factor on it at each probe after the barrier, up to 1.
+    c.hierarchy.recover = 1.25
+    # Least share.
+    c.hierarchy.minimum = 0.0625
+    # Probes in a row that one barrier may cut or freeze.
+    c.hierarchy.freeze_limit = 5
+
+    # Dead codes and charts take over half of the most scattered one; usage is counted between revivals.
+    c.revival = ConfigDict()
+    # A code is dead below this fraction of its chart's mean code usage; 0 revives none.
+    c.revival.dead_code = 0.0
+    # A chart is dead below this fraction of the mean chart usage; 0 revives none.
+    c.revival.dead_chart = 0.0
+    # Epochs between revivals, of at most one chart, and one code a chart.
+    c.revival.every_epochs = 5
+
+    # When contracts begin.
+    c.gates = ConfigDict()
+    # Epochs of reconstruction and quantisation before the rows behind gate `warmup` begin.
+    c.gates.warmup_epochs = 0
+    # Epochs that I(X;K) ≥ ε must have held, stable, before jump and invariances may start.
+    c.gates.hold_epochs = 5
+    # Relative change of I(X;K) between epochs up to which it is stable.
+    c.gates.stability = 0.1
+    # Epochs of the linear ramp to their full weight; a lost window holds it.
+    c.gates.ramp_epochs = 20
+
+    c.monitor = ConfigDict()
+    # Decay per step of the counts behind code-usage entropies.
+    c.monitor.usage_decay = 0.99
+    # Over-mixing: H(K) above (1 − this) log N while I(X;K) is low.
+    c.monitor.over_mixing_high = 0.1
+    # Over-mixing: I(X;K) below this · log N while H(K) is high.
+    c.monitor.over_mixing_low = 0.1
+    # Epochs at the maximum and violated before a contract is reported as unsatisfied.
+    c.monitor.saturation_patience = 10
+    # What then happens: warn, freeze (the rate may not grow) or halt (save, say so, stop).
+    c.monitor.on_saturation = "warn"
+    # Stop after this many non-finite steps in a row.
+    c.monitor.max_failures = 50
+
+    c.checkpoint = ConfigDict()
+    # Epochs between checkpoints; the last epoch is always saved.
+    c.checkpoint.every_epochs = 10
+    # Checkpoints kept, beside the best (least training loss).
+    c.checkpoint.keep = 3
+
+    # Epoch to trace into <workdir>/profile; its perfetto_trace.json.gz opens in ui.perfetto.dev. 0 traces none.
+    c.profile = 0
+
+    c.log = ConfigDict()
+    # Epochs between log lines and evaluations.
+    c.log.every_epochs = 5
+    # TensorBoard event files (extra `tf`).
+    c.log.tensorboard = False
+    # Progress bar on the terminal.
+    c.log.progress = True
+
+    # MLflow (extra `mlflow`): metrics, parameters, events as tags, files at the end; a resumed run goes on.
+    c.mlflow = ConfigDict()
+    # Log there.
+    c.mlflow.enabled = False
+    # A server (http://…) or a file (sqlite:///…); unset: $MLFLOW_TRACKING_URI, else MLflow's own default.
+    c.mlflow.tracking_uri = placeholder(str)
+    # Experiment, made if missing.
+    c.mlflow.experiment = "topojax"
+    # Name of the run there; unset: `name`.
+    c.mlflow.run_name = placeholder(str)
+
+    # One block for each contract of topojax/control/contracts.py, with the fields a run may change.
+    c.contracts = ConfigDict({row.name: {f: getattr(row, f) for f in CONTRACT_FIELDS} for row in TABLE})
+    return c
+
+
+CONTRACT_FIELDS = tuple(
+    field.name
+    for field in dataclasses.fields(Contract)
+    if field.name not in ("name", "signal", "relation", "wants_labels", "advice", "follows")
+)
+
+RESUMABLE = (
+    "name",
+    "train.epochs",
+    "train.compilation_cache",
+    "checkpoint",
+    "log",
+    "mlflow",
+    "profile",
+    "monitor.on_saturation",
+    "data.data_dir",
+    "data.cache",
+)
+"""Fields (or blocks) that may differ when a workdir is resumed: they change no number of the run's past."""
+
+
+def get_config() -> ConfigDict:
+    """The default, for --config flags that name no file."""
+    return default_config()

@@ -1,0 +1,169 @@
+"""What every configuration field means, with its unit and default: docs/config.md.
+
+  python -m topojax.fields                    the whole page, as Markdown
+  python -m topojax.fields governor           one block, or any field whose name holds the word
+
+Read from the comments of topojax/config.py, and for contracts from the docstring of their table: there is no second
+copy.
+"""
+
+import argparse
+import dataclasses
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from topojax.atlas.table import TABLE, Contract
+from topojax.config import defaults
+from topojax.config.io import flat
+from topojax.config.validate import CHOICES, INTERVALS
+from topojax.errors import UserError, exit_status
+
+_HEAD = """# Configuration fields
+
+Every field with its default and meaning; set one with `--config.FIELD=VALUE`. Written by `python -m topojax.fields`
+from the comments of `topojax/config.py`.
+"""
+_CONTRACTS = """
+## contracts
+
+One block for each row of `topojax/control/contracts.py`: `--config.contracts.NAME.FIELD=VALUE`. Fields of a row, with
+the defaults that hold where the second table says nothing else:
+
+| field | default | may be | meaning |
+|---|---|---|---|
+"""
+_ROWS = """
+| contract | promise | its own values |
+|---|---|---|
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One field: dotted name, default, meaning, the interval or words that it may be (empty: its type says it)."""
+
+    name: str
+    default: Any
+    meaning: str
+    values: str = ""
+
+
+def fields() -> list[Field]:
+    """Every field outside the contracts, in the order of declaration."""
+    values, found = dict(flat(defaults.default_config())), []
+    allowed = {name: interval for interval, names in INTERVALS.items() for name in names}
+    allowed |= {name: ", ".join(words) for name, words in CHOICES.items()}
+    for name, meaning in _comments():
+        # A block made from a table, as group_rates, has one comment for all its fields.
+        inside = [field for field in values if field == name or (field.startswith(f"{name}.") and "." in name)]
+        found += [Field(field, values[field], meaning, allowed.get(field, "")) for field in inside]
+    return found
+
+
+def _comments() -> Iterator[tuple[str, str]]:
+    """(dotted name, the comment above its assignment, empty where there is none)."""
+    comment: list[str] = []
+    for line in map(str.strip, inspect.getsource(defaults.default_config).splitlines()):
+        if line.startswith("# "):
+            comment.append(line[2:])
+            continue
+        if match := re.match(r"c\.([\w.]+) = ", line):
+            yield match[1], " ".join(comment)
+        comment = []
+
+
+def blocks() -> dict[str, str]:
+    """Block → what the comment above it says, empty where nothing."""
+    meanings = dict(_comments())
+    return {name: meanings.get(name, "") for name in defaults.default_config() if _is_block(name)}
+
+
+def _is_block(name: str) -> bool:
+    return hasattr(defaults.default_config()[name], "items") and name != "contracts"
+
+
+def contract_fields() -> list[Field]:
+    """The fields of a contract, from its docstring."""
+    text = inspect.cleandoc(Contract.__doc__ or "").partition("Attributes:\n")[2]
+    meanings: dict[str, str] = {}
+    for names, meaning in re.findall(r"^  ([\w, ]+): (.*(?:\n    .*)*)", text, re.M):
+        meanings |= {name: " ".join(meaning.split()) for name in names.split(", ")}
+    known = {field.name: field for field in dataclasses.fields(Contract)}
+    missing = dataclasses.MISSING
+    return [
+        Field(name, None if known[name].default is missing else known[name].default, meanings[name])
+        for name in defaults.CONTRACT_FIELDS
+    ]
+
+
+def page() -> str:
+    """docs/config.md."""
+    parts, block = [_HEAD], ""
+    about = blocks()
+    for field in fields():
+        own, dot, _ = field.name.partition(".")
+        if not parts[1:] or (own if dot else "") != block:
+            block = own if dot else ""
+            title = f"\n## {block}\n" if block else ""
+            said = f"\n{about[block]}\n" if about.get(block) else ""
+            parts.append(f"{title}{said}\n| field | default | may be | meaning |\n|---|---|---|---|\n")
+        parts.append(_line(field))
+    parts.append(_CONTRACTS)
+    parts += [_line(field) for field in contract_fields()]
+    parts.append(_ROWS)
+    parts += [_row(row) for row in TABLE]
+    return "".join(parts)
+
+
+def _line(field: Field) -> str:
+    meaning = field.meaning.replace("|", "\\|")
+    return f"| `{field.name}` | {_default(field.default)} | {field.values} | {meaning} |\n"
+
+
+def _default(value: Any) -> str:
+    return "unset" if value is None else f"`{value!r}`"
+
+
+def _plain(field: Field) -> str:
+    may_be = f" ({field.values})" if field.values else ""
+    return f"{field.name} = {field.default!r}{may_be}\n    {field.meaning}"
+
+
+def _row(row: Contract) -> str:
+    usual = {field.name: field.default for field in contract_fields()}
+    hidden = ("mechanism", "target", "unit")
+    own = [
+        f"{name} `{getattr(row, name)!r}`" for name in usual if name not in hidden and getattr(row, name) != usual[name]
+    ]
+    promise = f"{row.mechanism}: {row.signal} {row.relation} {row.target} {row.unit if row.unit != '1' else ''}"
+    return f"| `{row.name}` | {promise.strip()} | {', '.join(own)} |\n"
+
+
+def lookup(word: str) -> str:
+    """The fields whose name holds a word, one a line.
+
+    Raises:
+      UserError: there is none.
+    """
+    every = [*fields(), *(dataclasses.replace(f, name=f"contracts.*.{f.name}") for f in contract_fields())]
+    found = [_plain(field) for field in every if word in field.name]
+    if not found:
+        raise UserError(f"no configuration field holds {word!r}: python -m topojax.fields lists them all")
+    return "\n".join(found)
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m topojax.fields", description="Print what configuration fields mean, with their defaults."
+    )
+    parser.add_argument("word", nargs="?", help="only fields whose name holds it (default: all, as Markdown)")
+    word = parser.parse_args().word
+    return exit_status(lambda: print(lookup(word) if word else page().rstrip()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""The contracts of a run, held against what was measured: who is satisfied, who is not, and what to do about it.
+
+  python -m topojax.contracts --workdir=runs/digits [--step=50]
+
+prints the table of any checkpoint.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from topojax.atlas.controllers import select_rows
+from topojax.control.bank import EQUAL_TOLERANCE as TOLERANCE
+from topojax.control.gate import PHASES
+from topojax.errors import exit_status
+
+
+def audit(
+    config: Any, row: Mapping[str, float | None], history: Sequence[Mapping[str, Any]] = ()
+) -> list[dict[str, Any]]:
+    """Each contract of a run at the end of an epoch.
+
+    Args:
+      config: of the run.
+      row: metrics of the epoch, name → number, None where it was not finite.
+      history: logged rows of the last fifth of the run, for the ripple of the weights.
+
+    Returns:
+      A dict a contract: contract, mechanism (`constant` where the weight does not move), signal (what is held), value,
+      relation, target (both in the signal's unit), error (dimensionless, positive = violated), weight (gates applied),
+      satisfied (None: not measured), saturated (at its maximum and violated for `monitor.saturation_patience` epochs),
+      gated (its gate has not opened), ripple (of the weight, see `ripple`), advice ('' where satisfied).
+    """
+    table = []
+    for contract in select_rows(config):
+        value, target, error, stuck = (
+            row.get(f"contract/{contract.name}/{field}") for field in ("signal", "target", "error", "unsatisfiable")
+        )
+        satisfied = None
+        if error is not None:
+            satisfied = (abs(error) if contract.relation == "=" else error) <= TOLERANCE
+        table.append(
+            {
+                "contract": contract.name,
+                "mechanism": contract.mechanism if contract.adaptive else "constant",
+                "signal": contract.signal,
+                "value": value,
+                "relation": contract.relation,
+                "target": target,
+                "error": error,
+                "weight": row.get(f"weight/{contract.name}"),
+                "satisfied": satisfied,
+                "saturated": bool(stuck),
+                "gated": waits(contract.gate, row),
+                "ripple": ripple([past.get(f"weight/{contract.name}") for past in history], contract.initial),
+                "advice": "" if satisfied else contract.advice,
+            }
+        )
+    return table
+
+
+def waits(gate: str, row: Mapping[str, float | None]) -> bool:
+    """Whether rows behind a gate are still waiting for it."""
+    phase = PHASES[int(row.get("gate/phase") or 0)]
+    waiting = {"warmup": ("warmup",), "hold": ("warmup", "coupling"), "window": ("warmup", "coupling")}
+    return phase in waiting.get(gate, ())
+
+
+def ripple(weights: Sequence[float | None], initial: float) -> float | None:
+    """Oscillation of a weight: RMS about its linear trend, over the larger of its mean and its initial value.
+
+    A weight that has fallen far below where it began is switched off, and its last wiggles are no ripple. None for
+    fewer than four numbers.
+    """
+    if len(weights) < 4 or any(w is None for w in weights):
+        return None
+    w = np.asarray(weights, float)
+    t = np.arange(len(w)) - (len(w) - 1) / 2
+    around = w - w.mean() - t * (t @ w) / (t @ t)
+    return round(float(np.sqrt(np.mean(around**2)) / max(w.mean(), abs(initial), 1e-12)), 6)
+
+
+def last_fifth(workdir: pathlib.Path, epoch: int) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl in the last 20 % of the epochs up to `epoch`."""
+    path = workdir / "metrics.jsonl"
+    if not path.exists():
+        return []
+    with path.open() as rows:  # one after the other: a long run's file is larger than what is kept of it
+        return [row for row in map(json.loads, rows) if 0.8 * epoch < row["epoch"] <= epoch]
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m topojax.contracts", description="Print the contracts of a run.")
+    parser.add_argument("--workdir", required=True, help="where the run lives")
+    parser.add_argument("--step", type=int, help="which checkpoint, by epoch (default: the last)")
+    arguments = parser.parse_args()
+    return exit_status(lambda: print(show(pathlib.Path(arguments.workdir), arguments.step)))
+
+
+def show(workdir: pathlib.Path, step: int | None = None) -> str:
+    """The table of a checkpoint as text.
+
+    Raises:
+      UserError: nothing there, or no such checkpoint.
+    """
+    from topojax.storage.checkpoint import Checkpoints
+    from topojax.storage.workdir import read_config
+    from topojax.tracking.console import contract_table
+
+    config = read_config(workdir)
+    checkpoints = Checkpoints(workdir, read_only=True)
+    try:
+        meta = checkpoints.meta(step)
+    finally:
+        checkpoints.close()
+    table = audit(config, meta["previous"], last_fifth(workdir, meta["epoch"]))
+    return f"{config.name}, epoch {meta['epoch']}\n\n{contract_table(table)}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

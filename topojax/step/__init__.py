@@ -1,0 +1,1 @@
+"""One step: where model, losses and controllers meet."""

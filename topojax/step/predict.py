@@ -1,0 +1,99 @@
+"""What a trained state says of examples: one row each, a split of any size in batches of one shape."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from topojax.atlas import losses
+from topojax.atlas.baselines import Baselines
+from topojax.atlas.model import Model
+from topojax.atlas.optim import eval_params
+from topojax.storage.runtime import compile_program
+from topojax.types import Array, Batch
+
+BATCH_SIZE = 512
+
+Evaluate = Callable[[Any, Batch], dict[str, Array]]
+"""`Program.evaluate`: (state, batch) → arrays of one row for each example."""
+
+
+def make_evaluate(config: Any, model: Model, temperature: Callable[[Any], Array], baselines: Baselines) -> Evaluate:
+    """Build `Program.evaluate`: the atlas in evaluation mode, dreaming, and its heads.
+
+    Args:
+      config: of the run.
+      model: the atlas.
+      temperature: TrainState → T of P(y|k).
+      baselines: of the run.
+
+    Returns:
+      (state, batch) → chart, code [B]; router [B, N]; z_geo [B, D]; squared_error (mean over inputs) [B]; consistency
+      (divergence of the decoder's routing, nats) [B]; readout_probability [B, C] and readout_prediction [B]; and, where
+      labels trained the charts, class_probability (w P) [B, C] and class_prediction [B]. Of each baseline, z [B, D],
+      squared_error, probe_probability, probe_prediction, and code where it has a codebook, under `ae/z` and so on.
+    """
+
+    def evaluate(state: Any, batch: Batch) -> dict[str, Array]:
+        params = eval_params(config.optim, state)
+        weights, _ = model.normalise(params["atlas"], state.spectral)
+        encoding, decoding = model(weights, batch.image)
+        w = encoding.router
+        logits = model.readout(weights, w, encoding.z_geo)
+        out = {
+            "chart": encoding.chart,
+            "code": encoding.code,
+            "router": w,
+            "z_geo": encoding.z_geo,
+            "squared_error": jnp.mean((decoding.x_hat - batch.image) ** 2, axis=-1),
+            "consistency": jax.vmap(lambda a, b: losses.consistency(a[None], b[None]))(w, decoding.router),
+            "readout_probability": jax.nn.softmax(logits),
+            "readout_prediction": jnp.argmax(logits, axis=-1),
+        }
+        if config.supervised.enabled:
+            out["class_probability"] = w @ model.class_table(weights, temperature(state))
+            out["class_prediction"] = jnp.argmax(out["class_probability"], axis=-1)
+        return out | baselines.evaluate(state.baselines, batch)
+
+    return evaluate
+
+
+def compile_evaluate(evaluate: Evaluate, state: Any, split: Batch, size: int = BATCH_SIZE) -> Evaluate:
+    """Compile `Program.evaluate` for the batches of a split, as training compiles it: equal programs, equal digits.
+
+    Args:
+      evaluate: `Program.evaluate`.
+      state: a training state, or its structure (of `jax.eval_shape`).
+      split: n ≥ 1 examples.
+      size: examples in a batch; a smaller split is one batch of its own size.
+    """
+    rows = min(size, len(split.image))
+    image = jax.ShapeDtypeStruct((rows, *split.image.shape[1:]), jnp.float32)
+    batch = Batch(image, jax.ShapeDtypeStruct((rows,), jnp.int32))  # type: ignore[arg-type]
+    return compile_program(jax.jit(evaluate).lower(state, batch))
+
+
+def predict(
+    evaluate: Callable[[Any, Batch], Mapping[str, Array]], state: Any, split: Batch, size: int = BATCH_SIZE
+) -> dict[str, np.ndarray]:
+    """Evaluate a whole split in batches of one shape; the last one is padded and the padding dropped.
+
+    Args:
+      evaluate: `Program.evaluate`, jitted or compiled (`compile_evaluate`).
+      state: the training state; not changed.
+      split: n ≥ 1 examples.
+      size: examples in a batch; a smaller split is one batch of its own size.
+
+    Returns:
+      The same names, n rows each, in the order of the split.
+    """
+    n = len(split.label)
+    size = min(size, n)
+    parts = []
+    for start in range(0, n, size):
+        rows = np.minimum(np.arange(start, start + size), n - 1)
+        out = jax.device_get(evaluate(state, Batch(split.image[rows], split.label[rows])))
+        parts.append({name: value[: n - start] for name, value in out.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

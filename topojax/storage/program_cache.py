@@ -1,0 +1,138 @@
+"""Traced programs, kept: tracing and lowering an epoch takes two seconds, reading what came out a hundredth.
+
+What is kept is the program as StableHLO (`jax.export`), under a digest of all that shaped it: configuration, data,
+versions, backend and this package's own source. Compiled code is kept by jax itself (`runtime.use_compilation_cache`).
+"""
+
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from topojax.storage.runtime import cache_folder, compile_program, versions
+from topojax.types import Array, Batch
+
+_KEPT = 64
+"""Programs in the cache, a third of a megabyte each; the oldest give way."""
+_SETTINGS = ("jax_enable_x64", "jax_default_matmul_precision", "jax_default_prng_impl", "jax_threefry_partitionable")
+
+
+class Epoch(NamedTuple):
+    """A compiled epoch.
+
+    Attributes:
+      run: (state, data) → (state, metrics); the state is given up.
+      names: of the metrics, in order.
+    """
+
+    run: Callable[[Any, Batch], tuple[Any, Array]]
+    names: tuple[str, ...]
+
+
+def compile_epoch(program: Any, state: Any, data: Batch, *, described: Any, cached: bool) -> Epoch:
+    """Compile `program.epoch`, from the cache if it is there.
+
+    Args:
+      program: `step.Program`.
+      state: abstract or concrete, for its shapes.
+      data: the training split.
+      described: JSON: configuration and data, everything that shaped the program but code and versions.
+      cached: look in the cache, and keep what was not in it. A cache that cannot be read or written, or a program that
+        cannot be exported, is no error.
+    """
+    folder = cache_folder("programs") if cached else None
+    if folder is not None:
+        try:
+            return _compile_kept(program, state, data, described, folder)
+        except Exception:  # keeping is for speed: what is really wrong with a program comes up again below
+            pass
+    compiled = compile_program(jax.jit(program.epoch, donate_argnums=0).lower(state, data))
+    return Epoch(compiled, program.metric_names())
+
+
+def _compile_kept(program: Any, state: Any, data: Batch, described: Any, folder: pathlib.Path) -> Epoch:
+    leaves, tree = jax.tree.flatten(state)
+    given, split = jax.tree.flatten(data)
+    file = folder / f"{_digest(described, [*leaves, *given])}.program"
+    found = _read(file)
+    if found is None:
+        found = _export(program.epoch, (leaves, tree), (given, split)), program.metric_names()
+        _write(file, *found)
+    blob, names = found
+    given_up = tuple(range(len(leaves)))
+    flat = jax.jit(jax.export.deserialize(blob).call, donate_argnums=given_up)
+    compiled = compile_program(flat.lower(*leaves, *given))
+
+    def run(state: Any, data: Batch) -> tuple[Any, Array]:
+        *after, metrics = compiled(*jax.tree.leaves(state), *jax.tree.leaves(data))
+        return jax.tree.unflatten(tree, after), metrics
+
+    return Epoch(run, names)
+
+
+def _export(epoch: Callable, state: tuple[list, Any], data: tuple[list, Any]) -> bytearray:
+    """The epoch as a function of arrays alone: its trees are this package's, and stay out of the file."""
+    (leaves, tree), (given, split) = state, data
+
+    def flat(*arrays: Array) -> tuple[Array, ...]:
+        n = len(leaves)
+        after, metrics = epoch(jax.tree.unflatten(tree, arrays[:n]), jax.tree.unflatten(split, arrays[n:]))
+        return *jax.tree.leaves(after), metrics
+
+    return jax.export.export(jax.jit(flat))(*leaves, *given).serialize()
+
+
+def _digest(described: Any, leaves: Sequence[Any]) -> str:
+    device = jax.devices()[0]
+    settings = [str(getattr(jax.config, name, None)) for name in _SETTINGS]
+    shapes = [(str(leaf.dtype), list(leaf.shape)) for leaf in leaves]
+    about = [
+        described,
+        shapes,
+        versions(),
+        _source(),
+        device.platform,
+        device.device_kind,
+        jax.device_count(),
+        settings,
+    ]
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+@functools.cache
+def _source() -> str:
+    """Digest of this package's modules: a program outlives no change of its source."""
+    digest = hashlib.sha256()
+    root = pathlib.Path(__file__).parents[1]
+    for file in sorted(root.rglob("*.py")):
+        digest.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _read(file: pathlib.Path) -> tuple[bytearray, tuple[str, ...]] | None:
+    """What `_write` wrote, None if it is not there or not whole."""
+    try:
+        head, blob = file.read_bytes().split(b"\n", 1)
+        about = json.loads(head)
+        if hashlib.sha256(blob).hexdigest() != about["sha256"]:
+            return None
+        file.touch()
+        return bytearray(blob), tuple(about["names"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write(file: pathlib.Path, blob: bytes | bytearray, names: tuple[str, ...]) -> None:
+    head = json.dumps({"names": names, "sha256": hashlib.sha256(blob).hexdigest()}).encode()
+    part = file.with_suffix(f".{id(blob)}.part")
+    try:
+        part.write_bytes(head + b"\n" + blob)
+        part.replace(file)
+        for old in sorted(file.parent.glob("*.program"), key=lambda f: f.stat().st_mtime)[:-_KEPT]:
+            old.unlink()
+    except OSError:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""What a run tells: events in words, the console, TensorBoard and MLflow."""

@@ -1,0 +1,1 @@
+"""The host loop around the step, nothing else."""

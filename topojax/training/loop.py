@@ -1,0 +1,312 @@
+"""The host loop: restore or start, epochs, logs, checkpoints, the final evaluation.
+
+Resume order: the last checkpoint of the workdir, if there is one, replaces the initial state; log files lose
+what was written after it; the epochs left are trained. The state alone fixes what follows, bit for bit.
+"""
+
+import contextlib
+import dataclasses
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from topojax.atlas.controllers import clipped, start_rate
+from topojax.atlas.feasible import unstable_gains
+from topojax.config.validate import validate
+from topojax.data import sets
+from topojax.errors import UserError
+from topojax.scoring.audit import audit, last_fifth
+from topojax.scoring.run import Run, build, restore
+from topojax.scoring.scores import scores
+from topojax.scoring.split import evaluate_run
+from topojax.step.predict import compile_evaluate, predict
+from topojax.step.state import TrainState
+from topojax.storage import workdir as workdirs
+from topojax.storage.checkpoint import Checkpoints, last_epoch
+from topojax.storage.logs import Sink, Writers, number, numbers, write_json
+from topojax.storage.program_cache import compile_epoch
+from topojax.storage.runtime import compile_program, use_compilation_cache, versions
+from topojax.tracking.console import Progress, table
+from topojax.tracking.console import number as number_text
+from topojax.tracking.events import events, unsatisfied
+from topojax.types import Batch, Metrics
+
+
+def train_and_evaluate(config: Any, workdir: str | pathlib.Path, *, started: float | None = None) -> TrainState:
+    """Train a run to its last epoch, from the start or from its last checkpoint, and evaluate it.
+
+    Leaves in `workdir`: config.json, metrics.jsonl, events.jsonl, checkpoints/ and, at the end, result.json.
+
+    Args:
+      config: a whole configuration (`config.default_config`).
+      workdir: the run's folder; made if missing.
+      started: `time.perf_counter()` at the start of the process, for time/total_s; now, unless told.
+
+    Returns:
+      The final state. A run that is finished already is restored and returned.
+
+    Raises:
+      UserError: a bad configuration, workdir, data set or checkpoint, or a run that diverged.
+      KeyboardInterrupt: with the epoch that the same call would go on from.
+    """
+    started = time.perf_counter() if started is None else started
+    validate(config)
+    path = pathlib.Path(workdir)
+
+    def finished() -> bool:
+        done = last_epoch(path)
+        if done:
+            workdirs.same_config(path, config)
+        if done > config.train.epochs:
+            raise UserError(f"config.train.epochs = {config.train.epochs}, but {path} has trained {done} already")
+        if done < config.train.epochs or not workdirs.finished(path, done):
+            return False
+        print(f"{path} is finished: {done} epochs, results in {path / 'result.json'}")
+        return True
+
+    try:
+        if finished():  # data take their time
+            return restore(path).state
+        # Before the folder is claimed: what does not fit the data leaves nothing there.
+        training = _Training(config, path, started)
+        with workdirs.claim(path):
+            if finished():  # by another process, meanwhile
+                return restore(path).state
+            with contextlib.closing(Checkpoints(path, keep=config.checkpoint.keep)) as checkpoints:
+                workdirs.write_config(path, config)
+                return training.run(checkpoints)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"the same command goes on from epoch {last_epoch(path)} of {path}") from None
+
+
+class _Training:
+    """One call of `train_and_evaluate`, its parts in the order in which they are needed."""
+
+    def __init__(self, config: Any, path: pathlib.Path, started: float):
+        if config.train.compilation_cache:
+            use_compilation_cache()
+        self.config, self.path, self.started = config, path, started
+        self.dataset = sets.load(config.data, seed=config.seed)
+        self.about = {"data": self.dataset.manifest, **self.dataset.sizes()}
+        self.model, self.program = build(config, self.about)
+        self.advice = {row.name: row.advice for row in self.program.rows}
+        # A gradient ratio that no weight follows is not measured: not a number that is missing, but none.
+        self.unmeasured = {
+            f"contract/{row.name}/{field}"
+            for row in self.program.rows
+            if row.signal.endswith("_balance") and row.mechanism != "track"
+            for field in ("signal", "error")
+        }
+        self.pool = futures.ThreadPoolExecutor(1)
+        self.train_s = self.compile_s = self.first_epoch_s = 0.0
+        # What events compare the next epoch with; in the checkpoint, so that a resumed run tells the same.
+        self.previous: dict[str, Any] = {
+            "lr_governor": number(jnp.float32(start_rate(config))),
+            "gate/phase": 0 if config.gates.warmup_epochs else 1,
+        }
+
+    def run(self, checkpoints: Checkpoints) -> TrainState:
+        """Compile, restore or start, train, evaluate."""
+        self.checkpoints = checkpoints
+        batch = jax.tree.map(jnp.asarray, self.dataset.train)
+        abstract = jax.eval_shape(self.program.init)
+        run_epoch = self._compile(abstract, batch)
+        state, done = self._restore_or_init(abstract)
+        writers = Writers(self.path, done, self._sinks(done))
+        progress = Progress(done, self.config.train.epochs, enabled=self.config.log.progress)
+        with contextlib.closing(writers), contextlib.closing(progress):
+            if not done:
+                self._warn(writers, progress)
+            waiting: list[Metrics] = []  # on the device: nothing waits for the host between two logs
+            for epoch in range(done + 1, self.config.train.epochs + 1):
+                with self._training_time(), self._profiled(epoch) as traced:
+                    state, metrics = run_epoch(state, batch)
+                    if traced:
+                        jax.block_until_ready(metrics)
+                if not self.first_epoch_s:
+                    jax.block_until_ready(metrics)
+                    self.first_epoch_s = time.perf_counter() - self.started
+                waiting.append(metrics)
+                progress.advance()
+                logs, saves = (self._due(epoch, block) for block in (self.config.log, self.config.checkpoint))
+                if logs or saves:
+                    self._hear(epoch, waiting, writers, progress)
+                    waiting = []
+                if logs:
+                    step, (tested, predictions) = epoch * self.program.steps_per_epoch, self._test(state)
+                    row = {**self.previous, **tested, "time/train_s": round(self.train_s, 3)}
+                    writers.metrics(epoch, step, row)
+                    writers.view(epoch, step, state, predictions)
+                    progress.show(epoch, row)
+                if saves:
+                    self._save(epoch, state)
+                if logs or saves:
+                    self._halt_if_unsatisfied(epoch, state, writers)
+            progress.close()
+            writers.finish(self._finish(state))
+        return state
+
+    def _sinks(self, done: int) -> Iterator[Sink]:
+        if self.config.log.tensorboard:
+            from topojax.tracking.tensorboard_writer import TensorBoard
+
+            yield TensorBoard(self.path / "tensorboard", self.config, self.model, self.dataset)
+        if self.config.mlflow.enabled:
+            from topojax.tracking.mlflow_writer import Mlflow
+
+            yield Mlflow(self.path)
+
+    def _compile(self, abstract: Any, batch: Batch) -> Callable:
+        """Compile the run's programs; returns the epoch's. Evaluation is compiled while training has begun."""
+        since = time.perf_counter()
+        init = jax.jit(self.program.init).lower()
+        initial = self.pool.submit(compile_program, init)
+        described, cached = [self.config.to_dict(), self.about], self.config.train.compilation_cache
+        compiled, self.names = compile_epoch(self.program, abstract, batch, described=described, cached=cached)
+        self.init = initial.result()
+        self.evaluate = self.pool.submit(compile_evaluate, self.program.evaluate, abstract, self.dataset.test)
+        self.compile_s = time.perf_counter() - since
+        return compiled
+
+    def _restore_or_init(self, abstract: Any) -> tuple[TrainState, int]:
+        if not self.checkpoints.epochs():
+            return self._start(), 0
+        meta = self.checkpoints.meta()
+        if meta["data"] != self.dataset.manifest:
+            raise UserError(f"the data of {self.dataset.name} are not those {self.path} was trained on")
+        state, meta = self.checkpoints.restore(abstract)
+        self.previous, self.train_s = meta["previous"], meta["train_s"]
+        # A copy that jax owns: restored buffers may be shared with the reader, and are about to be donated.
+        return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(state), meta["epoch"]
+
+    def _start(self) -> TrainState:
+        state = self.init()
+        if not self.config.model.kmeans_start:
+            return state
+        from topojax.atlas.kmeans import kmeans_start
+
+        image = np.asarray(self.dataset.train.image)
+        start = kmeans_start(self.model, state.params, state.spectral, image, seed=self.config.seed)
+        return dataclasses.replace(state, params=start)
+
+    def _warn(self, writers: Writers, progress: Progress) -> None:
+        """What is known to go wrong before it does."""
+        found = [{"event": "clipped", **guess} for guess in clipped(self.config)]
+        for event in found + [{"event": "unstable_gains", **gains} for gains in unstable_gains(self.program.rows)]:
+            writers.event(0, 0, event)
+            progress.say(0, event)
+
+    def _halt_if_unsatisfied(self, epoch: int, state: TrainState, writers: Writers) -> None:
+        if self.config.monitor.on_saturation != "halt":
+            return
+        found = unsatisfied(self.previous, self.advice)
+        if found:
+            self._save(epoch, state)
+            writers.event(epoch, epoch * self.program.steps_per_epoch, {"event": "halted", **found[0]})
+            name, advice = found[0]["name"], found[0]["advice"]
+            value, target, weight = (number_text(found[0][field]) for field in ("value", "target", "weight"))
+            raise UserError(
+                f"halted in epoch {epoch}: contract {name} cannot be satisfied (value {value}, target {target}, weight "
+                f"{weight} at its maximum): {advice}. {self.path} is saved; --config.monitor.on_saturation=warn goes on"
+            )
+
+    def _due(self, epoch: int, block: Any) -> bool:
+        return epoch % block.every_epochs == 0 or epoch == self.config.train.epochs
+
+    @contextlib.contextmanager
+    def _training_time(self) -> Iterator[None]:
+        since = time.perf_counter()
+        yield
+        self.train_s += time.perf_counter() - since
+
+    @contextlib.contextmanager
+    def _profiled(self, epoch: int) -> Iterator[bool]:
+        traced = epoch == self.config.profile
+        where = jax.profiler.trace(str(self.path / "profile"), create_perfetto_trace=True)
+        with where if traced else contextlib.nullcontext():
+            yield traced
+
+    def _hear(self, epoch: int, waiting: list[Metrics], writers: Writers, progress: Progress) -> None:
+        """Fetch the epochs since the last time, write their events, stop a run that has diverged."""
+        with self._training_time():
+            rows = jax.device_get(waiting)
+        for at, metrics in enumerate(rows, start=epoch - len(rows) + 1):
+            row = {
+                name: v
+                for name, v in numbers(dict(zip(self.names, metrics, strict=True))).items()
+                if name not in self.unmeasured
+            }
+            for event in events(self.previous, row, self.advice):
+                writers.event(at, at * self.program.steps_per_epoch, event)
+                progress.say(at, event)
+            self.previous = row
+            failures = int(row["guard/failures"] or 0)
+            if failures >= self.config.monitor.max_failures:
+                event = {"event": "diverged", "failures": failures}
+                writers.event(at, at * self.program.steps_per_epoch, event)
+                saved = max(self.checkpoints.epochs(), default=0)
+                raise UserError(
+                    f"diverged in epoch {at}: {failures} steps in a row not finite; {self.path} is as it "
+                    f"was after epoch {saved}. Look at the data, or lower config.optim.learning_rate_max and "
+                    "start in a new --workdir"
+                )
+
+    def _test(self, state: TrainState) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        predictions = predict(self.evaluate.result(), state, self.dataset.test)
+        return numbers(scores(predictions, np.asarray(self.dataset.test.label))), predictions
+
+    def _save(self, epoch: int, state: TrainState) -> None:
+        meta = {
+            "epoch": epoch,
+            **self.about,
+            "config": self.config.to_dict(),
+            "versions": versions(),
+            "previous": self.previous,
+            "train_s": self.train_s,
+        }
+        self.checkpoints.save(epoch, state, meta, loss=self.previous["signal/task"])
+
+    def _finish(self, state: TrainState) -> dict[str, Any]:
+        run = Run(
+            model=self.model,
+            state=state,
+            config=self.config,
+            epoch=self.config.train.epochs,
+            image_shape=self.dataset.image_shape,
+            input_dim=self.dataset.train.image.shape[1],
+            program=self.program,
+            num_classes=self.dataset.num_classes,
+            manifest=self.dataset.manifest,
+        )
+        tested = evaluate_run(run, self.dataset.test, self.dataset.train, compiled=self.evaluate.result())
+        result = {
+            "name": self.config.name,
+            **tested.named(),
+            "labels_used": self.config.supervised.enabled,
+            "readout_labels_used": True,
+            "epochs": self.config.train.epochs,
+            "step": int(state.step),
+            "best_epoch": self.checkpoints.best(),
+            "seed": self.config.seed,
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+            "data": self.dataset.manifest,
+            "contracts": audit(self.config, self.previous, last_fifth(self.path, self.config.train.epochs)),
+            "versions": versions(),
+            "time/first_epoch_s": round(self.first_epoch_s, 3),
+            "time/compile_s": round(self.compile_s, 3),
+            "time/train_s": round(self.train_s, 3),
+            "time/total_s": round(time.perf_counter() - self.started, 3),
+        }
+        write_json(self.path / "result.json", result)
+        print(table(result))
+        print(
+            f"\n{self.path / 'result.json'}: {result['time/total_s']:.1f} s in all, "
+            f"{result['time/compile_s']:.1f} s of it compiling"
+        )
+        return result
