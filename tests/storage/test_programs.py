@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_config import get_config
 
-from tests.tiny_config import get_config
 from topojax.data import sets
 from topojax.scoring.run import build
 from topojax.storage.program_cache import compile_epoch

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from tiny_config import get_config
 
 from topojax.data import sets
@@ -19,20 +18,9 @@ from topojax.storage.logs import number, numbers
 from topojax.tracking.events import events
 from topojax.training import loop
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 ROWS = ("commitment", "route", "entropy", "diversity", "window", "per_chart_code_entropy", "residual_scale")
 UPDATE_RATIO = 0.01
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiles(tmp_path_factory):
-    """Little optimisation, and one compilation cache for the runs of the trainer."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        jax.config.update("jax_disable_most_optimizations", True)
-        yield
-    jax.config.update("jax_disable_most_optimizations", False)
-    jax.config.update("jax_compilation_cache_dir", None)
-    compilation_cache.reset_cache()
 
 
 def config(rows=ROWS, **fields):

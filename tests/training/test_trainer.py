@@ -14,7 +14,6 @@ import jax
 import numpy as np
 import pytest
 from controller_runs import bits
-from jax.experimental.compilation_cache import compilation_cache
 from tiny_config import get_config
 
 import topojax
@@ -23,21 +22,8 @@ from topojax.scoring import audit
 from topojax.training import loop
 
 TESTS = pathlib.Path(__file__).parents[1]
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 VOLATILE = ("time/first_epoch_s", "time/train_s", "time/compile_s", "time/total_s")
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """One compilation cache for this process and those it starts; little optimisation, for its cost."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder))
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-        jax.config.update("jax_disable_most_optimizations", True)
-        yield folder
-    jax.config.update("jax_disable_most_optimizations", False)
-    jax.config.update("jax_compilation_cache_dir", None)
-    compilation_cache.reset_cache()
 
 
 def config(**fields):
@@ -48,7 +34,7 @@ def config(**fields):
 
 
 @pytest.fixture(scope="module")
-def finished(cache, tmp_path_factory):
+def finished(quick_compiles, tmp_path_factory):
     """(workdir, final state) of an uninterrupted run."""
     workdir = tmp_path_factory.mktemp("run") / "whole"
     return workdir, loop.train_and_evaluate(config(), workdir)
@@ -101,7 +87,7 @@ def test_it_learns(finished):
     assert losses[-1] < losses[0]
 
 
-def test_a_guess_beyond_its_bound_is_named_and_no_change_of_the_rate(cache, tmp_path):
+def test_a_guess_beyond_its_bound_is_named_and_no_change_of_the_rate(tmp_path):
     """The rate starts at the bound: nothing changed it in the first epoch, and nobody unknown does."""
     loop.train_and_evaluate(config(train__epochs=1, optim__learning_rate=0.5, optim__learning_rate_max=0.004), tmp_path)
     first, *later = rows(tmp_path, "events.jsonl")
@@ -188,7 +174,7 @@ def test_other_data_of_the_same_name_are_refused(run, monkeypatch):
         loop.train_and_evaluate(config(), run)
 
 
-def test_a_workdir_without_checkpoint_starts_anew(cache, tmp_path, monkeypatch):
+def test_a_workdir_without_checkpoint_starts_anew(tmp_path, monkeypatch):
     """What an interrupt before the first checkpoint leaves binds no one to its configuration."""
 
     def interrupted(*args, **kwargs):
@@ -209,13 +195,13 @@ def test_a_workdir_without_checkpoint_starts_anew(cache, tmp_path, monkeypatch):
         ({"data__neighbours": 100_000}, "data.neighbours = 100000: must be a whole number below the 160 training"),
     ],
 )
-def test_what_does_not_fit_the_data_says_what_to_change_and_leaves_nothing(cache, tmp_path, fields, said):
+def test_what_does_not_fit_the_data_says_what_to_change_and_leaves_nothing(tmp_path, fields, said):
     with pytest.raises(UserError, match=f"^config.{said}"):
         loop.train_and_evaluate(config(**fields), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_two_processes_do_not_share_a_workdir(cache, tmp_path):
+def test_two_processes_do_not_share_a_workdir(tmp_path):
     with (
         loop.workdirs.claim(tmp_path),
         pytest.raises(UserError, match="another process is training there"),
