@@ -60,7 +60,7 @@ def compile_runs(config: Any, dataset: Dataset) -> Callable[[Dataset, int], Trai
     from sklearn.metrics import adjusted_mutual_info_score
 
     about = dataset.sizes()
-    model, program = build(config, about)
+    _, program = build(config, about)
     names: list[tuple[str, ...]] = []
 
     def init(seed: Array) -> Any:
