@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 
 import topojax
-from topojax.commands.evaluate import as_json, evaluate, load_splits
+from topojax.commands.evaluate import as_json
 from topojax.commands.report import main
 from topojax.errors import UserError
-from topojax.report import atlas, compare, history, page, quality, still, style
+from topojax.report import history, latent_map, overlay, page, quality, still, style
 from topojax.report.block import Note
-from topojax.report.material import take
+from topojax.report.embedding import embed
 from topojax.report.sections import TABLE, Story, sections
 from topojax.report.write import write
+from topojax.scoring.split import evaluate, load_splits
 from topojax.types import Batch
 
 TRAINING = ["curves", "losses", "rate", "events", "contracts", "window", "scales"]
@@ -45,9 +46,9 @@ def restored(digits_run):
     return run, *load_splits(run)
 
 
-def told(portrait, digits_run):
-    """Blocks of every section, for another portrait than the run's own."""
-    story = Story(history.read(digits_run), None, [], portrait, "", [])
+def told(embedding, digits_run):
+    """Blocks of every section, for another embedding than the run's own."""
+    story = Story(history.read(digits_run), None, [], embedding, "", [])
     return [block for section in sections(story) for block in section.blocks]
 
 
@@ -169,11 +170,11 @@ def test_data_that_are_gone_leave_the_curves(digits_run, tmp_path, monkeypatch, 
 )
 def test_poor_splits_are_told_and_their_gaps_named(restored, digits_run, cut, expected):
     run, train, test = restored
-    portrait = take(run, cut(test), train)
-    blocks = told(portrait, digits_run)
+    embedding = embed(run, cut(test), train)
+    blocks = told(embedding, digits_run)
     for phrase in expected:
         assert phrase in said(blocks)
-    text = page.render("poor", "", [page.Section("all", "all", "", blocks)], style=atlas.style(portrait))
+    text = page.render("poor", "", [page.Section("all", "all", "", blocks)], style=latent_map.style(embedding))
     assert not re.search(r"\bnan\b", re.sub(r"<script.*?</script>|data:[^\"')]*", "", text, flags=re.S), re.I)
     latent = [block for block in blocks if getattr(block, "name", "") in ("atlas", "usage", "errors", "jumps")]
     drawn = page.pictures([page.Section("latent", "latent", "", latent)])
@@ -194,14 +195,14 @@ def test_points_in_space_without_labels_in_training(points_report):
 def test_runs_are_compared_by_their_shortest_different_names(digits_run, points_run, tmp_path):
     copy = pathlib.Path(shutil.copytree(digits_run, tmp_path / "again" / "digits"))
     runs = [history.read(path) for path in (digits_run, copy, points_run)]
-    names = compare.names(runs)
+    names = overlay.names(runs)
     assert names[1:] == ["again/digits", f"{points_run.parent.name}/points"]
-    results, differences = compare.results(runs)
+    results, differences = overlay.results(runs)
     rows = {row[0]: row[1:] for row in results.rows}
     assert rows["test/mse"][0] == rows["test/mse"][1] != rows["test/mse"][2]
     assert rows["labels"] == ("trained the charts", "trained the charts", "not used by the charts")
     assert {row[0]: row[1:] for row in differences.rows}["data.name"] == ("default", "default", "sphere_3d")
-    (figure,) = compare.curves(runs)
+    (figure,) = overlay.curves(runs)
     assert {trace.name for trace in figure.plot.data} == set(names)
 
 
@@ -216,14 +217,14 @@ def test_compared_runs_come_first_in_the_page(digits_run, points_run, tmp_path, 
 
 def test_jump_arrows_are_the_operators_applied(restored):
     run, train, test = restored
-    portrait = take(run, test, train)
-    e = portrait.encoding
-    start, end = atlas.jumps(portrait)
+    embedding = embed(run, test, train)
+    e = embedding.encoding
+    start, end = latent_map.jumps(embedding)
     second = np.sort(e.router, axis=1)[:, -2] * e.router.max(axis=1)
-    shared = np.flatnonzero(second >= atlas.OVERLAP)
-    assert 0 < len(start) == min(len(shared), atlas.ARROWS)
-    if len(shared) > atlas.ARROWS:
-        shared = shared[np.linspace(0, len(shared) - 1, atlas.ARROWS).astype(int)]
+    shared = np.flatnonzero(second >= latent_map.OVERLAP)
+    assert 0 < len(start) == min(len(shared), latent_map.ARROWS)
+    if len(shared) > latent_map.ARROWS:
+        shared = shared[np.linspace(0, len(shared) - 1, latent_map.ARROWS).astype(int)]
     jump = run.weights["jump"]
     row = shared[0]
     i, j = np.argsort(e.router[row])[[-1, -2]]
@@ -235,10 +236,10 @@ def test_jump_arrows_are_the_operators_applied(restored):
 
 def test_more_than_three_dimensions_are_projected_on_principal_axes(restored):
     run, train, test = restored
-    portrait = take(run, test, train)
+    embedding = embed(run, test, train)
     rng = np.random.default_rng(0)
     z = (rng.standard_normal((50, 5)) * [1, 9, 0.1, 3, 0.2]).astype(np.float32)
-    wide = type(portrait)(**{**vars_of(portrait), "encoding": portrait.encoding._replace(z_geo=z)})
+    wide = type(embedding)(**{**vars_of(embedding), "encoding": embedding.encoding._replace(z_geo=z)})
     flat = wide.project(z)
     assert flat.shape == (50, 2)
     assert abs(np.corrcoef(flat[:, 0], z[:, 1])[0, 1]) > 0.95
@@ -246,21 +247,21 @@ def test_more_than_three_dimensions_are_projected_on_principal_axes(restored):
     assert wide.projection[2][0].startswith("principal axis 1 (")
 
 
-def vars_of(portrait):
+def vars_of(embedding):
     names = ("run", "evaluation", "image", "label", "encoding", "x_hat", "drawn")
-    return {name: getattr(portrait, name) for name in names}
+    return {name: getattr(embedding, name) for name in names}
 
 
 def test_heat_maps_show_the_evaluation_s_tables(restored):
     run, train, test = restored
-    portrait = take(run, test, train)
-    (usage,) = quality.usage(portrait)
-    np.testing.assert_array_equal(usage.plot.data[0].z, portrait.evaluation.tables["code_usage"])
-    (classes,) = quality.classes(portrait)
-    np.testing.assert_array_equal(classes.plot.data[0].z, portrait.evaluation.tables["class_given_chart"])
-    np.testing.assert_array_equal(classes.plot.data[1].z, portrait.evaluation.tables["class_table"])
-    (jumps,) = quality.jump_errors(portrait)
-    np.testing.assert_array_equal(jumps.plot.data[0].z, 1e3 * portrait.evaluation.tables["jump_error"])
+    embedding = embed(run, test, train)
+    (usage,) = quality.usage(embedding)
+    np.testing.assert_array_equal(usage.plot.data[0].z, embedding.evaluation.tables["code_usage"])
+    (classes,) = quality.classes(embedding)
+    np.testing.assert_array_equal(classes.plot.data[0].z, embedding.evaluation.tables["class_given_chart"])
+    np.testing.assert_array_equal(classes.plot.data[1].z, embedding.evaluation.tables["class_table"])
+    (jumps,) = quality.jump_errors(embedding)
+    np.testing.assert_array_equal(jumps.plot.data[0].z, 1e3 * embedding.evaluation.tables["jump_error"])
 
 
 def test_spans_answer_for_the_epochs_since_the_row_before():

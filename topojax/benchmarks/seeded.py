@@ -5,7 +5,6 @@ is, number for number, what `topojax.train` comes to with that seed: initial par
 and probe batch are the same functions of it.
 """
 
-import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -61,7 +60,7 @@ def compile_runs(config: Any, dataset: Dataset) -> Callable[[Dataset, int], Trai
     from sklearn.metrics import adjusted_mutual_info_score
 
     about = dataset.sizes()
-    model, program = build(config, about)
+    _, program = build(config, about)
     names: list[tuple[str, ...]] = []
 
     def init(seed: Array) -> Any:
@@ -86,12 +85,6 @@ def compile_runs(config: Any, dataset: Dataset) -> Callable[[Dataset, int], Trai
         since = time.perf_counter()
         data, labels = jax.tree.map(jnp.asarray, dataset.train), np.asarray(dataset.test.label)
         state, metrics = start(jnp.int32(seed)), None
-        if config.model.kmeans_start:
-            from topojax.atlas.kmeans import kmeans_start
-
-            image = np.asarray(dataset.train.image)
-            params = kmeans_start(model, state.params, state.spectral, image, seed=seed)
-            state = dataclasses.replace(state, params=params)
         curve, predictions = [], {}
         for _ in range(config.train.epochs):
             state, metrics = run_epoch(jnp.int32(seed), state, data)

@@ -76,8 +76,6 @@ def default_config() -> ConfigDict:
     c.model.center_scale = 0.3
     # Standard deviation of the initial codes.
     c.model.code_scale = 0.05
-    # Centres and codes start at k-means of the value projection of training data.
-    c.model.kmeans_start = False
     # Bound the latent to the ball of radius 0.98, where the router's temperature is meant to live.
     c.model.ball = True
     # Scale of the value projection before the ball.

@@ -9,6 +9,9 @@ import ml_collections
 from topojax.config.defaults import default_config
 from topojax.errors import UserError
 
+GONE = {"model.kmeans_start": False}
+"""Fields of former versions → the value at which they did nothing: a saved configuration may still hold them."""
+
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every leaf as (dotted name, value), in the order of declaration where `config` keeps one."""
@@ -47,6 +50,8 @@ def from_json(text: str, where: str) -> ml_collections.ConfigDict:
     except (ValueError, AttributeError) as error:
         raise UserError(f"{where} is not a saved configuration: {error}") from error
     for name, value in fields.items():
+        if name in GONE and value == GONE[name]:
+            continue
         try:
             config.update_from_flattened_dict({name: value})
         except (KeyError, AttributeError) as error:

@@ -6,9 +6,9 @@ import numpy as np
 
 from topojax.atlas.table import Contract
 from topojax.report.block import Block, Figure, Note, Table
+from topojax.report.curves import UNLOGGED
 from topojax.report.history import History, spans
 from topojax.report.style import ALARM, GOOD, INK, QUIET, line, mark, panels
-from topojax.report.training import UNLOGGED
 from topojax.scoring.audit import waits
 from topojax.tracking.console import CONTRACT_COLUMNS, contract_rows
 

@@ -7,9 +7,9 @@ import numpy as np
 
 from topojax.atlas.hierarchy import BARRIERS
 from topojax.report.block import Block, Figure, Note
+from topojax.report.curves import UNLOGGED
 from topojax.report.history import History, spans
 from topojax.report.style import ALARM, GOOD, INK, QUIET, SEQUENTIAL, colour, line, own_legends, panels
-from topojax.report.training import UNLOGGED
 
 SCALES = {"alpha": "α signal", "beta": "β routing", "gamma": "γ decoder", "delta": "δ latent"}
 

@@ -6,8 +6,8 @@ from typing import Any
 from topojax.config.defaults import default_config
 from topojax.config.io import flat
 from topojax.report.block import Block, Note, Table
+from topojax.report.embedding import MODELS
 from topojax.report.history import History
-from topojax.report.material import MODELS
 from topojax.scoring.split import ABOUT, LABELS, Evaluation
 from topojax.storage.runtime import versions
 from topojax.tracking.console import number

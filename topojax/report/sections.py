@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from topojax.report import atlas, compare, constraints, dynamics, facts, images, perturbed, quality, training
+from topojax.report import constraints, curves, dynamics, facts, images, latent_map, overlay, perturbed, quality
 from topojax.report.block import Block, Note
+from topojax.report.embedding import Embedding
 from topojax.report.history import History
-from topojax.report.material import Portrait
 from topojax.report.page import Section
 
 
@@ -16,8 +16,8 @@ class Story(NamedTuple):
     history: History
     meta: dict[str, Any] | None  # of the checkpoint, None without one
     audited: list[dict[str, Any]] | None  # contracts at the checkpoint, None without one
-    portrait: Portrait | None  # None without a checkpoint or its data
-    missing: str  # why there is no portrait
+    embedding: Embedding | None  # None without a checkpoint or its data
+    missing: str  # why there is no embedding
     others: Sequence[History]  # runs to compare with
 
 
@@ -37,13 +37,13 @@ class Part(NamedTuple):
     draw: tuple[Callable[[Any], list[Block]], ...]
 
 
-def _evaluated(*functions: Callable[[Any], list[Block]]) -> Callable[[Portrait], list[Block]]:
-    return lambda portrait: [block for function in functions for block in function(portrait.evaluation)]
+def _evaluated(*functions: Callable[[Any], list[Block]]) -> Callable[[Embedding], list[Block]]:
+    return lambda embedding: [block for function in functions for block in function(embedding.evaluation)]
 
 
 def _compared(story: Story) -> list[Block]:
     histories = [story.history, *story.others]
-    return [*compare.results(histories), *compare.curves(histories)]
+    return [*overlay.results(histories), *overlay.curves(histories)]
 
 
 TABLE: tuple[Part, ...] = (
@@ -52,7 +52,7 @@ TABLE: tuple[Part, ...] = (
         "result",
         "Result",
         "Numbers of the test split, each with what labels had to do with it.",
-        "portrait",
+        "embedding",
         (_evaluated(facts.models, facts.scores),),
     ),
     Part(
@@ -60,7 +60,7 @@ TABLE: tuple[Part, ...] = (
         "Training",
         "Losses, the rate with the bound that set it, and what was decided on the way.",
         "history",
-        (training.curves, training.losses, training.rate, training.events),
+        (curves.curves, curves.losses, curves.rate, curves.events),
     ),
     Part(
         "contracts",
@@ -81,35 +81,35 @@ TABLE: tuple[Part, ...] = (
         "atlas",
         "Atlas",
         "The latent with its charts, codes and jumps; drag to move, scroll to zoom, click a legend entry to hide it.",
-        "portrait",
-        (atlas.atlas, quality.usage, images.prototypes),
+        "embedding",
+        (latent_map.atlas, quality.usage, images.prototypes),
     ),
     Part(
         "reconstruction",
         "Reconstruction",
         "What comes back, and how far it is off.",
-        "portrait",
+        "embedding",
         (images.reconstructions, quality.errors),
     ),
     Part(
         "meaning",
         "Charts and classes",
         "What a chart says of the class, and how sure the heads are.",
-        "portrait",
+        "embedding",
         (quality.classes, quality.calibration),
     ),
     Part(
-        "gluing",
+        "transitions",
         "Jumps",
         "How well jump operators carry one chart's reading to the next.",
-        "portrait",
+        "embedding",
         (quality.jump_errors,),
     ),
     Part(
         "explored",
         "Perturbation and exploration",
         "Inputs changed a little, ways through charts, and charts as sheets (topojax.explore).",
-        "portrait",
+        "embedding",
         (perturbed.before_and_after, perturbed.robustness, perturbed.paths, perturbed.sheets),
     ),
 )

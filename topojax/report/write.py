@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from topojax.errors import UserError
+from topojax.report.embedding import Embedding
 from topojax.report.history import read
-from topojax.report.material import Portrait
 
 
 def write(
@@ -32,30 +32,30 @@ def write(
     """
     if importlib.util.find_spec("plotly") is None:
         raise UserError("the report needs plotly: pip install 'topojax[report]'")
-    from topojax.report import atlas, images, page
+    from topojax.report import images, latent_map, page
     from topojax.report.sections import Story, sections
 
     path = pathlib.Path(workdir)
     history = read(path)
-    meta, portrait, missing = _portrait(path, step)
+    meta, embedding, missing = _embedding(path, step)
     if meta is not None:
         history = read(path, until=meta["epoch"])
     others = [read(pathlib.Path(other)) for other in compare]
-    story = Story(history, meta, _audited(path, history.config, meta), portrait, missing, others)
+    story = Story(history, meta, _audited(path, history.config, meta), embedding, missing, others)
     told = sections(story)
     epoch = f"epoch {meta['epoch']} of {history.config.train.epochs}" if meta else "no epoch saved yet"
     used = "labels trained the charts" if history.config.supervised.enabled else "labels did not train the charts"
     lead = f"{history.config.data.name}, seed {history.config.seed}, {epoch}; {used}."
     files = page.pictures(told)
-    if portrait is not None:
-        files["overview.png"] = images.overview(portrait)
-    text = page.render(f"{history.config.name}: an attentive atlas", lead, told, style=atlas.style(portrait))
+    if embedding is not None:
+        files["overview.png"] = images.overview(embedding)
+    text = page.render(f"{history.config.name}: an attentive atlas", lead, told, style=latent_map.style(embedding))
     return _save(path / "report", text, files)
 
 
-def _portrait(path: pathlib.Path, step: int | None) -> tuple[dict[str, Any] | None, Portrait | None, str]:
-    """(metadata of the checkpoint, portrait, why there is none)."""
-    from topojax.report.material import take
+def _embedding(path: pathlib.Path, step: int | None) -> tuple[dict[str, Any] | None, Embedding | None, str]:
+    """(metadata of the checkpoint, embedding, why there is none)."""
+    from topojax.report.embedding import embed
     from topojax.scoring.run import restore
     from topojax.scoring.split import load_splits
     from topojax.storage.checkpoint import Checkpoints
@@ -77,7 +77,7 @@ def _portrait(path: pathlib.Path, step: int | None) -> tuple[dict[str, Any] | No
         train, test = load_splits(run)
     except UserError as error:
         return meta, None, f"The data of this run cannot be read, so that nothing of the atlas can be drawn: {error}"
-    return meta, take(run, test, train), ""
+    return meta, embed(run, test, train), ""
 
 
 _UNSAVED = "No epoch has been saved yet: there is no atlas to draw."

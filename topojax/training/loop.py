@@ -5,7 +5,6 @@ what was written after it; the epochs left are trained. The state alone fixes wh
 """
 
 import contextlib
-import dataclasses
 import pathlib
 import time
 from collections.abc import Callable, Iterator
@@ -176,7 +175,7 @@ class _Training:
 
     def _restore_or_init(self, abstract: Any) -> tuple[TrainState, int]:
         if not self.checkpoints.epochs():
-            return self._start(), 0
+            return self.init(), 0
         meta = self.checkpoints.meta()
         if meta["data"] != self.dataset.manifest:
             raise UserError(f"the data of {self.dataset.name} are not those {self.path} was trained on")
@@ -184,16 +183,6 @@ class _Training:
         self.previous, self.train_s = meta["previous"], meta["train_s"]
         # A copy that jax owns: restored buffers may be shared with the reader, and are about to be donated.
         return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(state), meta["epoch"]
-
-    def _start(self) -> TrainState:
-        state = self.init()
-        if not self.config.model.kmeans_start:
-            return state
-        from topojax.atlas.kmeans import kmeans_start
-
-        image = np.asarray(self.dataset.train.image)
-        start = kmeans_start(self.model, state.params, state.spectral, image, seed=self.config.seed)
-        return dataclasses.replace(state, params=start)
 
     def _warn(self, writers: Writers, progress: Progress) -> None:
         """What is known to go wrong before it does."""

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from topojax.report.block import Block, Figure, Note, Table
+from topojax.report.curves import UNLOGGED
 from topojax.report.facts import differing
 from topojax.report.history import History
 from topojax.report.style import colour, line, own_legends, panels
-from topojax.report.training import UNLOGGED
 from topojax.tracking.console import number
 
 CURVES = {

@@ -7,7 +7,7 @@ import numpy as np
 from topojax.analysis import explore
 from topojax.report import grids
 from topojax.report.block import Block, Figure
-from topojax.report.material import Portrait
+from topojax.report.embedding import Embedding
 from topojax.report.page import uri
 from topojax.report.style import INK, SEQUENTIAL, blank, colour, symbol
 
@@ -33,22 +33,22 @@ plot.addEventListener('mousemove', (e) => {{
 """
 
 
-def atlas(portrait: Portrait) -> list[Block]:
+def atlas(embedding: Embedding) -> list[Block]:
     """Examples by label, chart, code, error or routing entropy, as a menu says; charts, codes and jumps above them."""
-    flat = portrait.project(portrait.encoding.z_geo[:1]).shape[1] == 2
+    flat = embedding.project(embedding.encoding.z_geo[:1]).shape[1] == 2
     figure = blank(680)
     groups: list[tuple[str, list[Any]]] = []
-    if portrait.label is not None:
-        groups.append(("label", _categories(portrait, portrait.label, "label", flat)))
-    groups.append(("chart", _categories(portrait, portrait.chart, "chart", flat)))
-    groups.append(("code", _categories(portrait, portrait.evaluation.predictions["code"], "code", flat)))
-    groups.append(("error", [_continuous(portrait, portrait.error, "squared error", flat)]))
-    groups.append(("routing entropy", [_continuous(portrait, _entropy(portrait), "H(K|x), nats", flat)]))
+    if embedding.label is not None:
+        groups.append(("label", _categories(embedding, embedding.label, "label", flat)))
+    groups.append(("chart", _categories(embedding, embedding.chart, "chart", flat)))
+    groups.append(("code", _categories(embedding, embedding.evaluation.predictions["code"], "code", flat)))
+    groups.append(("error", [_continuous(embedding, embedding.error, "squared error", flat)]))
+    groups.append(("routing entropy", [_continuous(embedding, _entropy(embedding), "H(K|x), nats", flat)]))
     for number, (_, traces) in enumerate(groups):
         for trace in traces:
             trace.visible = number == 0
             figure.add_trace(trace)
-    over, jumps, length = _overlays(portrait, flat)
+    over, jumps, length = _overlays(embedding, flat)
     for trace in over:
         figure.add_trace(trace)
     sizes = [len(traces) for _, traces in groups]
@@ -70,7 +70,7 @@ def atlas(portrait: Portrait) -> list[Block]:
         "font": {"size": 12},
     }
     figure.update_layout(updatemenus=[menu], legend={"x": 1.01, "y": 1, "itemsizing": "constant"}, dragmode="pan")
-    names = portrait.projection[2]
+    names = embedding.projection[2]
     if flat:
         figure.update_xaxes(title_text=names[0])
         second = names[1] if len(names) > 1 else ""
@@ -79,12 +79,12 @@ def atlas(portrait: Portrait) -> list[Block]:
         axis = {"backgroundcolor": "white", "gridcolor": "#dfe3ea", "zeroline": False}
         scene = {f"{a}axis": axis | {"title": {"text": n}} for a, n in zip("xyz", names, strict=True)}
         figure.update_layout(scene=scene | {"aspectmode": "data", "dragmode": "orbit"}, margin={"l": 0, "b": 0})
-    return [Figure("atlas", figure, _caption(portrait, jumps, length), _SCRIPT, _card(portrait))]
+    return [Figure("atlas", figure, _caption(embedding, jumps, length), _SCRIPT, _card(embedding))]
 
 
-def style(portrait: Portrait | None) -> str:
+def style(embedding: Embedding | None) -> str:
     """CSS of the thumbnails under the cursor, with the sprites of inputs and reconstructions inside."""
-    if portrait is None or portrait.run.image_shape is None:
+    if embedding is None or embedding.run.image_shape is None:
         return ""
     rules = [
         "#thumbnails{position:fixed;left:0;top:0;z-index:9;background:white;border:1px solid #c9ced8;padding:6px;"
@@ -93,15 +93,15 @@ def style(portrait: Portrait | None) -> str:
         f"#thumbnails i{{display:block;width:{SIDE}px;height:{SIDE}px;image-rendering:pixelated;"
         f"background-size:{SIDE * COLUMNS}px auto}}",
     ]
-    for name, rows in (("input", portrait.image), ("dream", portrait.x_hat)):
-        pictures = grids.visible(rows[portrait.drawn], portrait.run.image_shape)
+    for name, rows in (("input", embedding.image), ("dream", embedding.x_hat)):
+        pictures = grids.visible(rows[embedding.drawn], embedding.run.image_shape)
         data, kind = grids.sprite(pictures, COLUMNS)
         rules.append(f"#thumbnails i.{name}{{background-image:url({uri(data, kind)})}}")
     return "".join(rules)
 
 
-def _card(portrait: Portrait) -> str:
-    if portrait.run.image_shape is None:
+def _card(embedding: Embedding) -> str:
+    if embedding.run.image_shape is None:
         return ""
     cells = "".join(
         f'<span>{text}<i class="{name}"></i></span>' for name, text in (("input", "input"), ("dream", "atlas"))
@@ -109,35 +109,35 @@ def _card(portrait: Portrait) -> str:
     return f'<div id="thumbnails" hidden>{cells}</div>'
 
 
-def _entropy(portrait: Portrait) -> np.ndarray:
-    w = portrait.encoding.router
+def _entropy(embedding: Embedding) -> np.ndarray:
+    w = embedding.encoding.router
     return -np.sum(w * np.log(np.maximum(w, 1e-12)), axis=1)
 
 
-def _facts(portrait: Portrait, at: np.ndarray) -> tuple[np.ndarray, str]:
+def _facts(embedding: Embedding, at: np.ndarray) -> tuple[np.ndarray, str]:
     """What hovering says of the drawn points `at`, as numbers for a template; the first is the thumbnail's place."""
-    example = portrait.drawn[at]
-    columns = [at, example, portrait.chart[example], portrait.evaluation.predictions["code"][example]]
-    columns += [portrait.error[example]]
+    example = embedding.drawn[at]
+    columns = [at, example, embedding.chart[example], embedding.evaluation.predictions["code"][example]]
+    columns += [embedding.error[example]]
     text = "example %{customdata[1]}<br>chart %{customdata[2]}, code %{customdata[3]}"
     text += "<br>squared error %{customdata[4]:.4f}"
-    if portrait.label is not None:
-        columns.append(portrait.label[example])
+    if embedding.label is not None:
+        columns.append(embedding.label[example])
         text = "label %{customdata[5]}, " + text
-    if portrait.run.image_shape is None:
+    if embedding.run.image_shape is None:
         start = len(columns)
-        columns += list(portrait.image[example].T)
-        coordinates = ", ".join(f"%{{customdata[{start + i}]:.3f}}" for i in range(min(portrait.image.shape[1], 3)))
+        columns += list(embedding.image[example].T)
+        coordinates = ", ".join(f"%{{customdata[{start + i}]:.3f}}" for i in range(min(embedding.image.shape[1], 3)))
         text += f"<br>input ({coordinates})"
     return np.stack(columns, axis=1).astype(np.float32), text + "<extra></extra>"
 
 
-def _scatter(portrait: Portrait, flat: bool, at: np.ndarray, marker: dict[str, Any], **options: Any) -> Any:
+def _scatter(embedding: Embedding, flat: bool, at: np.ndarray, marker: dict[str, Any], **options: Any) -> Any:
     import plotly.graph_objects as go
 
-    facts, text = _facts(portrait, at)
-    points = portrait.project(portrait.encoding.z_geo[portrait.drawn[at]]).astype(np.float32)
-    size = 6.5 if len(portrait.drawn) < 1000 else 5.0
+    facts, text = _facts(embedding, at)
+    points = embedding.project(embedding.encoding.z_geo[embedding.drawn[at]]).astype(np.float32)
+    size = 6.5 if len(embedding.drawn) < 1000 else 5.0
     common = {"mode": "markers", "customdata": facts, "hovertemplate": text, **options}
     if flat:
         style = marker | {"size": size, "opacity": 0.8, "line": {"width": 0.3, "color": "white"}}
@@ -148,42 +148,42 @@ def _scatter(portrait: Portrait, flat: bool, at: np.ndarray, marker: dict[str, A
     return go.Scatter3d(x=points[:, 0], y=points[:, 1], z=points[:, 2], marker=style, **common)
 
 
-def _categories(portrait: Portrait, values: np.ndarray, name: str, flat: bool) -> list[Any]:
-    shown = values[portrait.drawn]
+def _categories(embedding: Embedding, values: np.ndarray, name: str, flat: bool) -> list[Any]:
+    shown = values[embedding.drawn]
     traces = []
     for value in np.unique(shown):
         marker = {"color": colour(int(value)), "symbol": symbol(int(value))}
         at = np.flatnonzero(shown == value)
-        traces.append(_scatter(portrait, flat, at, marker, name=f"{name} {value}", legendgroup=f"{name} {value}"))
+        traces.append(_scatter(embedding, flat, at, marker, name=f"{name} {value}", legendgroup=f"{name} {value}"))
     return traces
 
 
-def _continuous(portrait: Portrait, values: np.ndarray, title: str, flat: bool) -> Any:
-    shown = values[portrait.drawn]
+def _continuous(embedding: Embedding, values: np.ndarray, title: str, flat: bool) -> Any:
+    shown = values[embedding.drawn]
     high = float(np.quantile(shown, 0.99)) or 1.0  # one outlier must not make all others look alike
     bar = {"title": {"text": title}, "thickness": 12, "len": 0.6, "y": 0.3}
     marker = {"color": shown, "colorscale": SEQUENTIAL, "cmin": float(shown.min()), "cmax": high, "colorbar": bar}
-    return _scatter(portrait, flat, np.arange(len(shown)), marker, name=title, showlegend=False)
+    return _scatter(embedding, flat, np.arange(len(shown)), marker, name=title, showlegend=False)
 
 
-def _overlays(portrait: Portrait, flat: bool) -> tuple[list[Any], int, float]:
+def _overlays(embedding: Embedding, flat: bool) -> tuple[list[Any], int, float]:
     """Traces of jumps, codes and charts; how many jumps are drawn, and their mean length."""
     import plotly.graph_objects as go
 
-    start, end = jumps(portrait)
+    start, end = jumps(embedding)
     segments = np.stack([start, end, np.full_like(start, np.nan)], axis=1).reshape(-1, start.shape[-1])
-    codes = np.stack([explore.codes(portrait.run, chart) for chart in range(portrait.charts)])
-    used = portrait.evaluation.tables["code_usage"] > 0
-    points = portrait.project(codes[used])
+    codes = np.stack([explore.codes(embedding.run, chart) for chart in range(embedding.charts)])
+    used = embedding.evaluation.tables["code_usage"] > 0
+    points = embedding.project(codes[used])
     names = [f"chart {k}, code {c}" for k, c in np.argwhere(used)]
-    centers = portrait.project(np.asarray(portrait.run.weights["encoder"]["centers"]))
-    alive = portrait.population > 0
+    centers = embedding.project(np.asarray(embedding.run.weights["encoder"]["centers"]))
+    alive = embedding.population > 0
     numbers = [str(k) if on else f"({k})" for k, on in enumerate(alive)]
     lengths = np.linalg.norm(end - start, axis=-1)
     line = {"color": INK, "width": 1.2}
     traces = []
     if len(start):
-        x, y = portrait.project(segments)[:, :2].T
+        x, y = embedding.project(segments)[:, :2].T
         if flat:
             heads = np.tile([0, 7, 0], len(start))
             marker = {"symbol": "arrow", "angleref": "previous", "size": heads, "color": INK}
@@ -191,7 +191,7 @@ def _overlays(portrait: Portrait, flat: bool) -> tuple[list[Any], int, float]:
                 go.Scatter(x=x, y=y, mode="lines+markers", line=line, marker=marker, name="jumps", hoverinfo="skip")
             )
         else:
-            z = portrait.project(segments)[:, 2]
+            z = embedding.project(segments)[:, 2]
             traces.append(
                 go.Scatter3d(x=x, y=y, z=z, mode="lines", line=line | {"width": 3}, name="jumps", hoverinfo="skip")
             )
@@ -203,7 +203,7 @@ def _overlays(portrait: Portrait, flat: bool) -> tuple[list[Any], int, float]:
     )
     at = dict(zip("xy" if flat else "xyz", centers.T, strict=True))
     disc = {"symbol": "circle", "size": 19 if flat else 8, "color": "white", "line": {"width": 1.2, "color": INK}}
-    said = [f"chart {k}: {n} examples" for k, n in enumerate(portrait.population)]
+    said = [f"chart {k}: {n} examples" for k, n in enumerate(embedding.population)]
     traces.append(
         kind(
             **at,
@@ -219,7 +219,7 @@ def _overlays(portrait: Portrait, flat: bool) -> tuple[list[Any], int, float]:
     return traces, len(start), float(lengths.mean()) if len(lengths) else 0.0
 
 
-def jumps(portrait: Portrait) -> tuple[np.ndarray, np.ndarray]:
+def jumps(embedding: Embedding) -> tuple[np.ndarray, np.ndarray]:
     """The jump operators applied to examples between two charts, in the latent's coordinates.
 
     An example that charts i and j share lies at c̄ + q_i + z_n^i as chart i alone reads it; its jump is to
@@ -228,9 +228,9 @@ def jumps(portrait: Portrait) -> tuple[np.ndarray, np.ndarray]:
     Returns:
       start [m, D] and end [m, D], of at most `ARROWS` examples with w_i w_j ≥ `OVERLAP`, i their own chart.
     """
-    e = portrait.encoding
-    rows = portrait.drawn
-    others = np.where(np.eye(portrait.charts, dtype=bool)[e.chart[rows]], 0.0, e.router[rows])
+    e = embedding.encoding
+    rows = embedding.drawn
+    others = np.where(np.eye(embedding.charts, dtype=bool)[e.chart[rows]], 0.0, e.router[rows])
     target = others.argmax(axis=1)
     mass = others.max(axis=1) * e.router[rows, e.chart[rows]]
     shared = np.flatnonzero(mass >= OVERLAP)
@@ -238,15 +238,15 @@ def jumps(portrait: Portrait) -> tuple[np.ndarray, np.ndarray]:
         shared = shared[np.linspace(0, len(shared) - 1, ARROWS).astype(int)]
     rows, target = rows[shared], target[shared]
     source = e.chart[rows]
-    jumped = np.asarray(portrait.run.model.jump(portrait.run.weights, e.z_n_all[rows]))
+    jumped = np.asarray(embedding.run.model.jump(embedding.run.weights, e.z_n_all[rows]))
     pick = np.arange(len(rows))
     start = e.c_bar[rows] + e.z_q_all[rows, source] + e.z_n_all[rows, source]
     return start, e.c_bar[rows] + e.z_q_all[rows, target] + jumped[pick, source, target]
 
 
-def _caption(portrait: Portrait, jumps: int, length: float) -> str:
-    latent, n = portrait.encoding.z_geo.shape[1], len(portrait.image)
-    shown = f"{len(portrait.drawn)} of {n} test examples" if len(portrait.drawn) < n else f"All {n} test examples"
+def _caption(embedding: Embedding, jumps: int, length: float) -> str:
+    latent, n = embedding.encoding.z_geo.shape[1], len(embedding.image)
+    shown = f"{len(embedding.drawn)} of {n} test examples" if len(embedding.drawn) < n else f"All {n} test examples"
     where = (
         f"The latent has {latent} dimensions and is projected on its first two principal axes"
         if latent > 3
@@ -259,7 +259,7 @@ def _caption(portrait: Portrait, jumps: int, length: float) -> str:
         if jumps
         else "No example is shared by two charts enough to draw a jump"
     )
-    unused = [str(k) for k in np.flatnonzero(portrait.population == 0)]
+    unused = [str(k) for k in np.flatnonzero(embedding.population == 0)]
     idle = f" No example uses chart {', '.join(unused)} (number in brackets)." if unused else ""
-    hover = " Hovering shows the image and its reconstruction." if portrait.run.image_shape else ""
+    hover = " Hovering shows the image and its reconstruction." if embedding.run.image_shape else ""
     return f"{shown}. {where}. Discs: chart centres; diamonds: codes in use. {arrows}.{idle}{hover}"

@@ -17,7 +17,7 @@ POINTS = 2000
 
 
 @dataclasses.dataclass(frozen=True)
-class Portrait:
+class Embedding:
     """n examples of a split, seen by one checkpoint.
 
     Attributes:
@@ -86,7 +86,7 @@ class Portrait:
         return np.concatenate([out, np.zeros_like(out)], axis=-1) if out.shape[-1] == 1 else out
 
 
-def take(run: Run, split: Batch, train: Batch | None) -> Portrait:
+def embed(run: Run, split: Batch, train: Batch | None) -> Embedding:
     """Evaluate, encode and decode a split.
 
     Args:
@@ -97,7 +97,7 @@ def take(run: Run, split: Batch, train: Batch | None) -> Portrait:
     image = np.asarray(split.image, np.float32)
     encoding = run.encode(image)
     n = len(image)
-    return Portrait(
+    return Embedding(
         run=run,
         evaluation=evaluate_run(run, split, train),
         image=image,
