@@ -1,6 +1,7 @@
 """Shared set-up: CPU, strict rank promotion, one cache of compiled programs and one of each run for all workers."""
 
 import contextlib
+import ctypes
 import fcntl
 import gc
 import os
@@ -9,6 +10,8 @@ import shutil
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Programs here run a few times each, and cost their compiling: here and in the processes that tests start.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
 import pytest
@@ -47,36 +50,12 @@ def no_programs_left():
     yield
     jax.clear_caches()
     gc.collect()
-
-
-@pytest.fixture(scope="module")
-def quick_compiles():
-    """Little optimisation, for a module whose programs run but a few times; so in the processes that it starts."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-        yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    with contextlib.suppress(OSError, AttributeError):  # glibc gives nothing back unless told
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 @pytest.fixture(scope="session")
-def quickly_compiled():
-    """Programs compile with little optimisation: for runs that are only looked at."""
-
-    @contextlib.contextmanager
-    def settings():
-        before = jax.config.read("jax_disable_most_optimizations")  # one may stand inside another
-        jax.config.update("jax_disable_most_optimizations", True)
-        try:
-            yield
-        finally:
-            jax.config.update("jax_disable_most_optimizations", before)
-
-    return settings
-
-
-@pytest.fixture(scope="session")
-def made_once(session_folder, quickly_compiled):
+def made_once(session_folder):
     """(name, make) → a folder of the session that `make(folder)` has filled, in whichever worker came first."""
 
     def folder(name, make):
@@ -87,8 +66,7 @@ def made_once(session_folder, quickly_compiled):
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not whole.exists():
                 shutil.rmtree(target, ignore_errors=True)
-                with quickly_compiled():
-                    make(target)
+                make(target)
                 whole.touch()
         return target
 

@@ -41,6 +41,7 @@ def test_it_keeps_no_outputs_and_defines_no_library(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.slow
 def test_it_runs_from_top_to_bottom(path, tmp_path_factory):
     """In a folder of its own: what one notebook leaves, no other may lean on. Compiled programs they do share."""
     folder = tmp_path_factory.mktemp(path.stem)

@@ -65,6 +65,7 @@ def test_the_sdist_holds_tests_and_documents(built):
     assert not [name for name in names if "__pycache__" in name]
 
 
+@pytest.mark.slow
 def test_the_installed_package_finds_its_configurations(installed, tmp_path):
     program = "import topojax; print(topojax.__file__, topojax.__version__)"
     where, version = run(sys.executable, "-c", program, cwd=tmp_path, PYTHONPATH=str(installed)).split()
@@ -80,6 +81,7 @@ def test_one_version_everywhere():
     assert re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)[1] == VERSION
 
 
+@pytest.mark.slow
 def test_the_api_reference_has_a_page_for_every_public_module(tmp_path):
     run(sys.executable, "-W", "error::UserWarning", str(ROOT / "docs" / "api.py"), str(tmp_path / "api"), cwd=tmp_path)
     folder = tmp_path / "api" / "topojax"

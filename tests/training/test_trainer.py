@@ -22,19 +22,19 @@ from topojax.scoring import audit
 from topojax.training import loop
 
 TESTS = pathlib.Path(__file__).parents[1]
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 VOLATILE = ("time/first_epoch_s", "time/train_s", "time/compile_s", "time/total_s")
 
 
 def config(**fields):
     c = get_config()
     c.log.every_epochs, c.monitor.max_failures = 1, 10
+    c.baselines.autoencoder = c.baselines.vq = True  # the program of `digits_run`, which is compiled already
     c.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
     return c
 
 
 @pytest.fixture(scope="module")
-def finished(quick_compiles, tmp_path_factory):
+def finished(digits_run, tmp_path_factory):
     """(workdir, final state) of an uninterrupted run."""
     workdir = tmp_path_factory.mktemp("run") / "whole"
     return workdir, loop.train_and_evaluate(config(), workdir)
@@ -87,6 +87,7 @@ def test_it_learns(finished):
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 def test_a_guess_beyond_its_bound_is_named_and_no_change_of_the_rate(tmp_path):
     """The rate starts at the bound: nothing changed it in the first epoch, and nobody unknown does."""
     loop.train_and_evaluate(config(train__epochs=1, optim__learning_rate=0.5, optim__learning_rate_max=0.004), tmp_path)
@@ -107,7 +108,7 @@ def test_a_finished_run_is_returned_as_it_is(run, finished, capsys):
 
 KILLED = """
     import os, sys
-    sys.path.insert(0, {tests!r})
+    sys.path[:0] = [{tests!r}, {tests!r} + "/training"]
     from test_trainer import config
     from topojax.training import loop
     from topojax.storage import logs
@@ -168,7 +169,7 @@ def test_other_data_of_the_same_name_are_refused(run, monkeypatch):
         manifest["train"]["sha256"] = "0" * 64
         return dataset._replace(manifest=manifest)
 
-    monkeypatch.setattr(loop.data, "load", other)
+    monkeypatch.setattr(loop.sets, "load", other)
     (run / "result.json").unlink()
     with pytest.raises(UserError, match=r"the data of digits are not those .* was trained on"):
         loop.train_and_evaluate(config(), run)
@@ -217,7 +218,7 @@ def test_a_run_that_diverges_stops_and_overwrites_nothing(run, monkeypatch):
         dataset = load(*args, **kwargs)
         return dataset._replace(train=dataset.train._replace(image=np.full_like(dataset.train.image, np.nan)))
 
-    monkeypatch.setattr(loop.data, "load", poisoned)
+    monkeypatch.setattr(loop.sets, "load", poisoned)
     with pytest.raises(UserError, match=r"diverged in epoch 6: 10 steps in a row .* as it was after epoch 4"):
         loop.train_and_evaluate(config(train__epochs=8), run)
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["2", "4"]
