@@ -43,6 +43,8 @@ def golden() -> dict[str, str]:
     """Digest of every array that the golden tests compute."""
     import jax
     import numpy as np
+
+    sys.path.append(str(ROOT / "tests" / "atlas"))
     from golden_files import NAMES
     from test_golden import computed
 
