@@ -122,9 +122,7 @@ def check(root: pathlib.Path) -> None:
 
 def headline(found: Mapping[str, Any]) -> str:
     """One row a set: mean, least and most over seeds."""
-    rows = [
-        ("test split, mean (least – most) over seeds", "labels", "AMI", "accuracy", "MSE", "whole run")
-    ]
+    rows = [("test split, mean (least – most) over seeds", "labels", "AMI", "accuracy", "MSE", "whole run")]
     for one in found.values():
         seeds, accuracy = one["seeds"].values(), _accuracy(one)
         rows.append(
