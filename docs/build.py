@@ -25,8 +25,6 @@ from topojax.errors import UserError, exit_status
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SOURCES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/*.md", "colab/*.md", "colab/*.ipynb")
-WITH_FLAGS = ("topojax.train", "topojax.benchmarks.speed", "topojax.benchmarks.control")
-"""Modules that define command-line flags, of the same names: what one has defined is taken away before the next."""
 FRAME = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><style>
@@ -196,16 +194,18 @@ def api(folder: pathlib.Path) -> None:
 
     for name in topojax.__all__:  # they are imported when first used: pdoc looks without using them
         setattr(topojax, name, getattr(topojax, name))
-    for name in WITH_FLAGS:
+    inside = list(pkgutil.walk_packages(topojax.__path__, "topojax."))
+    for module in inside:
         before = set(flags.FLAGS)
-        importlib.import_module(name)
-        for flag in set(flags.FLAGS) - before:
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+        for flag in set(flags.FLAGS) - before:  # several commands have a flag of one name
             delattr(flags.FLAGS, flag)
-    packages = ["topojax", *(m.name for m in pkgutil.walk_packages(topojax.__path__, "topojax.") if m.ispkg)]
+    packages = ["topojax", *(module.name for module in inside if module.ispkg)]
     for package in map(importlib.import_module, packages):
         if hasattr(package, "__all__"):  # pdoc would leave out modules that are not named there
-            inside = [m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")]
-            package.__all__ = list(dict.fromkeys([*package.__all__, *inside]))
+            modules = [m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")]
+            package.__all__ = list(dict.fromkeys([*package.__all__, *modules]))
     pdoc.render.configure(docformat="google", footer_text=f"topojax {topojax.__version__}")
     pdoc.pdoc("topojax", output_directory=folder)
 
