@@ -64,7 +64,7 @@ def build(folder: pathlib.Path, root: pathlib.Path = ROOT, *, execute: bool = Tr
         try:
             importlib.import_module(name)
         except ImportError as error:
-            raise UserError(f"{name} is not installed: pip install -e '.[docs]'") from error
+            raise UserError(f"{name} is not installed: pip install 'topojax[docs]'") from error
     from markdown_it import MarkdownIt
 
     markdown = MarkdownIt("commonmark").enable("table")

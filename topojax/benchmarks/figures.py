@@ -3,6 +3,7 @@
 A page says where a table goes, `<!-- figures:NAME -->` … `<!-- /figures -->`; what stands between is replaced.
 `BLOCKS` are the names. An entry of the JSON file is a set of runs that differ by their seed alone (`entry`):
 
+  words         what tables call it; `config`: what it was trained with
   source        `measured` by `topojax.benchmarks.readme`, or `recorded`: copied from an earlier page
   version       of the package; `commits`: what its code was checked out at
   labels_used   whether labels trained the charts; `epochs`; `examples` of both splits
@@ -122,7 +123,9 @@ def check(root: pathlib.Path) -> None:
 
 def headline(found: Mapping[str, Any]) -> str:
     """One row a set: mean, least and most over seeds."""
-    rows = [("test split, mean (least – most) over seeds", "labels", "AMI", "accuracy", "MSE", "whole run")]
+    rows: list[tuple[str, ...]] = [
+        ("test split, mean (least – most) over seeds", "labels", "AMI", "accuracy", "MSE", "whole run")
+    ]
     for one in found.values():
         seeds, accuracy = one["seeds"].values(), _accuracy(one)
         rows.append(
@@ -153,7 +156,9 @@ def by_seed(found: Mapping[str, Any]) -> str:
 
 def baselines(found: Mapping[str, Any]) -> str:
     """The atlas and what was trained beside it."""
-    rows = [("test split", "labels", "MSE", "AMI", "matched accuracy", "accuracy of a detached head")]
+    rows: list[tuple[str, ...]] = [
+        ("test split", "labels", "MSE", "AMI", "matched accuracy", "accuracy of a detached head")
+    ]
     found = {name: one for name, one in found.items() if any("test/ae/mse" in run for run in one["seeds"].values())}
     for one in found.values():
         compared = {seed: numbers for seed, numbers in one["seeds"].items() if "test/ae/mse" in numbers}
@@ -169,7 +174,7 @@ def baselines(found: Mapping[str, Any]) -> str:
 def contracts(found: Mapping[str, Any]) -> str:
     """Contracts that some seed did not keep, of sets of which it is known."""
     found = {name: one for name, one in found.items() if one["contracts"] is not None}
-    rows = [("training split, last epoch", "labels", "contract", "asked", "measured", "kept by")]
+    rows: list[tuple[str, ...]] = [("training split, last epoch", "labels", "contract", "asked", "measured", "kept by")]
     for one in found.values():
         if not one["contracts"]:
             rows.append((_words(one), _labels(one), "all", "", "", f"{len(one['seeds'])} of {len(one['seeds'])} seeds"))
