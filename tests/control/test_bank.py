@@ -330,6 +330,15 @@ def test_a_warm_up_averages_steps_and_sets_no_target_below_its_minimum():
         assert float(controller.targets(state)["c"]) == pytest.approx(target)
 
 
+def test_a_weight_has_the_shape_that_its_row_asks_for():
+    rows = [dataclasses.replace(PARTS, name=str(shape), shape=shape) for shape in ((), (1,), (3,))]
+    _, weights, _ = run(rows, [{"h_part": [2.0, 1.0, 0.0]}])
+    # One weight is over the mean of the entries, e = −(1 − 2)/4; of three, each has its own: e = 0, 0.25, 0.5.
+    for shape, expected in (((), 0.15), ((1,), [0.15]), ((3,), [0.1, 0.15, 0.2])):
+        assert weights[0][str(shape)].shape == shape
+        np.testing.assert_allclose(weights[0][str(shape)], expected, rtol=1e-6)
+
+
 def test_a_row_of_many_weights_warms_up_entry_by_entry():
     row = dataclasses.replace(PARTS, target_rule="warmup", ratio=2.0)
     state, _, _ = run(row, [{"h_part": [1.0, 2.0, 0.0]}], warmup_epochs=1, warmup_minimum=0.5)

@@ -250,7 +250,7 @@ def by_name(overrides: Mapping[str, Mapping[str, Any]], table: Iterable[Contract
     for name, fields in overrides.items():
         if name not in rows:
             raise ValueError(f"unknown contract {name!r}; known are {', '.join(rows)}")
-        unknown = sorted(set(fields) - {f.name for f in dataclasses.fields(Contract)})
+        unknown = sorted(set(fields) - {field.name for field in dataclasses.fields(Contract)})
         if unknown:
             raise ValueError(f"contract {name} has no field {unknown[0]!r}")
         rows[name] = dataclasses.replace(rows[name], **fields)

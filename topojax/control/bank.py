@@ -108,7 +108,8 @@ class Bank:
         Returns:
           name → weight, in its row's shape.
         """
-        flat = self._gather([g.controller.effective(s) for g, s in zip(self.groups, state.groups, strict=True)])
+        effective = [group.controller.effective(moved) for group, moved in zip(self.groups, state.groups, strict=True)]
+        flat = self._gather(effective)
         flat = flat * self.columns.by_gate(openings, jnp.float32)
         flat = jax.lax.stop_gradient(flat)
         places = self.slices

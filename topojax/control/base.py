@@ -161,7 +161,7 @@ def read(error: ArrayLike, dt: ArrayLike, clip: np.ndarray) -> Reading:
 
 def where_active(active: Array, new: Any, old: Any) -> Any:
     """`new` where active, `old` bit for bit elsewhere; elementwise, every leaf in the weight's shape."""
-    return jax.tree.map(lambda n, o: jnp.where(active, n, o), new, old)
+    return jax.tree.map(lambda after, before: jnp.where(active, after, before), new, old)
 
 
 def finish(

@@ -121,7 +121,8 @@ class Rules:
     def __post_init__(self) -> None:
         values = dataclasses.asdict(self) | {"recover": self.recovery}
         static(**values)
-        require_positive(**{n: values[n] for n in ("minimum", "shrink", "stable_patience", "unstable_patience")})
+        positive = ("minimum", "shrink", "stable_patience", "unstable_patience")
+        require_positive(**{name: values[name] for name in positive})
         intervals = {"grow": (1, np.inf), "recover": (1, np.inf), "shrink": (0, 1)}
         intervals |= dict.fromkeys(("loss_decay", "grounding_decay"), (0, 1 - 1e-9))
         for name, (low, high) in intervals.items():

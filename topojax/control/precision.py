@@ -80,7 +80,7 @@ def weights(
       dims: as in `total`.
     """
     scale = _scales(log_variances, half, dims)
-    return {name: jax.lax.stop_gradient(scale[name] * jnp.exp(-s)) for name, s in log_variances.items()}
+    return {name: jax.lax.stop_gradient(scale[name] * jnp.exp(-value)) for name, value in log_variances.items()}
 
 
 def project(log_variances: Mapping[str, Array], *, minimum: float = -10.0, maximum: float = 10.0) -> dict[str, Array]:
@@ -94,7 +94,7 @@ def project(log_variances: Mapping[str, Array], *, minimum: float = -10.0, maxim
     """
     if not (math.isfinite(minimum) and math.isfinite(maximum) and minimum <= maximum):
         raise ValueError(f"bounds of log-variances must be finite and ordered, got [{minimum}, {maximum}]")
-    return {name: jnp.clip(s, minimum, maximum) for name, s in log_variances.items()}
+    return {name: jnp.clip(value, minimum, maximum) for name, value in log_variances.items()}
 
 
 def _scales(names: Iterable[str], half: bool, dims: Mapping[str, float] | None) -> dict[str, float]:
@@ -103,7 +103,7 @@ def _scales(names: Iterable[str], half: bool, dims: Mapping[str, float] | None) 
     unknown = sorted(set(dims) - set(names))
     if unknown:
         raise ValueError(f"dims name unknown losses {unknown}; known are {sorted(names)}")
-    for name, d in dims.items():
-        if not (math.isfinite(d) and d > 0):
-            raise ValueError(f"dims[{name!r}] must be finite and > 0, got {d}")
+    for name, dimension in dims.items():
+        if not (math.isfinite(dimension) and dimension > 0):
+            raise ValueError(f"dims[{name!r}] must be finite and > 0, got {dimension}")
     return {name: (0.5 if half else 1.0) * float(dims.get(name, 1.0)) for name in names}
