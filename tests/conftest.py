@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import fcntl
 import gc
 import os
 import pathlib
@@ -16,6 +15,11 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 import jax
 import pytest
 
+try:
+    import fcntl
+except ImportError:  # Windows has no such lock: there every worker makes its own
+    fcntl = None
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -25,7 +29,7 @@ GOLDEN = pathlib.Path(__file__).parent / "golden"
 def session_folder(tmp_path_factory):
     """A folder of this test session, the same for all its workers."""
     base = tmp_path_factory.getbasetemp()
-    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    return base.parent if fcntl and "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -63,7 +67,8 @@ def made_once(session_folder):
         target.parent.mkdir(parents=True, exist_ok=True)
         whole = target.with_suffix(".whole")
         with target.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            if fcntl:
+                fcntl.flock(lock, fcntl.LOCK_EX)
             if not whole.exists():
                 shutil.rmtree(target, ignore_errors=True)
                 make(target)

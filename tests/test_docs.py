@@ -1,12 +1,17 @@
 """What the documentation names exists: fields of the configuration, tests, and code that runs."""
 
+import importlib.util
 import pathlib
 import re
 import subprocess
 import sys
+import tarfile
 
+import nbformat
 import pytest
 
+from topojax.benchmarks import figures
+from topojax.benchmarks.readme import SETS
 from topojax.config.defaults import CONTRACT_FIELDS, default_config
 from topojax.config.io import flat
 
@@ -41,16 +46,93 @@ def test_the_field_and_the_test_exist(sentence, field, test):
     assert re.search(rf"^def {function}\(" if function else "^def test_", text, re.M), test
 
 
-def blocks(name):
-    """The Python blocks of a document that run by themselves."""
-    found = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.S)
-    return [block for block in found if "print(" in block]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-@pytest.mark.parametrize("name", ["README.md"])
-def test_examples_run_and_print_what_they_say(name):
-    assert blocks(name)
-    for block in blocks(name):
-        out = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, timeout=120, check=True)
-        promised = re.findall(r"# prints (.*)", block)
-        assert [line.strip() for line in promised] == out.stdout.splitlines()
+def blocks(page):
+    return re.findall(r"```python\n(.*?)```", page.read_text(), re.S)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.stem)
+def test_a_page_s_examples_run_in_turn_and_print_what_they_say(page, tmp_path):
+    """As one who reads from the top would have it, with a small run that lies where the pages have theirs."""
+    with tarfile.open(ROOT / "tests" / "layouts" / "0.1.0.tar.gz") as files:
+        files.extractall(tmp_path / "runs", filter="data")
+    next((tmp_path / "runs").iterdir()).rename(tmp_path / "runs" / "digits")
+    program = "\n".join(blocks(page))
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    promised = re.findall(r"# prints (.*)", program)
+    assert [line for line in ended.stdout.splitlines() if line in promised] == promised
+    assert ended.stdout
+
+
+def test_the_pages_say_what_was_measured():
+    """`python -m topojax.benchmarks.readme --pages` writes them again from docs/figures.json."""
+    figures.check(ROOT)
+    marked = " ".join(page.read_text() for page in PAGES)
+    assert all(f"<!-- figures:{name} -->" in marked for name in figures.BLOCKS)
+    assert set(figures.read(ROOT)) == set(SETS)
+
+
+def test_the_readme_can_be_read_in_one_sitting():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 200
+
+
+def repository(root, **pages):
+    """A folder with a README and pages of docs/."""
+    (root / "docs").mkdir(parents=True)
+    for name, text in pages.items():
+        (root / ("README.md" if name == "readme" else f"docs/{name}.md")).write_text(text)
+    return root
+
+
+@pytest.fixture(scope="module")
+def site():
+    spec = importlib.util.spec_from_file_location("_site", ROOT / "docs" / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("link", ["docs/none.md", "docs/a.md#nothing", "#nothing", "../outside.md", "docs", "none.png"])
+def test_a_link_that_leads_nowhere_is_named_and_nothing_is_written(link, site, tmp_path):
+    root = repository(tmp_path / "root", readme=f"# Title\n\n[words]({link})", a="# Words of *it*")
+    with pytest.raises(site.UserError, match=f"README.md: {re.escape(link)}"):
+        site.build(tmp_path / "site", root, execute=False)
+    assert not (tmp_path / "site").exists()
+
+
+def test_links_lead_where_the_site_has_their_pages(site, tmp_path, monkeypatch):
+    monkeypatch.setattr(site, "api", lambda folder: None)
+    readme = "# Title\n\n[a](docs/a.md#words-of-it) [b](docs/data.json) [c](https://a.b/c.md) [d](#title)"
+    root = repository(tmp_path / "root", readme=readme, a="# Words of *it*\n\n[home](../README.md)")
+    (root / "docs" / "data.json").write_text("{}")
+    site.build(tmp_path / "site", root, execute=False)
+    hrefs = re.findall(r'href="([^"]*)">\w</a>', (tmp_path / "site" / "index.html").read_text())
+    assert hrefs == ["docs/a.html#words-of-it", "docs/data.json", "https://a.b/c.md", "index.html#title"]
+    page = (tmp_path / "site" / "docs" / "a.html").read_text()
+    assert 'id="words-of-it"' in page
+    assert 'href="../index.html">home' in page
+    assert (tmp_path / "site" / "docs" / "data.json").read_text() == "{}"
+
+
+def test_a_notebook_becomes_a_page_with_what_it_printed(site, tmp_path):
+    new = nbformat.v4
+    cells = [new.new_markdown_cell("# It"), new.new_code_cell("print(6 * 7)")]
+    nbformat.write(new.new_notebook(cells=cells), tmp_path / "a.ipynb")
+    assert "42" not in site.notebook(tmp_path / "a.ipynb", execute=False)
+    assert "42" in site.notebook(tmp_path / "a.ipynb", execute=True).splitlines()
+    nbformat.write(new.new_notebook(cells=[new.new_code_cell("1 / 0")]), tmp_path / "b.ipynb")
+    with pytest.raises(site.UserError, match="ZeroDivisionError"):
+        site.notebook(tmp_path / "b.ipynb", execute=True)
+
+
+@pytest.mark.parametrize("name", ["markdown_it", "pdoc", "nbclient"])
+def test_without_the_extra_the_site_names_it(name, site, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(site.UserError, match=r"\[docs\]"):
+        site.build(tmp_path / "site")
+    monkeypatch.setattr(sys, "argv", ["build.py", str(tmp_path / "site")])
+    assert site.main() == 2

@@ -78,14 +78,30 @@ def test_the_installed_package_finds_its_configurations(installed, tmp_path):
 def test_one_version_everywhere():
     assert topojax.__version__ == VERSION
     assert re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.M)[1] == VERSION
-    assert re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)[1] == VERSION
+    released = [
+        word for word in re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M) if word[0].isdigit()
+    ]
+    assert released[0] == VERSION
+
+
+def test_every_python_that_is_tested_is_declared_and_no_other():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = re.findall(r"Programming Language :: Python :: (3\.\d+)", "\n".join(project["classifiers"]))
+    tested = re.findall(r"\d\.\d+", re.search(r"python: \[(.*)\]", (ROOT / ".github/workflows/ci.yml").read_text())[1])
+    assert declared == tested
+    assert project["requires-python"] == f">={declared[0]}"
 
 
 @pytest.mark.slow
-def test_the_api_reference_has_a_page_for_every_public_module(tmp_path):
-    run(sys.executable, "-W", "error::UserWarning", str(ROOT / "docs" / "api.py"), str(tmp_path / "api"), cwd=tmp_path)
-    folder = tmp_path / "api" / "topojax"
+def test_the_site_has_a_page_for_every_document_notebook_and_public_module(tmp_path):
+    build = (sys.executable, "-W", "error::UserWarning", str(ROOT / "docs" / "build.py"), "site", "--no-execute")
+    run(*build, cwd=tmp_path)
+    site, folder = tmp_path / "site", tmp_path / "site" / "api" / "topojax"
     modules = {path.stem for path in (ROOT / "topojax").glob("[!_]*.py")}
     assert modules <= {path.stem for path in folder.glob("*.html")}
-    assert "Restore a run from its workdir." in (tmp_path / "api" / "topojax.html").read_text()
+    assert "Restore a run from its workdir." in (site / "api" / "topojax.html").read_text()
     assert "carries its cause" in (folder / "control" / "governor.html").read_text()
+    sources = [*(ROOT / "docs").glob("*.md"), *(ROOT / "colab").glob("*.ipynb")]
+    assert all((site / path.relative_to(ROOT)).with_suffix(".html").is_file() for path in sources)
+    assert (site / "docs" / "digits.png").is_file()
+    assert "<table>" in (site / "index.html").read_text()

@@ -19,9 +19,10 @@ UNITS = {"1": 1.0, "nat": 1.0, "log_charts": 2.0, "log_codes": 4.0, "log_classes
 OPEN = {name: jnp.float32(1.0) for name in GATES}
 ALL_MOVE = {name: jnp.bool_(True) for name in GATES}
 CHARTS = 4
-ROWS = {row.name: row for row in TABLE}
-MOVED_BY_ERROR = [row for row in TABLE if row.mechanism in ("pid", "dual")]
-FOLLOWERS = [row for row in TABLE if row.follows]
+SIZED = [dataclasses.replace(row, shape=(CHARTS,) if row.per_chart else ()) for row in TABLE]
+ROWS = {row.name: row for row in SIZED}
+MOVED_BY_ERROR = [row for row in SIZED if row.mechanism in ("pid", "dual")]
+FOLLOWERS = [row for row in SIZED if row.follows]
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,7 @@ def test_unit_values_are_logs():
 
 def weight(row, epochs, **measured):
     """Weight of a bank of one row after some epochs at the same signals."""
-    controller = bank([row], UNITS, charts=CHARTS)
+    controller = bank([row], UNITS)
     measured = {name: jnp.float32(value) for name, value in measured.items()}
     step = jax.jit(lambda state: controller.update(state, measured, dt=1.0, moving=ALL_MOVE)[0])
     state = controller.init()
@@ -209,7 +210,7 @@ def test_a_weight_that_follows_a_ratio_of_gradients_keeps_its_contract():
     followed = float(weight(row, 1, **before))
     assert followed == pytest.approx(ratio)
     balanced = heard(row, followed, **{row.follows: ratio})
-    controller = bank([row], UNITS, charts=CHARTS)
+    controller = bank([row], UNITS)
     np.testing.assert_allclose(controller.errors(controller.init(), balanced), [0.0], atol=1e-6)
 
 
@@ -229,7 +230,7 @@ def test_the_jump_weight_follows_the_reaction():
 
 # All rows at once.
 
-EVERY = [dataclasses.replace(row, enabled=True) for row in TABLE]
+EVERY = [dataclasses.replace(row, enabled=True) for row in SIZED]
 NAMES = sorted({row.signal for row in EVERY} | {row.follows for row in EVERY if row.follows})
 VALUE = st.floats(-1e3, 1e3, width=32) | st.sampled_from([np.nan, np.inf, -np.inf, 1e30, -1e30])
 
@@ -251,7 +252,7 @@ def test_any_signals_leave_every_leaf_finite_and_every_weight_in_bounds(values):
 def _driven(values):
     """The whole table over epochs of signals: the last state, and its weights."""
     rows = [dataclasses.replace(row, target_rule="warmup") if row.mechanism == "dual" else row for row in EVERY]
-    controller = bank(rows, UNITS, charts=CHARTS, warmup_epochs=2)
+    controller = bank(rows, UNITS, warmup_epochs=2)
 
     def epoch(state, row):
         state, _ = controller.update(state, dict(zip(NAMES, row, strict=True)), dt=0.5, moving=ALL_MOVE)

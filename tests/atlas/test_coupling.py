@@ -8,11 +8,11 @@ from controller_runs import bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from topojax.atlas.coupling import coupling
+from topojax.atlas.coupling import Coupling
 
 LOG_N = float(np.log(10))  # 2.3025851
-FIXED = coupling(mode="target", target=0.23, log_charts=LOG_N)
-CAPACITY = coupling(mode="capacity", target=None, log_charts=LOG_N, horizon=4)
+FIXED = Coupling(mode="target", target=0.23, log_charts=LOG_N)
+CAPACITY = Coupling(mode="capacity", target=None, log_charts=LOG_N, horizon=4)
 
 
 def steps(control, entropies, state=None, counted=True):
@@ -83,7 +83,7 @@ def test_over_mixing_is_a_conjunction(usage, information, expected):
 
 
 def test_over_mixing_thresholds_can_be_moved():
-    control = coupling(mode="target", target=0.23, log_charts=LOG_N, over_mixing=(0.5, 0.4))
+    control = Coupling(mode="target", target=0.23, log_charts=LOG_N, over_mixing=(0.5, 0.4))
     _, info = control.end_epoch(control.init(), information=0.9, usage_entropy=1.2)  # > 1.151, < 0.921
     assert bool(info.over_mixing)
 
@@ -107,7 +107,7 @@ def test_capacity_sets_epsilon_and_it_never_falls():
 
 
 def test_the_clip_bounds_the_capacity():
-    control = coupling(mode="capacity", log_charts=LOG_N, capacity_clip=0.4)
+    control = Coupling(mode="capacity", log_charts=LOG_N, capacity_clip=0.4)
     infos, _ = epochs(control, [0.0])
     assert float(infos[0].epsilon) == pytest.approx(0.25 * 0.4 * LOG_N, rel=1e-6)
 
@@ -225,4 +225,4 @@ def test_the_state_can_be_donated():
 )
 def test_bad_values_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        coupling(**{"mode": "target", "target": 0.23, "log_charts": LOG_N, **changes})
+        Coupling(**{"mode": "target", "target": 0.23, "log_charts": LOG_N, **changes})

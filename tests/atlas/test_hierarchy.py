@@ -10,7 +10,7 @@ from controller_runs import bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from topojax.atlas.hierarchy import ACTIONS, GROUPS, hierarchy
+from topojax.atlas.hierarchy import ACTIONS, GROUPS, Hierarchy
 
 CALM = {"alpha": 1.0, "beta": 0.5, "gamma": 0.3, "delta": 0.1}  # δ ≤ 0.15, γ ≤ 0.5, β ≤ 1
 NOTHING = dict.fromkeys(CALM, np.nan)
@@ -18,7 +18,7 @@ NOTHING = dict.fromkeys(CALM, np.nan)
 
 @functools.cache
 def _compiled(changes):
-    control = hierarchy(**dict(changes))
+    control = Hierarchy(**dict(changes))
     return control.init, jax.jit(lambda state, signals, measured: control.update(state, **signals, measured=measured))
 
 
@@ -176,7 +176,7 @@ _TRACES = []
 
 @functools.cache
 def _scan(action):
-    control = hierarchy(action=action, freeze_limit=2, minimum=0.2)
+    control = Hierarchy(action=action, freeze_limit=2, minimum=0.2)
 
     def body(state, probe):
         values, measured = probe
@@ -216,7 +216,7 @@ def test_any_sequence_stays_finite_and_within_bounds(action, values, measured):
 
 @pytest.mark.parametrize("action", ACTIONS)
 def test_types_do_not_change(action):
-    control = hierarchy(action=action)
+    control = Hierarchy(action=action)
     state = control.init()
     new, info = control.update(state, **CALM)
     assert [(x.shape, x.dtype, x.weak_type) for x in new] == [(x.shape, x.dtype, False) for x in state]
@@ -226,7 +226,7 @@ def test_types_do_not_change(action):
 
 
 def test_nothing_carries_a_gradient():
-    control = hierarchy()
+    control = Hierarchy()
     by_delta = jax.grad(lambda x: control.update(control.init(), **{**CALM, "delta": x})[0].scales.sum())
     assert float(by_delta(1.0)) == 0.0
 
@@ -249,4 +249,4 @@ def test_nothing_carries_a_gradient():
 )
 def test_bad_values_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        hierarchy(**changes)
+        Hierarchy(**changes)

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from controller_runs import bits
 
-from topojax.atlas.coupling import coupling
-from topojax.atlas.hierarchy import hierarchy
-from topojax.atlas.system import ESTIMATES, control
+from topojax.atlas.coupling import Coupling
+from topojax.atlas.hierarchy import Hierarchy
+from topojax.atlas.phases import PHASES
+from topojax.atlas.system import ESTIMATES, Control
 from topojax.atlas.table import Contract
 from topojax.control.bank import bank
-from topojax.control.gate import PHASES, GateState, gate, phase
+from topojax.control.gate import gate
 from topojax.control.governor import CAUSES, governor
 
 LOG_N = 2.0  # round numbers, not logs
@@ -40,9 +41,9 @@ FULL = Contract("full", "dual", "m", "<=", 0.5, initial=0.2, maximum=0.2)  # at 
 def make(*rows, opens=(2, 2), epsilon=EPSILON, mode="target", **fields):
     """Control of a few rows, the window's included unless it comes among them."""
     rows = rows if WINDOW in rows else (WINDOW, *rows)
-    window = coupling(mode=mode, target=epsilon, log_charts=LOG_N, capacity_fraction=0.5, floor_fraction=0.1)
-    parts = bank(rows, UNITS, charts=3, patience=1), governor(**RATE), window, gate(*opens), hierarchy(decay=0.0)
-    return control(*parts, **fields)
+    window = Coupling(mode=mode, target=epsilon, log_charts=LOG_N, capacity_fraction=0.5, floor_fraction=0.1)
+    parts = bank(rows, UNITS, patience=1), governor(**RATE), window, gate(*opens), Hierarchy(decay=0.0)
+    return Control(*parts, **fields)
 
 
 def typed(signals):
@@ -139,64 +140,6 @@ def test_over_mixing_keeps_the_gate_closed():
     assert float(state.window.ramp) == 1.0
 
 
-def run_gate(hold, ramp, conditions):
-    g = gate(hold, ramp)
-    state, out = g.init(), []
-    for condition in conditions:
-        state = g.update(state, *condition) if isinstance(condition, tuple) else g.update(state, condition)
-        out.append((int(state.held), bool(state.opened), float(state.ramp)))
-    return out
-
-
-def test_gate_by_hand():
-    # Broken off once, opens at the second epoch in a row, loses its condition halfway, and ends at 1.
-    assert run_gate(2, 4, [True, False, True, True, True, False, False, True, True, True]) == [
-        (1, False, 0.0),
-        (0, False, 0.0),
-        (1, False, 0.0),
-        (2, True, 0.25),
-        (3, True, 0.5),
-        (0, True, 0.5),
-        (0, True, 0.5),
-        (1, True, 0.75),
-        (2, True, 1.0),
-        (3, True, 1.0),
-    ]
-
-
-def test_gate_that_is_not_stable_counts_anew_but_ramps_on_once_open():
-    steps = [(True, True), (True, False), (True, True), (True, True), (True, False), (False, True)]
-    assert run_gate(2, 4, steps) == [
-        (1, False, 0.0),
-        (0, False, 0.0),
-        (1, False, 0.0),
-        (2, True, 0.25),
-        (0, True, 0.5),
-        (0, True, 0.5),
-    ]
-
-
-def test_gate_without_hold_opens_at_once_and_ramps_only_while_the_condition_holds():
-    assert run_gate(0, 1, [False, True, False]) == [(0, True, 0.0), (1, True, 1.0), (0, True, 1.0)]
-
-
-def test_gate_refuses():
-    with pytest.raises(ValueError, match="hold_epochs must be >= 0, got -1"):
-        gate(-1, 5)
-    with pytest.raises(ValueError, match="ramp_epochs must be >= 1, got 0"):
-        gate(5, 0)
-
-
-@pytest.mark.parametrize(
-    "warm, opened, ramp, name",
-    [(False, True, 1.0, "warmup"), (True, False, 0.0, "coupling"), (True, True, 0.5, "ramp"), (True, True, 1.0, "all")],
-)
-def test_phase_names_where_a_run_stands(warm, opened, ramp, name):
-    code = phase(warm, GateState(jnp.int32(0), jnp.bool_(opened), jnp.float32(ramp)))
-    assert PHASES[int(code)] == name
-    assert code.dtype == jnp.int32
-
-
 # Where decisions read.
 
 
@@ -233,7 +176,7 @@ def test_the_rate_listens_to_one_signal(signal, other):
     assert column("governor/spike", said) == [0.0, 0.0, 1.0]
 
 
-def test_a_step_that_is_not_finite_is_heard_by_the_governor_alone():
+def test_a_step_that_is_not_finite_reaches_the_governor_alone():
     system = make(behind("none"), behind("hold"))
     state, _, _ = drive(system, [{}] * 2)
     broken = typed(CALM | {"m": 7.0, "I_XK": 0.1, "H_K_usage": 1.9})
@@ -294,8 +237,8 @@ def test_capacity_mode_sets_the_target_of_the_window_row():
 def test_target_mode_leaves_it_and_a_run_without_the_row_has_its_window_too():
     system = make()
     assert float(system.targets(drive(system, [{"I_XK": 1.9}])[0])["window"]) == EPSILON
-    parts = bank([], UNITS, charts=3), governor(**RATE), coupling(mode="target", target=1.0, log_charts=LOG_N)
-    bare = control(*parts, gate(1, 1), hierarchy())
+    parts = bank([], UNITS), governor(**RATE), Coupling(mode="target", target=1.0, log_charts=LOG_N)
+    bare = Control(*parts, gate(1, 1), Hierarchy())
     state, weights, said = drive(bare, [{}, {"I_XK": 0.5}])
     assert weights == [{}, {}]
     assert said[0]["contract/*/error"].shape == (0,)
@@ -325,7 +268,7 @@ def test_a_new_barrier_cuts_the_rate_and_its_group_and_an_old_one_does_not():
 
 
 def test_of_a_per_chart_contract_the_log_keeps_the_mean_and_any_chart():
-    each = Contract("each", "dual", "v", "<=", 1.0, initial=0.2, maximum=0.2, rate=0.1, per_chart=True)
+    each = Contract("each", "dual", "v", "<=", 1.0, initial=0.2, maximum=0.2, rate=0.1, shape=(3,))
     system = make(each, FULL)
     _, _, said = drive(system, [{"v": [0.5, 0.4, 3.0]}])
     # errors −0.5, −0.6, 2; of the three weights only the last stays at its maximum

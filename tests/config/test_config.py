@@ -154,7 +154,7 @@ def test_every_word_that_a_field_may_be_is_valid(field):
 
 def test_every_contract_has_every_field_that_a_run_may_change():
     config = default_config()
-    fixed = {"name", "signal", "relation", "wants_labels", "advice", "follows"}
+    fixed = {"name", "signal", "relation", "wants_labels", "advice", "follows", "shape"}
     every = {field.name for field in dataclasses.fields(Contract)}
     assert set(config.contracts) == {row.name for row in TABLE}
     for row in TABLE:

@@ -7,24 +7,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from topojax.atlas.table import GATES, Contract
 from topojax.control.bank import bank
+from topojax.control.rows import Contract
 
-UNITS = {"1": 1.0, "nat": 1.0, "log_charts": 2.0, "log_codes": 4.0, "log_classes": 3.0}  # round numbers, not logs
+UNITS = {"1": 1.0, "nat": 1.0, "log_n": 2.0, "log_k": 4.0}  # round numbers, not logs
+GATES = ("none", "warmup", "hold", "window")
 OPEN = {name: jnp.float32(1.0) for name in GATES}
 ALL_MOVE = {name: jnp.bool_(True) for name in GATES}
-CHARTS = 3
+EACH = (3,)
 
 # Mechanisms and sizes interleaved, so that gathering by group has something to undo.
-SHARP = Contract("sharp", "pid", "h", "<=", 0.2, "log_charts", initial=0.3, kp=0.1, ki=0.2)
-GROUND = Contract("ground", "dual", "info", ">=", 0.4, "log_charts", initial=0.5, rate=0.4, damping=0.2)
-CODES = Contract("codes", "pid", "h_code", ">=", 0.5, "log_codes", initial=0.1, kp=0.1, ki=0.2, per_chart=True)
+SHARP = Contract("sharp", "pid", "h", "<=", 0.2, "log_n", initial=0.3, kp=0.1, ki=0.2)
+GROUND = Contract("ground", "dual", "info", ">=", 0.4, "log_n", initial=0.5, rate=0.4, damping=0.2)
+PARTS = Contract("parts", "pid", "h_part", ">=", 0.5, "log_k", initial=0.1, kp=0.1, ki=0.2, shape=EACH)
 FIXED = Contract("fixed", "constant", "h", "<=", 0.2, initial=0.7)
-ROWS = (SHARP, GROUND, CODES, FIXED)
+ROWS = (SHARP, GROUND, PARTS, FIXED)
 
 
-def measured(h, info, h_code):
-    return {"h": jnp.float32(h), "info": jnp.float32(info), "h_code": jnp.array(h_code, jnp.float32)}
+def measured(h, info, h_part):
+    return {"h": jnp.float32(h), "info": jnp.float32(info), "h_part": jnp.array(h_part, jnp.float32)}
 
 
 FIRST, SECOND = measured(1.4, 0.4, [1.0, 2.0, 4.0]), measured(0.8, 1.2, [2.0, 2.0, 2.0])
@@ -41,7 +42,7 @@ def assert_weights(controller, state, expected, openings=OPEN):
 def run(rows, epochs, *, moving=ALL_MOVE, **rules):
     """One step of one epoch at each dict of signals: the last state, weights and reports after each epoch."""
     rows = [rows] if isinstance(rows, Contract) else rows
-    controller = bank(rows, UNITS, charts=CHARTS, **rules)
+    controller = bank(rows, UNITS, **rules)
     state, weights, reports = controller.init(), [], []
     for signals in epochs:
         signals = {name: jnp.asarray(value, jnp.float32) for name, value in signals.items()}
@@ -58,36 +59,36 @@ def path(row, epochs, **rules):
 
 
 def test_two_updates_by_hand():
-    controller = bank(ROWS, UNITS, charts=CHARTS)
+    controller = bank(ROWS, UNITS)
     assert controller.slices == {
         "sharp": slice(0, 1),
         "ground": slice(1, 2),
-        "codes": slice(2, 5),
+        "parts": slice(2, 5),
         "fixed": slice(5, 6),
     }
     state = controller.init()
     np.testing.assert_allclose(state.target, [0.4, 0.8, 2.0, 2.0, 2.0, 0.2])
-    assert_weights(controller, state, {"sharp": 0.3, "ground": 0.5, "codes": [0.1] * 3, "fixed": 0.7})
+    assert_weights(controller, state, {"sharp": 0.3, "ground": 0.5, "parts": [0.1] * 3, "fixed": 0.7})
 
     # sharp   e = (1.4 − 0.4)/2 = 0.5, no Δe yet            0.3 + 0.2·½·0.5                 = 0.35
     # ground  e = −(0.4 − 0.8)/0.8 = 0.5                    0.5 + 0.4·½·0.5 + 0.2·0.5       = 0.6 + 0.1
-    # codes   e = −([1, 2, 4] − 2)/4 = [0.25, 0, −0.5]      0.1 + 0.2·½·e                   = [0.125, 0.1, 0.05]
+    # parts   e = −([1, 2, 4] − 2)/4 = [0.25, 0, −0.5]      0.1 + 0.2·½·e                   = [0.125, 0.1, 0.05]
     state, info = controller.update(state, FIRST, dt=0.5, moving=ALL_MOVE)
-    assert_weights(controller, state, {"sharp": 0.35, "ground": 0.7, "codes": [0.125, 0.1, 0.05], "fixed": 0.7})
+    assert_weights(controller, state, {"sharp": 0.35, "ground": 0.7, "parts": [0.125, 0.1, 0.05], "fixed": 0.7})
     np.testing.assert_allclose(info.p, np.zeros(6))
     np.testing.assert_allclose(info.i, [0.05, 0.1, 0.025, 0.0, -0.05, 0.0], atol=1e-8)
 
     # sharp   e = (0.8 − 0.4)/2 = 0.2      0.35 + 0.1·(0.2 − 0.5) + 0.2·½·0.2               = 0.34
     # ground  e = −(1.2 − 0.8)/0.8 = −0.5  0.6 − 0.4·½·0.5 − 0.2·0.5                        = 0.5 − 0.1
-    # codes   e = 0                        [0.125, 0.1, 0.05] − 0.1·[0.25, 0, −0.5]         = 0.1
+    # parts   e = 0                        [0.125, 0.1, 0.05] − 0.1·[0.25, 0, −0.5]         = 0.1
     state, info = controller.update(state, SECOND, dt=0.5, moving=ALL_MOVE)
-    assert_weights(controller, state, {"sharp": 0.34, "ground": 0.4, "codes": [0.1] * 3, "fixed": 0.7})
+    assert_weights(controller, state, {"sharp": 0.34, "ground": 0.4, "parts": [0.1] * 3, "fixed": 0.7})
     np.testing.assert_allclose(info.p, [-0.03, 0.0, -0.025, 0.0, 0.05, 0.0], atol=1e-8)
     np.testing.assert_allclose(info.i, [0.02, -0.1, 0.0, 0.0, 0.0, 0.0], atol=1e-8)
 
 
 def test_epoch_means_by_hand():
-    controller = bank(ROWS, UNITS, charts=CHARTS)
+    controller = bank(ROWS, UNITS)
     state = controller.init()
     for values in (FIRST, SECOND):
         state, _ = controller.update(state, values, dt=0.5, moving=ALL_MOVE)
@@ -100,7 +101,7 @@ def test_epoch_means_by_hand():
 
 
 def test_weights_are_per_row_whatever_the_order_of_the_table():
-    forwards, backwards = (bank(rows, UNITS, charts=CHARTS) for rows in (ROWS, ROWS[::-1]))
+    forwards, backwards = (bank(rows, UNITS) for rows in (ROWS, ROWS[::-1]))
     weights = []
     for controller in (forwards, backwards):
         state, _ = controller.update(controller.init(), FIRST, dt=0.5, moving=ALL_MOVE)
@@ -112,19 +113,19 @@ def test_weights_are_per_row_whatever_the_order_of_the_table():
 def test_scale_is_the_unit_for_set_points_in_logs_and_the_target_otherwise():
     errors = {}
     for mechanism in ("pid", "dual"):
-        for unit in ("log_charts", "nat"):
+        for unit in ("log_n", "nat"):
             row = Contract("c", mechanism, "m", "<=", 0.25, unit)
-            controller = bank([row], UNITS, charts=CHARTS)
+            controller = bank([row], UNITS)
             state, _ = controller.update(controller.init(), {"m": jnp.float32(1.0)}, dt=1.0, moving=ALL_MOVE)
             errors[mechanism, unit] = float(controller.end_epoch(state, moving=ALL_MOVE)[1].error[0])
-    assert errors["pid", "log_charts"] == 0.25  # (1 − 0.5) / 2
-    assert errors["dual", "log_charts"] == 1.0  # (1 − 0.5) / 0.5
+    assert errors["pid", "log_n"] == 0.25  # (1 − 0.5) / 2
+    assert errors["dual", "log_n"] == 1.0  # (1 − 0.5) / 0.5
     assert errors["pid", "nat"] == errors["dual", "nat"] == 3.0  # (1 − 0.25) / 0.25
 
 
 def test_gates_scale_weights_and_hold_them_still():
     rows = [Contract(name, "dual", "m", "<=", 0.5, initial=0.2, rate=0.1, gate=name) for name in OPEN]
-    controller = bank(rows, UNITS, charts=CHARTS)
+    controller = bank(rows, UNITS)
     openings = {**OPEN, "warmup": jnp.float32(0.0), "window": jnp.float32(0.25)}
     moving = {name: jnp.bool_(name == "none") for name in GATES}
     state, info = controller.update(controller.init(), {"m": jnp.float32(1.0)}, dt=1.0, moving=moving)
@@ -145,20 +146,20 @@ def test_a_row_that_does_not_adapt_never_moves(mechanism):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_signal_that_is_not_finite_freezes_its_row_alone(value):
-    controller = bank(ROWS, UNITS, charts=CHARTS)
+    controller = bank(ROWS, UNITS)
     state, _ = controller.update(controller.init(), FIRST, dt=0.5, moving=ALL_MOVE)
     broken = measured(0.8, value, [2.0, value, 2.0])
     after, info = controller.update(state, broken, dt=0.5, moving=ALL_MOVE)
     np.testing.assert_array_equal(info.frozen, [False, True, False, True, False, False])
     np.testing.assert_array_equal(after.frozen, [0, 1, 0, 1, 0, 0])
     np.testing.assert_array_equal(after.seen, [2, 1, 2, 1, 2, 2])
-    assert_weights(controller, after, {"sharp": 0.34, "ground": 0.7, "codes": [0.1, 0.1, 0.1]})
+    assert_weights(controller, after, {"sharp": 0.34, "ground": 0.7, "parts": [0.1, 0.1, 0.1]})
     # The next finite signal picks up where the row stopped: no kick, the error before is that of the first update.
     again, _ = controller.update(after, SECOND, dt=0.5, moving=ALL_MOVE)
     whole, _ = controller.update(state, SECOND, dt=0.5, moving=ALL_MOVE)
-    for name in ("ground", "codes"):
+    for name in ("ground", "parts"):
         a, b = (controller.weights(s, OPEN)[name].reshape(-1) for s in (again, whole))
-        pick = 1 if name == "codes" else 0
+        pick = 1 if name == "parts" else 0
         np.testing.assert_array_equal(a[pick], b[pick])
     epoch = controller.end_epoch(after, moving=ALL_MOVE)[1]
     np.testing.assert_allclose(epoch.signal, [1.1, 0.4, 1.5, 2.0, 3.0, 1.1], rtol=1e-6)
@@ -244,9 +245,9 @@ def test_a_tracking_weight_stands_still_without_a_measurement(ratio):
     assert float(reports[-1].error[0]) == 0.5  # the contract itself was measured
 
 
-@pytest.mark.parametrize("row", [FOLLOW, FIXED, SHARP, GROUND, CODES], ids=lambda row: row.mechanism + row.name)
+@pytest.mark.parametrize("row", [FOLLOW, FIXED, SHARP, GROUND, PARTS], ids=lambda row: row.mechanism + row.name)
 def test_a_signal_that_is_missing_is_reported_as_not_measured(row):
-    controller = bank([row], UNITS, charts=CHARTS)
+    controller = bank([row], UNITS)
     before = controller.weights(controller.init(), OPEN)
     state, weights, reports = run(row, [{"unrelated": 1.0}] * 2, patience=1)
     np.testing.assert_array_equal(weights[-1][row.name], before[row.name])
@@ -267,12 +268,12 @@ def test_a_tracking_row_among_others_minds_only_its_own_measurement():
     np.testing.assert_allclose(reports[0].error, [0.5, np.nan, 0.5])
 
 
-def test_an_aggregate_row_holds_the_mean_of_a_per_chart_signal():
-    row = dataclasses.replace(CODES, per_chart=False)
+def test_an_aggregate_row_holds_the_mean_of_a_signal_of_many_entries():
+    row = dataclasses.replace(PARTS, shape=())
     # mean of (2, 1, 0) is 1; e = −(1 − 2)/4 = 0.25; 0.1 + 0.2 · 0.25
-    _, weights, reports = run(row, [{"h_code": [2.0, 1.0, 0.0]}])
-    assert weights[0]["codes"].shape == ()
-    assert float(weights[0]["codes"]) == pytest.approx(0.15)
+    _, weights, reports = run(row, [{"h_part": [2.0, 1.0, 0.0]}])
+    assert weights[0]["parts"].shape == ()
+    assert float(weights[0]["parts"]) == pytest.approx(0.15)
     assert float(reports[0].signal[0]) == 1.0
 
 
@@ -320,7 +321,7 @@ def test_a_warm_up_sets_the_target_and_holds_the_row_still():
 
 
 def test_a_warm_up_averages_steps_and_sets_no_target_below_its_minimum():
-    controller = bank([WARM], UNITS, charts=CHARTS, warmup_epochs=1, warmup_minimum=0.01)
+    controller = bank([WARM], UNITS, warmup_epochs=1, warmup_minimum=0.01)
     for values, target in (((0.8, 1.6), 0.6), ((0.0, 0.004), 0.01)):  # 0.5 · 1.2;  0.5 · 0.002 is less than 0.01
         state = controller.init()
         for value in values:
@@ -329,32 +330,50 @@ def test_a_warm_up_averages_steps_and_sets_no_target_below_its_minimum():
         assert float(controller.targets(state)["c"]) == pytest.approx(target)
 
 
-def test_a_per_chart_row_warms_up_chart_by_chart():
-    row = dataclasses.replace(CODES, target_rule="warmup", ratio=2.0)
-    state, _, _ = run(row, [{"h_code": [1.0, 2.0, 0.0]}], warmup_epochs=1, warmup_minimum=0.5)
+def test_a_weight_has_the_shape_that_its_row_asks_for():
+    rows = [dataclasses.replace(PARTS, name=str(shape), shape=shape) for shape in ((), (1,), (3,))]
+    _, weights, _ = run(rows, [{"h_part": [2.0, 1.0, 0.0]}])
+    # One weight is over the mean of the entries, e = −(1 − 2)/4; of three, each has its own: e = 0, 0.25, 0.5.
+    for shape, expected in (((), 0.15), ((1,), [0.15]), ((3,), [0.1, 0.15, 0.2])):
+        assert weights[0][str(shape)].shape == shape
+        np.testing.assert_allclose(weights[0][str(shape)], expected, rtol=1e-6)
+
+
+def test_a_row_of_many_weights_warms_up_entry_by_entry():
+    row = dataclasses.replace(PARTS, target_rule="warmup", ratio=2.0)
+    state, _, _ = run(row, [{"h_part": [1.0, 2.0, 0.0]}], warmup_epochs=1, warmup_minimum=0.5)
     np.testing.assert_allclose(state.target, [2.0, 4.0, 0.5])
 
 
 def test_targets_can_be_read_and_moved():
-    controller = bank(ROWS, UNITS, charts=CHARTS)
+    controller = bank(ROWS, UNITS)
     state = controller.init()
     signals = FIRST
     np.testing.assert_allclose(controller.errors(state, signals), [0.5, 0.5, 0.25, 0.0, -0.5, 6.0], rtol=1e-6)
     assert {name: float(t) for name, t in controller.targets(state).items()} == pytest.approx(
-        {"sharp": 0.4, "ground": 0.8, "codes": 2.0, "fixed": 0.2}
+        {"sharp": 0.4, "ground": 0.8, "parts": 2.0, "fixed": 0.2}
     )
     state = controller.retarget(state, "ground", jnp.float32(1.6))
-    state = controller.retarget(state, "codes", jnp.float32(1.0))
+    state = controller.retarget(state, "parts", jnp.float32(1.0))
     np.testing.assert_allclose(state.target, [0.4, 1.6, 1.0, 1.0, 1.0, 0.2])
-    # ground: −(0.4 − 1.6)/1.6;  codes: −([1, 2, 4] − 1)/4, in its unit
+    # ground: −(0.4 − 1.6)/1.6;  parts: −([1, 2, 4] − 1)/4, in its unit
     np.testing.assert_allclose(controller.errors(state, signals), [0.5, 0.75, 0.0, -0.25, -0.75, 6.0], rtol=1e-6)
 
 
 # Types.
 
 
+def test_violation_is_half_the_sum_of_squared_violations():
+    kept, missing = Contract("kept", "dual", "m", "<=", 2.0), Contract("missing", "dual", "nowhere", "<=", 2.0)
+    violated, off = Contract("violated", "dual", "m", "<=", 0.8), Contract("off", "dual", "m", "=", 4.0)
+    controller = bank([kept, missing, violated, off], UNITS)
+    # kept: −0.5; violated: (1 − 0.8)/0.8 = 0.25; off, to either side: (1 − 4)/4 = −0.75: ½ (0.0625 + 0.5625)
+    value = controller.violation(controller.init(), {"m": jnp.float32(1.0)})
+    assert float(value) == pytest.approx(0.3125)
+
+
 def test_weights_carry_no_gradient():
-    controller = bank(ROWS, UNITS, charts=CHARTS)
+    controller = bank(ROWS, UNITS)
 
     def weight(h):
         state, _ = controller.update(controller.init(), FIRST | {"h": h}, dt=0.5, moving=ALL_MOVE)
@@ -364,7 +383,7 @@ def test_weights_carry_no_gradient():
 
 
 def test_state_keeps_shapes_and_strong_types():
-    controller = bank([*ROWS, FOLLOW, WARM], UNITS, charts=CHARTS)
+    controller = bank([*ROWS, FOLLOW, WARM], UNITS)
     state = controller.init()
     assert not any(leaf.weak_type for leaf in jax.tree.leaves(state))
     kinds = jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), state)
@@ -374,9 +393,15 @@ def test_state_keeps_shapes_and_strong_types():
 
 
 def test_bad_gains_name_their_contract():
+    with pytest.raises(ValueError, match=r"contracts\.c: mechanism must be one of pid, dual, track, constant"):
+        bank([Contract("c", "adam", "m", "<=", 0.5)], UNITS)
+    with pytest.raises(ValueError, match=r"contracts\.c: unit must be one of .*'bit'"):
+        bank([Contract("c", "dual", "m", "<=", 0.5, "bit")], UNITS)
+    with pytest.raises(ValueError, match=r"contracts\.sharp: there is another"):
+        bank([SHARP, SHARP], UNITS)
     with pytest.raises(ValueError, match=r"contracts\.c: .*initial"):
-        bank([Contract("c", "dual", "m", "<=", 0.5, initial=20.0)], UNITS, charts=CHARTS)
+        bank([Contract("c", "dual", "m", "<=", 0.5, initial=20.0)], UNITS)
     with pytest.raises(ValueError, match=r"contracts\.c: form"):
-        bank([Contract("c", "pid", "m", "<=", 0.5, form="additive")], UNITS, charts=CHARTS)
+        bank([Contract("c", "pid", "m", "<=", 0.5, form="additive")], UNITS)
     with pytest.raises(ValueError, match=r"contracts\.c: minimum must be > 0"):
-        bank([Contract("c", "track", "m", "<=", 0.5, follows="ratio")], UNITS, charts=CHARTS)
+        bank([Contract("c", "track", "m", "<=", 0.5, follows="ratio")], UNITS)

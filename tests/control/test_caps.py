@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from topojax.control.caps import NO_CAP, active_cap, barrier_latch, latent_speed_cap, update_ratio_cap
+from topojax.control.caps import NO_CAP, active_cap, barrier_latch, speed_cap, update_ratio_cap
 
 
 def test_update_ratio_cap_is_the_largest_rate_that_fits():
@@ -45,12 +45,12 @@ def test_update_ratio_cap_works_per_tensor():
     np.testing.assert_allclose(caps, [0.1, NO_CAP], rtol=1e-6)
 
 
-def test_latent_speed_cap_scales_the_measured_speed():
+def test_speed_cap_scales_the_measured_speed():
     # 0.4 per update at rate 1e-2; 0.1 is allowed: a quarter of the rate
-    assert float(latent_speed_cap(1e-2, 0.4, 0.1)) == pytest.approx(2.5e-3)
-    assert float(latent_speed_cap(1e-2, 0.0, 0.1)) == pytest.approx(NO_CAP)
-    assert float(latent_speed_cap(0.0, 0.4, 0.1)) == pytest.approx(NO_CAP)
-    assert float(latent_speed_cap(1e-2, np.nan, 0.1)) == pytest.approx(1e-2)
+    assert float(speed_cap(1e-2, 0.4, 0.1)) == pytest.approx(2.5e-3)
+    assert float(speed_cap(1e-2, 0.0, 0.1)) == pytest.approx(NO_CAP)
+    assert float(speed_cap(0.0, 0.4, 0.1)) == pytest.approx(NO_CAP)
+    assert float(speed_cap(1e-2, np.nan, 0.1)) == pytest.approx(1e-2)
 
 
 def test_active_cap_names_the_bound():

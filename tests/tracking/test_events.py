@@ -6,7 +6,7 @@ import re
 import pytest
 
 from topojax.atlas.hierarchy import BARRIERS, GROUPS
-from topojax.control.gate import PHASES
+from topojax.atlas.phases import PHASES
 from topojax.control.governor import CAUSES
 from topojax.tracking import events as module
 from topojax.tracking.events import CAPS, events, unsatisfied

@@ -3,9 +3,9 @@
 import dataclasses
 from typing import Any
 
-from topojax.atlas.coupling import Coupling, coupling
-from topojax.atlas.hierarchy import hierarchy
-from topojax.atlas.system import Control, control
+from topojax.atlas.coupling import Coupling
+from topojax.atlas.hierarchy import Hierarchy
+from topojax.atlas.system import Control
 from topojax.atlas.table import Contract, by_name, select, unit_values
 from topojax.control.bank import bank
 from topojax.control.gate import gate
@@ -17,12 +17,15 @@ Rows = tuple[Contract, ...]
 def select_rows(config: Any) -> Rows:
     """The contracts of a run: enabled, labels there where wanted, and no weight on what a precision weighs.
 
+    Each has the shape of its weight, and starts within its bounds.
+
     Raises:
       ValueError: from the table (`select`).
     """
     rows = select(config.contracts.to_dict(), labels=config.supervised.enabled)
     rows = tuple(row for row in rows if not (config.precision.enabled and row.name == "route"))
-    return tuple(dataclasses.replace(row, initial=_start(row)) for row in rows)
+    each = (config.model.num_charts,)
+    return tuple(dataclasses.replace(row, initial=_start(row), shape=each if row.per_chart else ()) for row in rows)
 
 
 def clipped(config: Any) -> list[dict[str, Any]]:
@@ -32,15 +35,15 @@ def clipped(config: Any) -> list[dict[str, Any]]:
       For each the field, its value, and the start in its place. Of the rate, only where the governor sets it; of
       weights, only of those that a controller moves.
     """
-    out = []
+    moved = []
     if start_rate(config) != config.optim.learning_rate:
-        out.append({"field": "optim.learning_rate", "value": config.optim.learning_rate, "start": start_rate(config)})
+        moved.append({"field": "optim.learning_rate", "value": config.optim.learning_rate, "start": start_rate(config)})
     configured = by_name(config.contracts.to_dict())
     for row in select_rows(config):
         if row.initial != configured[row.name].initial:
-            told = {"field": f"contracts.{row.name}.initial", "value": configured[row.name].initial}
-            out.append({**told, "start": row.initial})
-    return out
+            field = {"field": f"contracts.{row.name}.initial", "value": configured[row.name].initial}
+            moved.append({**field, "start": row.initial})
+    return moved
 
 
 def _start(row: Contract) -> float:
@@ -51,10 +54,10 @@ def _start(row: Contract) -> float:
 
 def start_rate(config: Any) -> float:
     """The governor's first rate: `optim.learning_rate` within its bounds; a rule's rate as it is."""
-    o = config.optim
-    if o.rate != "governor":
-        return o.learning_rate
-    return min(max(o.learning_rate, o.learning_rate_min), o.learning_rate_max)
+    optim = config.optim
+    if optim.rate != "governor":
+        return optim.learning_rate
+    return min(max(optim.learning_rate, optim.learning_rate_min), optim.learning_rate_max)
 
 
 def make_control(config: Any, *, num_classes: int) -> tuple[Control, Rows]:
@@ -64,18 +67,16 @@ def make_control(config: Any, *, num_classes: int) -> tuple[Control, Rows]:
       ValueError: gains, bounds or targets that make no sense; the message names them.
     """
     rows = select_rows(config)
-    charts = config.model.num_charts
-    units = unit_values(charts=charts, codes=config.model.codes_per_chart, classes=num_classes)
-    monitor, gates = config.monitor, config.gates
-    g = config.governor.to_dict()
-    rate_signal = g.pop("signal")
+    model, monitor, gates = config.model, config.monitor, config.gates
+    units = unit_values(charts=model.num_charts, codes=model.codes_per_chart, classes=num_classes)
+    rules = config.governor.to_dict()
+    rate_signal = rules.pop("signal")
     if config.optim.rate != "governor":
-        g |= {"grow": 1.0, "shrink": 1.0, "recover": 1.0}
-    system = control(
+        rules |= {"grow": 1.0, "shrink": 1.0, "recover": 1.0}
+    system = Control(
         bank(
             rows,
             units,
-            charts=charts,
             patience=monitor.saturation_patience,
             warmup_epochs=config.targets.warmup_epochs,
             warmup_decay=config.targets.warmup_decay,
@@ -85,11 +86,11 @@ def make_control(config: Any, *, num_classes: int) -> tuple[Control, Rows]:
             initial=start_rate(config),
             minimum=config.optim.learning_rate_min,
             maximum=config.optim.learning_rate_max,
-            **g,
+            **rules,
         ),
         _window(config, units),
         gate(gates.hold_epochs, gates.ramp_epochs),
-        hierarchy(**config.hierarchy.to_dict()),
+        Hierarchy(**config.hierarchy.to_dict()),
         estimate=config.window.estimate,
         rate_signal=rate_signal,
         stability=gates.stability,
@@ -107,7 +108,7 @@ def _window(config: Any, units: dict[str, float]) -> Coupling:
     if row.enabled and row.target_rule != "absolute":
         raise ValueError("contracts.window.target_rule must be 'absolute': config.window.ground='capacity' measures it")
     try:
-        return coupling(
+        return Coupling(
             mode=config.window.ground,
             target=row.target * units[row.unit],
             log_charts=units["log_charts"],

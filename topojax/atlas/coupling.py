@@ -3,7 +3,7 @@
 Pure functions of two streams: H(K) of a smooth usage estimate at every step, I(X;K) and H(K) of the epoch.
 """
 
-from collections.abc import Callable
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -43,36 +43,8 @@ class CouplingInfo(NamedTuple):
     ceiling: Array  # float32, nats: log N − ε, the theorem's bound on H(K)
 
 
-class Coupling(NamedTuple):
-    """The pure functions of the coupling window.
-
-    Attributes:
-      init: `init() -> CouplingState`.
-      update_step: `update_step(state, usage_entropy, counted) -> state`, at each step: `usage_entropy` is H(K) in nats,
-        shape=(); of a step that is not `counted` (bool) or not finite every leaf keeps its bits.
-      end_epoch: `end_epoch(state, *, information, usage_entropy) -> (state, CouplingInfo)`, once an epoch: its I(X;K)
-        and H(K), nats, shape=(), of which either may be non-finite (= not measured).
-      last_information: `last_information(state) -> (nats, bool)`: I(X;K) of the last epoch that measured it, and if
-        there was one.
-    """
-
-    init: Callable[[], CouplingState]
-    update_step: Callable[[CouplingState, ArrayLike, ArrayLike], CouplingState]
-    end_epoch: Callable[..., tuple[CouplingState, CouplingInfo]]
-    last_information: Callable[[CouplingState], tuple[Array, Array]]
-
-
-def coupling(
-    *,
-    mode: str,
-    target: float | None = None,
-    log_charts: float,
-    over_mixing: tuple[float, float] = (0.1, 0.1),
-    capacity_fraction: float = 0.25,
-    floor_fraction: float = 0.05,
-    horizon: int = 20,
-    capacity_clip: float = 0.1,
-) -> Coupling:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Coupling:
     """Measures of the window ε ≤ I(X;K), H(K) ≤ log N − ε, λ_in ≳ λ_mix.
 
       λ_in          I(X;K)
@@ -87,14 +59,14 @@ def coupling(
     seldom binds (theory 1.3): `grounded` and `over_mixing` are the ones to react to. What is not measured is neither
     grounded nor over-mixed, and does not flow.
 
-    Args:
+    Attributes:
       mode: `target` or `capacity`.
       target: ε in nats, in (0, log N); not read with `capacity`.
       log_charts: log N > 0, nats.
       over_mixing: (high, low), each in (0, 1); a conjunction, since a perfect balanced atlas has H(K) = I = log N.
       capacity_fraction: in (0, 1).
       floor_fraction: in (0, 1).
-      horizon: epochs, ≥ 1.
+      horizon: epochs, a whole number ≥ 1.
       capacity_clip: least capacity as a fraction of log N, in [0, 1].
 
     Raises:
@@ -103,35 +75,38 @@ def coupling(
     References:
       report §1 (coupling window); theory 1.3, 1.7, B13. The increments are of training time, not of environment time.
     """
-    require_choice("mode", mode, MODES)
-    static(log_charts=log_charts, capacity_fraction=capacity_fraction, floor_fraction=floor_fraction)
-    require_positive(log_charts=log_charts)
-    high, low = over_mixing
-    for name, value in (
-        ("over_mixing", high),
-        ("over_mixing", low),
-        ("capacity_fraction", capacity_fraction),
-        ("floor_fraction", floor_fraction),
-    ):
-        if not 0 < value < 1:
-            raise ValueError(f"{name} must lie in (0, 1), got {value}")
-    if not 0 <= capacity_clip <= 1:
-        raise ValueError(f"capacity_clip must lie in [0, 1], got {capacity_clip}")
-    if int(horizon) != horizon or horizon < 1:
-        raise ValueError(f"horizon must be a whole number >= 1, got {horizon}")
-    if mode == "target":
-        if target is None or not 0 < target < log_charts:
-            raise ValueError(f"target must lie in (0, log N = {log_charts:g}) nats, got {target}")
-        start = target
-    else:
-        start = floor_fraction * log_charts
-    horizon = int(horizon)
-    slots = np.arange(horizon)
 
-    def init() -> CouplingState:
+    mode: str
+    target: float | None = None
+    log_charts: float
+    over_mixing: tuple[float, float] = (0.1, 0.1)
+    capacity_fraction: float = 0.25
+    floor_fraction: float = 0.05
+    horizon: int = 20
+    capacity_clip: float = 0.1
+
+    def __post_init__(self) -> None:
+        require_choice("mode", self.mode, MODES)
+        fractions = {"capacity_fraction": self.capacity_fraction, "floor_fraction": self.floor_fraction}
+        static(log_charts=self.log_charts, **fractions)
+        require_positive(log_charts=self.log_charts)
+        high, low = self.over_mixing
+        for name, value in (("over_mixing", high), ("over_mixing", low), *fractions.items()):
+            if not 0 < value < 1:
+                raise ValueError(f"{name} must lie in (0, 1), got {value}")
+        if not 0 <= self.capacity_clip <= 1:
+            raise ValueError(f"capacity_clip must lie in [0, 1], got {self.capacity_clip}")
+        if int(self.horizon) != self.horizon or self.horizon < 1:
+            raise ValueError(f"horizon must be a whole number >= 1, got {self.horizon}")
+        if self.mode == "target" and (self.target is None or not 0 < self.target < self.log_charts):
+            raise ValueError(f"target must lie in (0, log N = {self.log_charts:g}) nats, got {self.target}")
+
+    def init(self) -> CouplingState:
+        """Nothing measured; ε as given, or its floor."""
+        floor = self.floor_fraction * self.log_charts
         return CouplingState(
-            epsilon=typed(start),
-            history=typed(np.zeros(horizon)),
+            epsilon=typed(floor if self.mode == "capacity" or self.target is None else self.target),
+            history=typed(np.zeros(int(self.horizon))),
             recorded=typed(0, jnp.int32),
             entropy=typed(0.0),
             entropy_seen=typed(False, bool),
@@ -139,14 +114,15 @@ def coupling(
             steps=typed(0, jnp.int32),
         )
 
-    def nats(value: ArrayLike) -> tuple[Array, Array]:
-        """Within [0, log N], which a plug-in estimate may miss by rounding, and whether it was measured at all."""
-        value = jax.lax.stop_gradient(jnp.asarray(value, jnp.float32))
-        finite = jnp.isfinite(value)
-        return jnp.clip(jnp.where(finite, value, 0.0), 0.0, log_charts), finite
+    def update_step(self, state: CouplingState, usage_entropy: ArrayLike, counted: ArrayLike) -> CouplingState:
+        """The window a step later.
 
-    def update_step(state: CouplingState, usage_entropy: ArrayLike, counted: ArrayLike) -> CouplingState:
-        entropy, finite = nats(usage_entropy)
+        Args:
+          state: of the window.
+          usage_entropy: H(K) in nats, shape=().
+          counted: bool, shape=(): of a step that is not, or that is not finite, every leaf keeps its bits.
+        """
+        entropy, finite = self._nats(usage_entropy)
         rise = jnp.where(state.entropy_seen, jnp.maximum(entropy - state.entropy, 0.0), 0.0)
         new = state._replace(
             entropy=entropy,
@@ -157,27 +133,33 @@ def coupling(
         return where_active(finite & jnp.asarray(counted, bool), new, state)
 
     def end_epoch(
-        state: CouplingState, *, information: ArrayLike, usage_entropy: ArrayLike
+        self, state: CouplingState, *, information: ArrayLike, usage_entropy: ArrayLike
     ) -> tuple[CouplingState, CouplingInfo]:
+        """The window an epoch later, and what it says.
+
+        Args:
+          state: after the epoch's last step.
+          information: I(X;K) of the epoch, nats, shape=(); non-finite where it was not measured.
+          usage_entropy: H(K) of the epoch, likewise.
+        """
         given = jax.lax.stop_gradient(jnp.asarray(information, jnp.float32))
-        inflow, known = nats(given)
-        entropy, entropy_known = nats(usage_entropy)
-        history = jnp.where((slots == state.recorded % horizon) & known, inflow, state.history)
+        inflow, known = self._nats(given)
+        entropy, entropy_known = self._nats(usage_entropy)
+        here = np.arange(int(self.horizon)) == state.recorded % int(self.horizon)
+        history = jnp.where(here & known, inflow, state.history)
         recorded = state.recorded + known
-        epsilon = state.epsilon
-        if mode == "capacity":
-            capacity = _quantile(history, jnp.minimum(recorded, horizon), CAPACITY_QUANTILE)
-            capacity = jnp.clip(capacity, capacity_clip * log_charts, log_charts)
-            epsilon = jnp.where(recorded > 0, jnp.maximum(epsilon, capacity_fraction * capacity), epsilon)
+        epsilon = self._epsilon(state.epsilon, history, recorded)
         mix = state.mixing / jnp.maximum(state.steps, 1)
+        high, low = self.over_mixing
+        used, uninformed = entropy > (1 - high) * self.log_charts, inflow < low * self.log_charts
         info = CouplingInfo(
             lambda_in=given,
             lambda_mix=mix,
             flows=known & (inflow >= mix),
-            over_mixing=known & entropy_known & (entropy > (1 - high) * log_charts) & (inflow < low * log_charts),
+            over_mixing=known & entropy_known & used & uninformed,
             grounded=known & (inflow >= epsilon),
             epsilon=epsilon,
-            ceiling=log_charts - epsilon,
+            ceiling=self.log_charts - epsilon,
         )
         new = state._replace(
             epsilon=epsilon,
@@ -188,17 +170,30 @@ def coupling(
         )
         return new, info
 
-    def last_information(state: CouplingState) -> tuple[Array, Array]:
-        return state.history[(state.recorded - 1) % horizon], state.recorded > 0
+    def last_information(self, state: CouplingState) -> tuple[Array, Array]:
+        """I(X;K) of the last epoch that measured it, nats, and whether there was one."""
+        return state.history[(state.recorded - 1) % int(self.horizon)], state.recorded > 0
 
-    return Coupling(init, update_step, end_epoch, last_information)
+    def _epsilon(self, epsilon: Array, history: Array, recorded: Array) -> Array:
+        """ε of the next epoch."""
+        if self.mode == "target":
+            return epsilon
+        capacity = _quantile(history, jnp.minimum(recorded, int(self.horizon)), CAPACITY_QUANTILE)
+        capacity = jnp.clip(capacity, self.capacity_clip * self.log_charts, self.log_charts)
+        return jnp.where(recorded > 0, jnp.maximum(epsilon, self.capacity_fraction * capacity), epsilon)
+
+    def _nats(self, value: ArrayLike) -> tuple[Array, Array]:
+        """Within [0, log N], which a plug-in estimate may miss by rounding, and whether it was measured at all."""
+        value = jax.lax.stop_gradient(jnp.asarray(value, jnp.float32))
+        finite = jnp.isfinite(value)
+        return jnp.clip(jnp.where(finite, value, 0.0), 0.0, self.log_charts), finite
 
 
-def _quantile(values: Array, count: Array, q: float) -> Array:
+def _quantile(values: Array, count: Array, fraction: float) -> Array:
     """Quantile of the first `count` ≥ 1 entries, linear between neighbours as in NumPy."""
     ordered = jnp.sort(jnp.where(np.arange(values.size) < count, values, np.finfo(np.float32).max))
     last = jnp.maximum(count - 1, 0)
-    position = q * last.astype(jnp.float32)
+    position = fraction * last.astype(jnp.float32)
     below = jnp.floor(position).astype(jnp.int32)
     above = jnp.minimum(below + 1, last)
     share = position - below

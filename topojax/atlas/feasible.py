@@ -23,7 +23,7 @@ def conflicts(
 
     Args:
       rows: contracts of a run.
-      units: unit → value in nats or 1 (`contracts.unit_values`).
+      units: unit → value in nats or 1 (`table.unit_values`).
       two_sided: the window loss bounds H(K) from above too.
       largest_energy: the largest E‖z − mean‖² that the latent can have, latent units squared.
 

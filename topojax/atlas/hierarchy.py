@@ -3,7 +3,7 @@
 The healthy order of scales is δ ≪ γ ≪ α and β ≤ α. A part that breaks it gets a smaller rate, or none, for a while.
 """
 
-from collections.abc import Callable
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -47,31 +47,8 @@ class HierarchyInfo(NamedTuple):
     barrier: Array  # shape=(), bool: β's latch, the governor's `barrier` signal
 
 
-class Hierarchy(NamedTuple):
-    """The two pure functions of the scaling hierarchy.
-
-    Attributes:
-      init: `init() -> HierarchyState`, nothing latched, all factors 1.
-      update: `update(state, *, alpha, beta, gamma, delta, measured=True) -> (state, HierarchyInfo)`, at every probe;
-        the scales are described in `hierarchy`. Where `measured` (bool, shape=()) is False every leaf keeps its bits.
-    """
-
-    init: Callable[[], HierarchyState]
-    update: Callable[..., tuple[HierarchyState, HierarchyInfo]]
-
-
-def hierarchy(
-    *,
-    delta_gamma: float = 0.5,
-    gamma_alpha: float = 0.5,
-    margin: float = 0.2,
-    decay: float = 0.5,
-    action: str = "rate",
-    shrink: float = 0.5,
-    recover: float = 1.25,
-    minimum: float = 1 / 16,
-    freeze_limit: int = 5,
-) -> Hierarchy:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hierarchy:
     """Rates per group from measured scales: whoever drifts faster than its follower can track is slowed.
 
       barrier   latches at            clears at                        groups
@@ -90,7 +67,7 @@ def hierarchy(
     neither cut nor recover, but their counts go on: a freeze ends even if nothing can be measured any more. While
     a frozen decoder has γ = 0, δ is not judged by it.
 
-    Args:
+    Attributes:
       delta_gamma: r₁ > 0.
       gamma_alpha: r₂ > 0.
       margin: width of the dead band, relative, in [0, 1).
@@ -101,36 +78,40 @@ def hierarchy(
       minimum: least factor of `rate`, in (0, 1].
       freeze_limit: measurements in a row, ≥ 0.
 
-    Returns:
-      A `Hierarchy`. The keywords of `update` are shape=(), dimensionless, all per update of the parameters and from one
-      pair of snapshots of a fixed probe batch:
-      alpha: α, strength of the signal, λ_wfr RMS‖∇_z V‖.
-      beta: β, routing, mean KL(w ‖ w⁻).
-      gamma: γ, decoder drift at fixed latent points, relative to RMS‖x‖.
-      delta: δ, latent drift, RMS‖z_geo − z_geo⁻‖ / λ_wfr.
-
     Raises:
       ValueError: a value out of its range; the message holds it.
 
     References:
       report §1 (scaling hierarchy); theory 1.4. Departs from it in the decay, 0.5 per probe (0.98 is meant for steps).
     """
-    static(delta_gamma=delta_gamma, gamma_alpha=gamma_alpha, margin=margin, freeze_limit=freeze_limit, recover=recover)
-    require_positive(delta_gamma=delta_gamma, gamma_alpha=gamma_alpha, shrink=shrink, minimum=minimum)
-    require_choice("action", action, ACTIONS)
-    for name, value, holds, interval in (
-        ("margin", margin, margin < 1, "[0, 1)"),
-        ("decay", decay, 0 <= decay < 1, "[0, 1)"),
-        ("shrink", shrink, shrink <= 1, "(0, 1]"),
-        ("minimum", minimum, minimum <= 1, "(0, 1]"),
-        ("recover", recover, recover >= 1, "[1, inf)"),
-    ):
-        if not holds:
-            raise ValueError(f"{name} must lie in {interval}, got {value}")
 
-    decoder = GROUPS.index("decoder")
+    delta_gamma: float = 0.5
+    gamma_alpha: float = 0.5
+    margin: float = 0.2
+    decay: float = 0.5
+    action: str = "rate"
+    shrink: float = 0.5
+    recover: float = 1.25
+    minimum: float = 1 / 16
+    freeze_limit: int = 5
 
-    def init() -> HierarchyState:
+    def __post_init__(self) -> None:
+        ratios = {"delta_gamma": self.delta_gamma, "gamma_alpha": self.gamma_alpha}
+        static(**ratios, margin=self.margin, freeze_limit=self.freeze_limit, recover=self.recover)
+        require_positive(**ratios, shrink=self.shrink, minimum=self.minimum)
+        require_choice("action", self.action, ACTIONS)
+        for name, holds, interval in (
+            ("margin", self.margin < 1, "[0, 1)"),
+            ("decay", 0 <= self.decay < 1, "[0, 1)"),
+            ("shrink", self.shrink <= 1, "(0, 1]"),
+            ("minimum", self.minimum <= 1, "(0, 1]"),
+            ("recover", self.recover >= 1, "[1, inf)"),
+        ):
+            if not holds:
+                raise ValueError(f"{name} must lie in {interval}, got {getattr(self, name)}")
+
+    def init(self) -> HierarchyState:
+        """Nothing latched, all factors 1."""
         return HierarchyState(
             scales=typed(np.zeros(len(SCALES))),
             seen=typed(np.zeros(len(SCALES)), bool),
@@ -140,6 +121,7 @@ def hierarchy(
         )
 
     def update(
+        self,
         state: HierarchyState,
         *,
         alpha: ArrayLike,
@@ -148,41 +130,54 @@ def hierarchy(
         delta: ArrayLike,
         measured: ArrayLike = True,
     ) -> tuple[HierarchyState, HierarchyInfo]:
-        values = jnp.stack([jnp.asarray(x, jnp.float32) for x in (alpha, beta, gamma, delta)])
+        """The barriers at a probe.
+
+        The scales are shape=(), dimensionless, per update of the parameters, all from one pair of snapshots of a fixed
+        probe batch.
+
+        Args:
+          state: of the last probe.
+          alpha: α, strength of the signal, λ_wfr RMS‖∇_z V‖.
+          beta: β, routing, mean KL(w ‖ w⁻).
+          gamma: γ, decoder drift at fixed latent points, relative to RMS‖x‖.
+          delta: δ, latent drift, RMS‖z_geo − z_geo⁻‖ / λ_wfr.
+          measured: bool, shape=(): where it is False every leaf keeps its bits.
+        """
+        values = jnp.stack([jnp.asarray(value, jnp.float32) for value in (alpha, beta, gamma, delta)])
         values = jnp.maximum(jax.lax.stop_gradient(values), 0.0)  # keeps NaN
-        blended = jnp.where(state.seen, decay * state.scales + (1 - decay) * values, values)
+        blended = jnp.where(state.seen, self.decay * state.scales + (1 - self.decay) * values, values)
         finite = jnp.isfinite(values) & jnp.isfinite(blended)
         scales = jnp.where(finite, blended, state.scales)
 
-        a, b, c, d = scales
-        fine_a, fine_b, fine_c, fine_d = finite
-        comparable = fine_d & fine_c & (state.factors[decoder] > 0)
-        judged = jnp.stack([comparable, fine_c & fine_a, fine_b & fine_a])
-        crossed = barrier_latch(
-            state.latched, jnp.stack([delta_gamma * c, gamma_alpha * a, a]), jnp.stack([d, c, b]), margin=margin
-        )
-        latched = jnp.where(judged, crossed, state.latched)
+        latched, judged = self._latched(state, scales, finite)
         frozen = jnp.where(latched, state.frozen + 1, 0)
-
-        held = latched & (frozen <= freeze_limit)
-        if action == "rate":
-            cuts, recovers = _groups(held & judged), _groups(~latched & judged)
-            factors = jnp.where(cuts, jnp.maximum(shrink * state.factors, minimum), state.factors)
-            factors = jnp.where(recovers, jnp.minimum(recover * state.factors, 1.0), factors)
-        elif action == "freeze":
-            factors = jnp.where(_groups(held), 0.0, 1.0)
-        else:
-            factors = state.factors
-
+        factors = self._factors(state.factors, latched, judged, frozen)
         proposed = HierarchyState(scales, state.seen | finite, latched, frozen, factors.astype(jnp.float32))
         new = where_active(jnp.asarray(measured, bool), proposed, state)
         return new, HierarchyInfo(
             latched=new.latched,
-            exhausted=new.latched & (new.frozen > freeze_limit),
+            exhausted=new.latched & (new.frozen > self.freeze_limit),
             barrier=new.latched[BARRIERS.index("beta")],
         )
 
-    return Hierarchy(init, update)
+    def _latched(self, state: HierarchyState, scales: Array, finite: Array) -> tuple[Array, Array]:
+        """Each barrier's latch, and whether its two scales could be compared: bool (3,), in BARRIERS' order."""
+        alpha, beta, gamma, delta = scales
+        has_alpha, has_beta, has_gamma, has_delta = finite
+        comparable = has_delta & has_gamma & (state.factors[GROUPS.index("decoder")] > 0)
+        judged = jnp.stack([comparable, has_gamma & has_alpha, has_beta & has_alpha])
+        allowed = jnp.stack([self.delta_gamma * gamma, self.gamma_alpha * alpha, alpha])
+        crossed = barrier_latch(state.latched, allowed, jnp.stack([delta, gamma, beta]), margin=self.margin)
+        return jnp.where(judged, crossed, state.latched), judged
+
+    def _factors(self, factors: Array, latched: Array, judged: Array, frozen: Array) -> Array:
+        """Each group's share of the rate: (5,), in GROUPS' order."""
+        held = latched & (frozen <= self.freeze_limit)
+        if self.action == "rate":
+            cuts, recovers = _groups(held & judged), _groups(~latched & judged)
+            factors = jnp.where(cuts, jnp.maximum(self.shrink * factors, self.minimum), factors)
+            return jnp.where(recovers, jnp.minimum(self.recover * factors, 1.0), factors)
+        return jnp.where(_groups(held), 0.0, 1.0) if self.action == "freeze" else factors
 
 
 def _groups(barriers: Array) -> Array:

@@ -209,7 +209,7 @@ def make_prober(
         )
         new = Probed(
             geometry=calibrated,
-            speed_cap=caps.latent_speed_cap(rate, drift.speed_mean, config.optim.latent_speed or jnp.inf),
+            speed_cap=caps.speed_cap(rate, drift.speed_mean, config.optim.latent_speed or jnp.inf),
             lyapunov=lyapunov,
             lyapunov_rise=jnp.where(jnp.isfinite(rise), rise, 0.0),
             information=seen["I_XK"],

@@ -1,16 +1,19 @@
 """Control of a run: weights, rate, window, drift hierarchy and gates, as one state and a few pure functions."""
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from topojax.atlas import system_metrics
 from topojax.atlas.coupling import Coupling, CouplingState
-from topojax.atlas.hierarchy import BARRIERS, GROUPS, Hierarchy, HierarchyState
+from topojax.atlas.hierarchy import Hierarchy, HierarchyState
+from topojax.atlas.phases import phase
 from topojax.control.bank import Bank, BankState
-from topojax.control.gate import Gate, GateState, phase
+from topojax.control.base import require_choice
+from topojax.control.gate import Gate, GateState
 from topojax.control.governor import Governor, GovernorState
 from topojax.types import Array, Metrics
 
@@ -33,46 +36,11 @@ class ControlState(NamedTuple):
     steps: Array  # shape=(), int32: finite steps of this epoch
 
 
-class Control(NamedTuple):
-    """Pure functions of the whole of control.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Control:
+    """Pure functions of the whole of control; the parts interlock: the window opens gates and holds the rate.
 
     Attributes:
-      init: () → ControlState.
-      weights: state → {contract: weight}, gates applied, gradient stopped.
-      update: (state, signals, *, dt, finite) → (state, metrics): every step. `signals` maps names to arrays: those that
-        contracts hold or follow, `task` (unweighted likelihoods), the pair of `ESTIMATES`, `H_K_usage`, `update_ratio`
-        (asked over allowed), and from the last probe `lyapunov`, `alpha`, `beta`, `gamma`, `delta`. Of a step that was
-        not finite only the governor hears.
-      targets: state → {contract: target}, in the signals' units.
-      violation: (state, signals) → Σ ½ max(0, C_k)², the contracts' part of V_L.
-      end_epoch: (state, signals, *, probed) → (state, metrics): once an epoch; `probed` says whether the probe's
-        signals are new.
-    """
-
-    init: Callable[[], ControlState]
-    weights: Callable[[ControlState], dict[str, Array]]
-    update: Callable[..., tuple[ControlState, Metrics]]
-    targets: Callable[[ControlState], dict[str, Array]]
-    violation: Callable[[ControlState, Mapping[str, Array]], Array]
-    end_epoch: Callable[..., tuple[ControlState, Metrics]]
-
-
-def control(
-    bank: Bank,
-    governor: Governor,
-    coupling: Coupling,
-    window: Gate,
-    hierarchy: Hierarchy,
-    *,
-    estimate: str = "epoch",
-    rate_signal: str = "task",
-    stability: float = 0.05,
-    warmup_epochs: int = 0,
-    hold_rate_on_saturation: bool = False,
-) -> Control:
-    """Interlock the parts: what the window says opens gates and holds the rate (report §1, §4).
-
-    Args:
       bank: weights of all contracts.
       governor: of the learning rate.
       coupling: the window I(X;K) ≥ ε, and over-mixing.
@@ -84,118 +52,135 @@ def control(
         have held, and been stable, before its gate opens (theory 1.11).
       warmup_epochs: epochs of phase 1, in which rows behind the gate `warmup` weigh nothing.
       hold_rate_on_saturation: no growth of the rate while a contract cannot be satisfied.
+
+    Raises:
+      ValueError: an unknown estimate or signal.
+
+    References:
+      report §1, §4.
     """
-    information_name, usage_name = ESTIMATES[estimate]
-    epoch_sums = tuple(dict.fromkeys(("task", information_name, usage_name, "update_ratio")))
-    sizes = np.array([bank.slices[row.name].stop - bank.slices[row.name].start for row in bank.rows], int)
-    mean = np.repeat(np.eye(len(sizes), dtype=np.float32) / sizes[:, None].astype(np.float32), sizes, axis=1)
-    has_window = any(row.name == "window" for row in bank.rows)
 
-    def by_row(values: Array) -> Array:
-        """Mean over each row's entries; NaN stays in its own row."""
-        finite = jnp.isfinite(values)
-        return jnp.where(mean @ finite > 1 - 1e-6, mean @ jnp.where(finite, values, 0.0), jnp.nan)
+    bank: Bank
+    governor: Governor
+    coupling: Coupling
+    window: Gate
+    hierarchy: Hierarchy
+    estimate: str = "epoch"
+    rate_signal: str = "task"
+    stability: float = 0.05
+    warmup_epochs: int = 0
+    hold_rate_on_saturation: bool = False
 
-    def init() -> ControlState:
-        sums = {name: jnp.zeros((), jnp.float32) for name in epoch_sums}
-        mixing = coupling.init()
-        held = bank.retarget(bank.init(), "window", mixing.epsilon) if has_window else bank.init()
-        parts = (held, governor.init(), mixing, window.init(), hierarchy.init())
+    def __post_init__(self) -> None:
+        require_choice("estimate", self.estimate, tuple(ESTIMATES))
+        require_choice("rate_signal", self.rate_signal, RATE_SIGNALS)
+
+    def init(self) -> ControlState:
+        """Nothing measured yet; the window's contract has its first ε."""
+        sums = {name: jnp.zeros((), jnp.float32) for name in self._summed()}
+        coupling = self.coupling.init()
+        bank = self._retargeted(self.bank.init(), coupling.epsilon)
+        parts = (bank, self.governor.init(), coupling, self.window.init(), self.hierarchy.init())
         return ControlState(*parts, sums, jnp.zeros((), jnp.int32))
 
-    def warm(state: ControlState) -> Array:
-        return state.governor.epoch >= warmup_epochs
-
-    def openings(state: ControlState) -> dict[str, Array]:
+    def weights(self, state: ControlState) -> dict[str, Array]:
+        """Contract → weight, gates applied, gradient stopped."""
         one = jnp.float32(1.0)
-        return {"none": one, "hold": one, "warmup": warm(state).astype(jnp.float32), "window": state.window.ramp}
+        openings = {"none": one, "hold": one, "warmup": self._warm(state).astype(jnp.float32)}
+        return self.bank.weights(state.bank, openings | {"window": state.window.ramp})
 
-    def moving(state: ControlState) -> dict[str, Array]:
+    def targets(self, state: ControlState) -> dict[str, Array]:
+        """Contract → target, in the signals' units."""
+        return self.bank.targets(state.bank)
+
+    def violation(self, state: ControlState, signals: Mapping[str, Array]) -> Array:
+        """Σ ½ max(0, C_k)², the contracts' part of V_L."""
+        return self.bank.violation(state.bank, signals)
+
+    def update(
+        self, state: ControlState, signals: Mapping[str, Array], *, dt: float, finite: Array
+    ) -> tuple[ControlState, Metrics]:
+        """Control a step later, and what is said of it.
+
+        Args:
+          state: of control.
+          signals: name → array: those that contracts hold or follow, `task` (unweighted likelihoods), the pair of
+            `ESTIMATES`, `H_K_usage`, `update_ratio` (asked over allowed).
+          dt: time since the last step, epochs.
+          finite: bool, shape=(): the step was. One that was not reaches only the governor.
+        """
+        signals = jax.lax.stop_gradient(dict(signals))
+        moving = {gate: moves & finite for gate, moves in self._moving(state).items()}
+        bank, info = self.bank.update(state.bank, signals, dt=dt, moving=moving, counted=finite)
+        governor, _ = self.governor.update_step(state.governor, finite)
+        coupling = self.coupling.update_step(state.coupling, signals["H_K_usage"], finite)
+        sums = {name: state.sums[name] + jnp.where(finite, signals[name], 0.0) for name in self._summed()}
+        new = state._replace(bank=bank, governor=governor, coupling=coupling, sums=sums, steps=state.steps + finite)
+        return new, system_metrics.of_step(self.bank, info)
+
+    def end_epoch(
+        self, state: ControlState, signals: Mapping[str, Array], *, probed: Array
+    ) -> tuple[ControlState, Metrics]:
+        """Control an epoch later, and what is said of it; once an epoch.
+
+        Args:
+          state: after the epoch's last step.
+          signals: of the last probe: `lyapunov`, `alpha`, `beta`, `gamma`, `delta`, and the pair of the estimate
+            `probe`.
+          probed: bool, shape=(): the probe's signals are new.
+        """
+        count = jnp.where(state.steps > 0, state.steps, jnp.nan)  # no finite step: NaN, read as not measured
+        average = {name: total / count for name, total in state.sums.items()}
+        # The probe's are of this moment, the others of the epoch.
+        source = signals if self.estimate == "probe" else average
+        information, usage = (source[name] for name in ESTIMATES[self.estimate])
+        before, known = self.coupling.last_information(state.coupling)
+        coupling, mixing = self.coupling.end_epoch(state.coupling, information=information, usage_entropy=usage)
+        bank, contracts = self.bank.end_epoch(state.bank, moving=self._moving(state))
+        bank = self._retargeted(bank, mixing.epsilon)
+        scales = {name: signals[name] for name in ("alpha", "beta", "gamma", "delta")}
+        hierarchy, barriers = self.hierarchy.update(state.hierarchy, **scales, measured=probed)
+        unsatisfiable = jnp.any(contracts.unsatisfiable)
+        governor, decision = self.governor.update_epoch(
+            state.governor,
+            loss=signals["lyapunov"] if self.rate_signal == "lyapunov" else average["task"],
+            information=information,
+            grounding_target=mixing.epsilon,
+            over_mixing=mixing.over_mixing,
+            update_ratio=average["update_ratio"],
+            barrier=barriers.barrier,
+            barrier_measured=probed,
+            hold=unsatisfiable & self.hold_rate_on_saturation,
+        )
+        holds = mixing.grounded & ~mixing.over_mixing
+        stable = known & (jnp.abs(information - before) <= self.stability * jnp.abs(information))
+        window = self.window.update(state.window, holds, stable)
+        sums = jax.tree.map(jnp.zeros_like, state.sums)
+        new = ControlState(bank, governor, coupling, window, hierarchy, sums, jnp.zeros_like(state.steps))
+        return new, {
+            **system_metrics.of_rate(decision),
+            **system_metrics.of_window(mixing, usage),
+            "gate/phase": phase(self._warm(state), window),
+            **system_metrics.of_drift(hierarchy, barriers),
+            **system_metrics.of_contracts(self.bank, contracts, target=state.bank.target, frozen=bank.frozen),
+        }
+
+    def _summed(self) -> tuple[str, ...]:
+        """Signals of which an epoch takes the mean."""
+        return tuple(dict.fromkeys(("task", *ESTIMATES[self.estimate], "update_ratio")))
+
+    def _warm(self, state: ControlState) -> Array:
+        return state.governor.epoch >= self.warmup_epochs
+
+    def _moving(self, state: ControlState) -> dict[str, Array]:
+        """Gate → whether the rows behind it adapt."""
         return {
             "none": jnp.bool_(True),
-            "warmup": warm(state),
+            "warmup": self._warm(state),
             "hold": state.window.opened,
             "window": state.window.ramp > 0,
         }
 
-    def weights(state: ControlState) -> dict[str, Array]:
-        return bank.weights(state.bank, openings(state))
-
-    def update(
-        state: ControlState, signals: Mapping[str, Array], *, dt: float, finite: Array
-    ) -> tuple[ControlState, Metrics]:
-        signals = jax.lax.stop_gradient(dict(signals))
-        moves = {gate: opened & finite for gate, opened in moving(state).items()}
-        moved, info = bank.update(state.bank, signals, dt=dt, moving=moves, counted=finite)
-        rate, _ = governor.update_step(state.governor, finite)
-        mixing = coupling.update_step(state.coupling, signals["H_K_usage"], finite)
-        sums = {name: state.sums[name] + jnp.where(finite, signals[name], 0.0) for name in epoch_sums}
-        new = state._replace(bank=moved, governor=rate, coupling=mixing, sums=sums, steps=state.steps + finite)
-        return new, {f"contract/*/{part}": mean @ getattr(info, part) for part in ("p", "i", "d")}
-
-    def violation(state: ControlState, signals: Mapping[str, Array]) -> Array:
-        error = bank.errors(state.bank, signals)
-        violated = jnp.where(bank.equal, jnp.abs(error), jnp.maximum(error, 0.0))
-        return 0.5 * jnp.sum(jnp.where(jnp.isfinite(violated), violated**2, 0.0))
-
-    def end_epoch(state: ControlState, signals: Mapping[str, Array], *, probed: Array) -> tuple[ControlState, Metrics]:
-        count = jnp.where(state.steps > 0, state.steps, jnp.nan)  # no finite step: NaN, read as not measured
-        average = {name: total / count for name, total in state.sums.items()}
-        # The probe's are of this moment, the others of the epoch.
-        seen_by = signals if estimate == "probe" else average
-        information, usage = seen_by[information_name], seen_by[usage_name]
-        before, known = coupling.last_information(state.coupling)
-        mixing, seen = coupling.end_epoch(state.coupling, information=information, usage_entropy=usage)
-        held, epoch = bank.end_epoch(state.bank, moving=moving(state))
-        if has_window:
-            held = bank.retarget(held, "window", seen.epsilon)
-        drift, barriers = hierarchy.update(
-            state.hierarchy, **{name: signals[name] for name in ("alpha", "beta", "gamma", "delta")}, measured=probed
-        )
-        unsatisfiable = jnp.any(epoch.unsatisfiable)
-        rate, decision = governor.update_epoch(
-            state.governor,
-            loss=signals["lyapunov"] if rate_signal == "lyapunov" else average["task"],
-            information=information,
-            grounding_target=seen.epsilon,
-            over_mixing=seen.over_mixing,
-            update_ratio=average["update_ratio"],
-            barrier=barriers.barrier,
-            barrier_measured=probed,
-            hold=unsatisfiable & hold_rate_on_saturation,
-        )
-        holds = seen.grounded & ~seen.over_mixing
-        stable = known & (jnp.abs(information - before) <= stability * jnp.abs(information))
-        opened = window.update(state.window, holds, stable)
-        zeros = jax.tree.map(jnp.zeros_like, state.sums)
-        new = ControlState(held, rate, mixing, opened, drift, zeros, jnp.zeros_like(state.steps))
-        return new, {
-            "governor/cause": decision.cause,
-            "governor/grounded": decision.grounded,
-            "governor/exhausted": decision.exhausted,
-            "governor/spike": decision.spike,
-            "window/over_mixing": seen.over_mixing,
-            "window/I_XK": information,
-            "window/H_K": usage,
-            "window/epsilon": seen.epsilon,
-            "window/ceiling": seen.ceiling,
-            "window/lambda_in": seen.lambda_in,
-            "window/lambda_mix": seen.lambda_mix,
-            "window/flows": seen.flows,
-            "gate/phase": phase(warm(state), opened),
-            **{f"hierarchy/{name}": drift.scales[i] for i, name in enumerate(("alpha", "beta", "gamma", "delta"))},
-            **{f"hierarchy/behind_{name}": barriers.latched[i] for i, name in enumerate(BARRIERS)},
-            "hierarchy/exhausted": jnp.any(barriers.exhausted),
-            **{f"rate/{group}": drift.factors[i] for i, group in enumerate(GROUPS)},
-            # Of a per-chart contract the log keeps the mean, and any chart that cannot be satisfied.
-            "contract/*/signal": by_row(epoch.signal),
-            "contract/*/target": mean @ state.bank.target,
-            "contract/*/error": by_row(epoch.error),
-            "contract/*/unsatisfiable": mean @ epoch.unsatisfiable > 0,
-            "contract/*/frozen": mean @ held.frozen,
-        }
-
-    def targets(state: ControlState) -> dict[str, Array]:
-        return bank.targets(state.bank)
-
-    return Control(init, weights, update, targets, violation, end_epoch)
+    def _retargeted(self, bank: BankState, epsilon: Array) -> BankState:
+        """ε is the target of the window's contract, where there is one."""
+        return self.bank.retarget(bank, "window", epsilon) if "window" in self.bank.slices else bank

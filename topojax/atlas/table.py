@@ -15,10 +15,31 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from topojax.control.rows import MECHANISMS, RELATIONS, TARGET_RULES, Contract
+from topojax.control import rows as control_rows
+from topojax.control.rows import MECHANISMS, RELATIONS, TARGET_RULES
 
 GATES = ("none", "warmup", "hold", "window")
 UNITS = ("1", "nat", "log_charts", "log_codes", "log_classes")
+
+
+@dataclasses.dataclass(frozen=True)
+class Contract(control_rows.Contract):
+    """A row of the atlas's table: a row of control, with what only an atlas has.
+
+    Attributes:
+      name: loss term whose weight this is (`losses.py`).
+      signal: key of the signal that is held (`signals.py`).
+      unit: `1`, `nat`, or the log of an alphabet: `log_charts`, `log_codes`, `log_classes` (nats each).
+      gate: what the row waits for. `none`: nothing. `warmup`: its weight is 0 in phase 1, reconstruction and
+        quantisation alone (`gates.warmup_epochs`). `hold`: its weight stays at `initial` until the coupling window has
+        held once (a contract that cannot be met before charts are grounded would only wind up). `window`: its weight is
+        0 until then, and ramps after.
+      wants_labels: the row is left out when labels are not used.
+      per_chart: one weight, error and controller for each chart.
+    """
+
+    wants_labels: bool = False
+    per_chart: bool = False
 
 
 WIDER = "use a wider model (hidden_dim) or look at the router's temperature"
@@ -229,7 +250,7 @@ def by_name(overrides: Mapping[str, Mapping[str, Any]], table: Iterable[Contract
     for name, fields in overrides.items():
         if name not in rows:
             raise ValueError(f"unknown contract {name!r}; known are {', '.join(rows)}")
-        unknown = sorted(set(fields) - {f.name for f in dataclasses.fields(Contract)})
+        unknown = sorted(set(fields) - {field.name for field in dataclasses.fields(Contract)})
         if unknown:
             raise ValueError(f"contract {name} has no field {unknown[0]!r}")
         rows[name] = dataclasses.replace(rows[name], **fields)

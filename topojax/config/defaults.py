@@ -374,7 +374,7 @@ def default_config() -> ConfigDict:
 CONTRACT_FIELDS = tuple(
     field.name
     for field in dataclasses.fields(Contract)
-    if field.name not in ("name", "signal", "relation", "wants_labels", "advice", "follows")
+    if field.name not in ("name", "signal", "relation", "wants_labels", "advice", "follows", "shape")
 )
 
 RESUMABLE = (

@@ -87,10 +87,11 @@ def _is_block(name: str) -> bool:
 
 def contract_fields() -> list[Field]:
     """The fields of a contract, from its docstring."""
-    text = inspect.cleandoc(Contract.__doc__ or "").partition("Attributes:\n")[2]
     meanings: dict[str, str] = {}
-    for names, meaning in re.findall(r"^  ([\w, ]+): (.*(?:\n    .*)*)", text, re.M):
-        meanings |= {name: " ".join(meaning.split()) for name in names.split(", ")}
+    for kind in reversed(Contract.__mro__):  # a row of control, then what the atlas says of it
+        text = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")[2]
+        for names, meaning in re.findall(r"^  ([\w, ]+): (.*(?:\n    .*)*)", text, re.M):
+            meanings |= {name: " ".join(meaning.split()) for name in names.split(", ")}
     known = {field.name: field for field in dataclasses.fields(Contract)}
     missing = dataclasses.MISSING
     return [

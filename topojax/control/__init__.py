@@ -10,10 +10,10 @@ from topojax.control.bank import Bank, BankState, bank
 from topojax.control.base import Controller, Info
 from topojax.control.gate import Gate, GateState, gate
 from topojax.control.governor import CAUSES, Decision, Governor, GovernorState, governor
-from topojax.control.pid import PidState, pid, report_form_is_stable
-from topojax.control.primal_dual import DualState, dual_ascent
+from topojax.control.pid import Pid, PidState, pid, report_form_is_stable
+from topojax.control.primal_dual import DualAscent, DualState, dual_ascent
 from topojax.control.rows import Contract
-from topojax.control.tracking import TrackingState, tracking
+from topojax.control.tracking import Tracking, TrackingState, tracking
 
 __all__ = [
     "CAUSES",
@@ -22,13 +22,16 @@ __all__ = [
     "Contract",
     "Controller",
     "Decision",
+    "DualAscent",
     "DualState",
     "Gate",
     "GateState",
     "Governor",
     "GovernorState",
     "Info",
+    "Pid",
     "PidState",
+    "Tracking",
     "TrackingState",
     "bank",
     "caps",

@@ -1,5 +1,6 @@
 """All contracts of a run as one controller: rows of one mechanism share vectors, so twenty weights cost a few ops."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -8,20 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from topojax.control.base import Controller, Info
-from topojax.control.pid import pid
-from topojax.control.primal_dual import dual_ascent
+from topojax.control.base import Controller, Info, require_choice
+from topojax.control.columns import Columns, columns, join
+from topojax.control.mechanisms import controller
 from topojax.control.rows import Contract
-from topojax.control.tracking import tracking
 from topojax.types import Array
 
-NO_LIMIT = float(np.finfo(np.float32).max)
 EQUAL_TOLERANCE = 0.05
 """Relative deviation up to which a signal counts as equal to its target."""
 
 
 class BankState(NamedTuple):
-    """State of a bank of n weights (a per-chart contract has one for each chart)."""
+    """State of a bank of n weights (a contract of shape (k,) has k of them)."""
 
     groups: tuple[Any, ...]  # one controller state per (mechanism, form), leaves of shape (n_group,)
     target: Array  # shape=(n,), float32: targets in the signals' units
@@ -43,65 +42,193 @@ class EpochInfo(NamedTuple):
     unsatisfiable: Array  # bool: at the maximum and violated for `patience` epochs
 
 
-class Bank(NamedTuple):
-    """Pure functions over the weights of all contracts.
+class Group(NamedTuple):
+    """Weights that one controller moves."""
+
+    mechanism: str
+    controller: Controller
+    where: np.ndarray  # shape=(n_group,), int: their places in the bank's vectors
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Bank:
+    """Pure functions over the weights of all contracts; made by `bank`.
 
     Attributes:
-      rows: the contracts, in the order of the vectors.
-      slices: name → slice of the vectors.
-      equal: shape=(n,), bool: whether a deviation to either side is a violation.
-      init: () → BankState.
-      weights: (state, openings) → {name: weight}, scalar or (charts,), gradient stopped; `openings` maps a gate's name
-        to the factor in [0, 1] on its rows' weights.
-      update: (state, signals, *, dt, moving, counted) → (state, Info of shape (n,)); every step. `moving` maps a gate's
-        name to whether its rows adapt; `counted` says whether the step enters the epoch's averages. A signal that is
-        missing is not measured: its row stands still.
-      errors: (state, signals) → dimensionless errors, shape=(n,).
-      end_epoch: (state, *, moving) → (state, EpochInfo); once an epoch. A row that waits, behind its gate or for the
-        target that its warm-up sets, is not stuck.
-      retarget: (state, name, target) → state; the target in the signal's unit.
-      targets: state → {name: target}, scalar.
+      columns: the rows as vectors.
+      groups: who moves what, as `BankState.groups`.
+      order: shape=(n,), int: of the groups' weights, end to end, that of the vectors.
+      patience, warmup_epochs, warmup_decay, warmup_minimum: as in `bank`.
     """
 
-    rows: tuple[Contract, ...]
-    slices: dict[str, slice]
-    equal: np.ndarray
-    init: Any
-    weights: Any
-    update: Any
-    errors: Any
-    end_epoch: Any
-    retarget: Any
-    targets: Any
+    columns: Columns
+    groups: tuple[Group, ...]
+    order: np.ndarray
+    patience: int
+    warmup_epochs: int
+    warmup_decay: float
+    warmup_minimum: float
 
+    @property
+    def rows(self) -> tuple[Contract, ...]:
+        """The contracts, in the order of the vectors."""
+        return self.columns.rows
 
-def build(row_or_rows: Sequence[Contract], sizes: Sequence[int]) -> Controller:
-    """One vector controller for rows of one mechanism and form; `sizes` repeats a row for its charts."""
-    first = row_or_rows[0]
+    @property
+    def slices(self) -> dict[str, slice]:
+        """Name → slice of the vectors."""
+        return self.columns.slices
 
-    def column(field: str) -> np.ndarray:
-        return np.repeat([getattr(row, field) for row in row_or_rows], sizes)
+    def init(self) -> BankState:
+        """Initial weights and targets, nothing measured."""
+        size = len(self.columns.target)
+        zeros, counts = jnp.zeros(size, jnp.float32), jnp.zeros(size, jnp.int32)
+        states = tuple(group.controller.init() for group in self.groups)
+        # Distinct buffers: the whole state is donated to the step.
+        return BankState(
+            groups=states,
+            target=jnp.array(self.columns.target),
+            error=zeros,
+            signal=zeros + 0,
+            seen=counts,
+            frozen=counts + 0,
+            saturated=counts + 0,
+            baseline=zeros + 0,
+            warmed=counts + 0,
+            epoch=jnp.zeros((), jnp.int32),
+        )
 
-    bounds: dict[str, Any] = {name: column(name) for name in ("minimum", "maximum", "initial")}
-    if first.mechanism != "constant":
-        bounds["max_step"] = np.where(column("max_step") == 0, NO_LIMIT, column("max_step"))
-    if first.mechanism == "pid":
-        gains = [column(name) for name in ("kp", "ki", "kd")]
-        clip, lag = column("error_clip"), column("derivative_filter")
-        return pid(*gains, form=first.form or "incremental", error_clip=clip, derivative_filter=lag, **bounds)
-    if first.mechanism == "dual":
-        clip, damping = column("error_clip"), column("damping")
-        return dual_ascent(column("rate"), damping=damping, form=first.form or "additive", error_clip=clip, **bounds)
-    if first.mechanism == "track":
-        return tracking(column("factor"), lag=column("lag"), **bounds)
-    return dual_ascent(np.zeros(sum(sizes)), **bounds)  # constant: a multiplier of rate 0
+    def weights(self, state: BankState, openings: Mapping[str, Array]) -> dict[str, Array]:
+        """What multiplies each loss, gradient stopped.
+
+        Args:
+          state: of the bank.
+          openings: gate → factor in [0, 1] on the weights of the rows behind it.
+
+        Returns:
+          name → weight, in its row's shape.
+        """
+        effective = [group.controller.effective(moved) for group, moved in zip(self.groups, state.groups, strict=True)]
+        flat = self._gather(effective)
+        flat = flat * self.columns.by_gate(openings, jnp.float32)
+        flat = jax.lax.stop_gradient(flat)
+        places = self.slices
+        return {
+            row.name: flat[places[row.name]].reshape(row.shape) if row.shape else flat[places[row.name].start]
+            for row in self.rows
+        }
+
+    def errors(self, state: BankState, signals: Mapping[str, Array]) -> Array:
+        """shape=(n,): dimensionless errors, positive = violated; NaN where a signal is missing."""
+        scale = jnp.where(self.columns.by_target, jnp.abs(state.target), self.columns.unit)
+        return jnp.asarray(self.columns.sign) * (self.columns.read(signals, "signal") - state.target) / scale
+
+    def violation(self, state: BankState, signals: Mapping[str, Array]) -> Array:
+        """shape=(): Σ ½ max(0, C_k)² over what was measured, C_k the errors; |C_k| where the relation is equality."""
+        error = self.errors(state, signals)
+        violated = jnp.where(self.columns.equal, jnp.abs(error), jnp.maximum(error, 0.0))
+        return 0.5 * jnp.sum(jnp.where(jnp.isfinite(violated), violated**2, 0.0))
+
+    def update(
+        self,
+        state: BankState,
+        signals: Mapping[str, Array],
+        *,
+        dt: float,
+        moving: Mapping[str, Array],
+        counted: ArrayLike = True,
+    ) -> tuple[BankState, Info]:
+        """The weights a step later; what is said of it has shape=(n,).
+
+        Args:
+          state: of the bank.
+          signals: name → array; one that is missing is not measured: its row stands still.
+          dt: time since the last update, epochs.
+          moving: gate → bool: the rows behind it adapt.
+          counted: bool: the step enters the epoch's averages.
+        """
+        measured = self.columns.read(signals, "signal")
+        error = self.errors(state, signals)
+        tracks = any(group.mechanism == "track" for group in self.groups)
+        inputs = {"track": self.columns.read(signals, "follows") if tracks else error}
+        active = self._adapts(state, moving)
+        updated = [
+            group.controller.update(
+                before, inputs.get(group.mechanism, error)[group.where], dt=dt, active=active[group.where]
+            )
+            for group, before in zip(self.groups, state.groups, strict=True)
+        ]
+        info = Info(*(self._gather([getattr(info, field) for _, info in updated]) for field in Info._fields))
+        finite, counted = jnp.isfinite(error), jnp.asarray(counted, bool)
+        return state._replace(
+            groups=tuple(after for after, _ in updated),
+            error=state.error + jnp.where(finite & counted, error, 0.0),
+            signal=state.signal + jnp.where(finite & counted, measured, 0.0),
+            seen=state.seen + (finite & counted),
+            frozen=state.frozen + (info.frozen.astype(bool) & active & counted),
+        ), info
+
+    def end_epoch(self, state: BankState, *, moving: Mapping[str, Array]) -> tuple[BankState, EpochInfo]:
+        """The epoch's averages, who is stuck, and the targets that a warm-up sets; once an epoch.
+
+        A row that waits, behind its gate or for the target that its warm-up sets, is not stuck.
+
+        Args:
+          state: after the epoch's last step.
+          moving: as in `update`.
+        """
+        count = jnp.where(state.seen > 0, state.seen, jnp.nan)
+        error, signal = state.error / count, state.signal / count
+        weight = self._gather([controlled.weight for controlled in state.groups])
+        violated = jnp.where(self.columns.equal, jnp.abs(error) > EQUAL_TOLERANCE, error > 0)
+        stuck = self._adapts(state, moving) & (weight >= self.columns.maximum * (1 - 1e-6)) & violated
+        saturated = jnp.where(stuck, state.saturated + 1, 0)
+        baseline, warmed, target = self._warmed_up(state, signal)
+        return state._replace(
+            error=jnp.zeros_like(state.error),
+            signal=jnp.zeros_like(state.error),
+            seen=jnp.zeros_like(state.seen),
+            saturated=saturated,
+            baseline=baseline,
+            warmed=warmed,
+            target=target,
+            epoch=state.epoch + 1,
+        ), EpochInfo(error, signal, saturated >= self.patience)
+
+    def retarget(self, state: BankState, name: str, target: Array) -> BankState:
+        """Another target for a row, in its signal's unit."""
+        return state._replace(target=state.target.at[self.slices[name]].set(target))
+
+    def targets(self, state: BankState) -> dict[str, Array]:
+        """Name → target, shape=(), in the signal's unit; of a row with many weights the first one's."""
+        return {row.name: state.target[self.slices[row.name].start] for row in self.rows}
+
+    def _warmed_up(self, state: BankState, signal: Array) -> tuple[Array, Array, Array]:
+        """Averages of the warm-up with this epoch's signals, epochs that measured them, and the targets from now on."""
+        decay, warming = self.warmup_decay, self.columns.warming
+        average = jnp.where(state.warmed == 0, signal, decay * state.baseline + (1 - decay) * signal)
+        measured = jnp.isfinite(average) & (state.epoch < self.warmup_epochs)
+        baseline = jnp.where(measured, average, state.baseline)
+        warmed = state.warmed + measured
+        # What was never measured keeps the target it had.
+        warm = warming & (state.epoch + 1 == self.warmup_epochs) & (warmed > 0)
+        target = jnp.where(warm, jnp.maximum(self.columns.ratio * baseline, self.warmup_minimum), state.target)
+        return baseline, warmed, target
+
+    def _adapts(self, state: BankState, moving: Mapping[str, Array]) -> Array:
+        """Whether each weight may move now: its mechanism does, its gate lets it, and it has its target."""
+        waits = self.columns.warming & (state.epoch < self.warmup_epochs)
+        return jnp.asarray(self.columns.adaptive) & self.columns.by_gate(moving, bool) & ~waits
+
+    def _gather(self, parts: Sequence[Array]) -> Array:
+        """From the groups' order to that of the vectors."""
+        return join(parts)[self.order]
 
 
 def bank(
     rows: Sequence[Contract],
     units: Mapping[str, float],
     *,
-    charts: int,
     patience: int = 10,
     warmup_epochs: int = 10,
     warmup_decay: float = 0.9,
@@ -110,153 +237,33 @@ def bank(
     """Build the controller of a whole table.
 
     Args:
-      rows: contracts of this run (`contracts.select`).
-      units: unit → value in nats or 1 (`contracts.unit_values`).
-      charts: N, the size of per-chart rows.
+      rows: contracts, of different names.
+      units: unit → its size in what the signals are measured in: {"1": 1.0} where nothing has another.
       patience: epochs that a weight may sit on its upper bound with a violated contract before it is reported.
       warmup_epochs: over which rows of rule `warmup` measure, and do not move; ≥ 1.
       warmup_decay: per epoch, of the average that they take.
       warmup_minimum: least target that a warm-up may set, in the signal's unit.
 
     Raises:
-      ValueError: from the mechanisms, for gains and bounds that make no sense; the message names the contract.
+      ValueError: an unknown unit or mechanism, gains and bounds that make no sense, or a name twice; the message names
+        the contract.
     """
-    rows = tuple(rows)
-    sizes = np.array([charts if row.per_chart else 1 for row in rows], int)
-    starts = np.cumsum([0, *sizes])
-    slices = {row.name: slice(int(a), int(a + size)) for row, a, size in zip(rows, starts, sizes, strict=False)}
-
-    members: dict[tuple[str, str], list[int]] = {}
-    for index, row in enumerate(rows):
-        members.setdefault((row.mechanism, row.form), []).append(index)
+    members: dict[tuple[str, str], list[Contract]] = {}
+    names = [row.name for row in rows]
     for row in rows:
         try:
-            build([row], [1])
+            require_choice("unit", row.unit, tuple(units))
+            controller([row])
+            if names.count(row.name) > 1:
+                raise ValueError("there is another of that name")
         except ValueError as error:
             raise ValueError(f"contracts.{row.name}: {error}") from error
-    groups = [build([rows[i] for i in chosen], [sizes[i] for i in chosen]) for chosen in members.values()]
-    where = [
-        np.concatenate([np.arange(starts[i], starts[i] + sizes[i]) for i in chosen]) for chosen in members.values()
-    ]
-    order = np.argsort(np.concatenate(where)) if where else np.zeros(0, int)
-
-    def column(value) -> np.ndarray:
-        return np.repeat(np.asarray([value(row) for row in rows]), sizes)
-
-    def join(parts: Sequence[Array], dtype: Any = jnp.float32) -> Array:
-        return jnp.concatenate(parts) if parts else jnp.zeros(0, dtype)  # a run may have no contract at all
-
-    target = column(lambda row: row.target * units[row.unit]).astype(np.float32)
-    by_target = column(lambda row: row.mechanism != "pid" or row.unit in ("1", "nat")).astype(bool)
-    unit = column(lambda row: units[row.unit]).astype(np.float32)
-    sign = column(lambda row: row.sign).astype(np.float32)
-    adaptive = column(lambda row: row.adaptive and row.mechanism != "constant").astype(bool)
-    maximum = column(lambda row: row.maximum).astype(np.float32)
-    warming = column(lambda row: row.target_rule == "warmup").astype(bool)
-    equal = column(lambda row: row.relation == "=").astype(bool)
-    ratio = column(lambda row: row.ratio).astype(np.float32)
-    gate_names = [row.gate for row in rows]
-    tracks = any(row.mechanism == "track" for row in rows)
-
-    def gather(parts: Sequence[Array]) -> Array:
-        return join(parts)[order]
-
-    def by_gate(values: Mapping[str, Array], dtype: Any) -> Array:
-        return join([jnp.full((size,), values[g]) for g, size in zip(gate_names, sizes, strict=True)], dtype)
-
-    def adapts(state: BankState, moving: Mapping[str, Array]) -> Array:
-        """Whether each weight may move now: its mechanism does, its gate lets it, and it has its target."""
-        return jnp.asarray(adaptive) & by_gate(moving, bool) & ~(warming & (state.epoch < warmup_epochs))
-
-    def init() -> BankState:
-        n = int(starts[-1])
-        zeros, counts = jnp.zeros(n, jnp.float32), jnp.zeros(n, jnp.int32)
-        states = tuple(group.init() for group in groups)
-        # Distinct buffers: the whole state is donated to the step.
-        closed = jnp.zeros((), jnp.int32)
-        return BankState(
-            states, jnp.array(target), zeros, zeros + 0, counts, counts + 0, counts + 0, zeros + 0, counts + 0, closed
-        )
-
-    def weights(state: BankState, openings: Mapping[str, Array]) -> dict[str, Array]:
-        flat = gather([group.effective(s) for group, s in zip(groups, state.groups, strict=True)])
-        flat = flat * by_gate(openings, jnp.float32)
-        flat = jax.lax.stop_gradient(flat)
-        return {row.name: flat[slices[row.name]] if row.per_chart else flat[slices[row.name].start] for row in rows}
-
-    def read(signals: Mapping[str, Array], field: str) -> Array:
-        """The signals that rows name in `field`, one number a weight: NaN where there is none."""
-
-        def of(row: Contract, size: int) -> Array:
-            value = signals.get(getattr(row, field))
-            if value is None:
-                return jnp.full((size,), jnp.nan, jnp.float32)
-            value = jnp.mean(value) if size == 1 else value.reshape(-1)  # an aggregate row over a per-chart signal
-            return jnp.broadcast_to(value.astype(jnp.float32), (size,))
-
-        return jax.lax.stop_gradient(join([of(row, size) for row, size in zip(rows, sizes, strict=True)]))
-
-    def errors(state: BankState, signals: Mapping[str, Array]) -> Array:
-        scale = jnp.where(by_target, jnp.abs(state.target), unit)
-        return jnp.asarray(sign) * (read(signals, "signal") - state.target) / scale
-
-    def update(
-        state: BankState,
-        signals: Mapping[str, Array],
-        *,
-        dt: float,
-        moving: Mapping[str, Array],
-        counted: ArrayLike = True,
-    ) -> tuple[BankState, Info]:
-        measured = read(signals, "signal")
-        error = errors(state, signals)
-        inputs = {"track": read(signals, "follows") if tracks else error}
-        active = adapts(state, moving)
-        updated = [
-            group.update(s, inputs.get(mechanism, error)[i], dt=dt, active=active[i])
-            for (mechanism, _), group, s, i in zip(members, groups, state.groups, where, strict=True)
-        ]
-        info = Info(*(gather([getattr(info, field) for _, info in updated]) for field in Info._fields))
-        finite, counted = jnp.isfinite(error), jnp.asarray(counted, bool)
-        return state._replace(
-            groups=tuple(s for s, _ in updated),
-            error=state.error + jnp.where(finite & counted, error, 0.0),
-            signal=state.signal + jnp.where(finite & counted, measured, 0.0),
-            seen=state.seen + (finite & counted),
-            frozen=state.frozen + (info.frozen.astype(bool) & active & counted),
-        ), info
-
-    def end_epoch(state: BankState, *, moving: Mapping[str, Array]) -> tuple[BankState, EpochInfo]:
-        count = jnp.where(state.seen > 0, state.seen, jnp.nan)
-        error, signal = state.error / count, state.signal / count
-        weight = gather([s.weight for s in state.groups])
-        violated = jnp.where(equal, jnp.abs(error) > EQUAL_TOLERANCE, error > 0)
-        stuck = adapts(state, moving) & (weight >= maximum * (1 - 1e-6)) & violated
-        saturated = jnp.where(stuck, state.saturated + 1, 0)
-        info = EpochInfo(error, signal, saturated >= patience)
-
-        average = jnp.where(state.warmed == 0, signal, warmup_decay * state.baseline + (1 - warmup_decay) * signal)
-        measured = jnp.isfinite(average) & (state.epoch < warmup_epochs)
-        baseline = jnp.where(measured, average, state.baseline)
-        warmed = state.warmed + measured
-        # What was never measured keeps the target it had.
-        warm = warming & (state.epoch + 1 == warmup_epochs) & (warmed > 0)
-        zeros, counts = jnp.zeros_like(state.error), jnp.zeros_like(state.seen)
-        return state._replace(
-            error=zeros,
-            signal=zeros,
-            seen=counts,
-            saturated=saturated,
-            baseline=baseline,
-            warmed=warmed,
-            target=jnp.where(warm, jnp.maximum(ratio * baseline, warmup_minimum), state.target),
-            epoch=state.epoch + 1,
-        ), info
-
-    def retarget(state: BankState, name: str, target: Array) -> BankState:
-        return state._replace(target=state.target.at[slices[name]].set(target))
-
-    def targets(state: BankState) -> dict[str, Array]:
-        return {row.name: state.target[slices[row.name].start] for row in rows}
-
-    return Bank(rows, slices, equal, init, weights, update, errors, end_epoch, retarget, targets)
+        members.setdefault((row.mechanism, row.form), []).append(row)
+    vectors = columns(rows, units)
+    places = np.arange(len(vectors.target))
+    groups = tuple(
+        Group(mechanism, controller(chosen), np.concatenate([places[vectors.slices[row.name]] for row in chosen]))
+        for (mechanism, _), chosen in members.items()
+    )
+    order = np.argsort(np.concatenate([group.where for group in groups])) if groups else np.zeros(0, int)
+    return Bank(vectors, groups, order, patience, warmup_epochs, warmup_decay, warmup_minimum)

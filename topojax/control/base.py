@@ -9,8 +9,7 @@ are one controller with vector gains. Gains are static: NumPy values, closed ove
 controller is built.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +17,9 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from topojax.types import Array
+
+Static = Any
+"""A NumPy array that is closed over. Not typed as one: to NumPy's types its product with a traced array is NumPy's."""
 
 
 class Info(NamedTuple):
@@ -36,16 +38,8 @@ def weight_of(state: Any) -> Array:
     return jax.lax.stop_gradient(state.weight)
 
 
-class Controller(NamedTuple):
-    """A rule for loss weights, in the manner of an optax transform.
-
-    Attributes:
-      init: `init() -> state`, a NamedTuple with at least `weight` (float32, shape of the gains).
-      update: `update(state, error, *, dt=1.0, active=True) -> (state, Info)`. `error` is dimensionless,
-        scalar or shaped like the weight; `dt` the time since the last update in epochs, 1/steps_per_epoch;
-        where `active` is False, or error or dt is not usable, every leaf keeps its bits.
-      effective: `effective(state) -> weight`, what multiplies the loss: the weight itself, plus the
-        augmented term of a damped dual ascent.
+class Controller(Protocol):
+    """A rule for loss weights, in the manner of an optax transform: pure functions of a state.
 
     Example:
       >>> control = pid(kp=0.05, ki=0.05)
@@ -54,9 +48,24 @@ class Controller(NamedTuple):
       >>> state, info = control.update(state, (metric - target) / target, dt=1 / steps_per_epoch)
     """
 
-    init: Callable[[], Any]
-    update: Callable[..., tuple[Any, Info]]
-    effective: Callable[[Any], Array] = weight_of
+    def init(self) -> Any:
+        """The state before the first update: a NamedTuple with at least `weight` (float32, shape of the gains)."""
+
+    def update(
+        self, state: Any, error: ArrayLike, *, dt: ArrayLike = 1.0, active: ArrayLike = True
+    ) -> tuple[Any, Info]:
+        """The state after one error, and what was done.
+
+        Args:
+          state: of `init` or the last update.
+          error: dimensionless, shape () or the weight's.
+          dt: shape (), time since the last update in epochs, 1/steps_per_epoch.
+          active: bool, shape () or the weight's. Where it is False, or error or dt is not usable, every leaf keeps its
+            bits.
+        """
+
+    def effective(self, state: Any) -> Array:
+        """What multiplies the loss: the weight itself, plus the augmented term of a damped dual ascent."""
 
 
 class Reading(NamedTuple):
@@ -152,7 +161,7 @@ def read(error: ArrayLike, dt: ArrayLike, clip: np.ndarray) -> Reading:
 
 def where_active(active: Array, new: Any, old: Any) -> Any:
     """`new` where active, `old` bit for bit elsewhere; elementwise, every leaf in the weight's shape."""
-    return jax.tree.map(lambda n, o: jnp.where(active, n, o), new, old)
+    return jax.tree.map(lambda after, before: jnp.where(active, after, before), new, old)
 
 
 def finish(

@@ -37,31 +37,31 @@ def update_ratio_cap(
     References:
       report §1 (QSL bound), §5 (max update ratio); theory 1.5, A4.
     """
-    u, theta, rho = (jnp.asarray(x, jnp.float32) for x in (direction_norm, param_norm, ratio))
-    finite = jnp.isfinite(u) & jnp.isfinite(theta)
-    cap = rho * jnp.maximum(theta, minimum_norm) / jnp.where(u > 0, u, 1.0)
-    return jnp.where(finite, jnp.where(u > 0, jnp.minimum(cap, NO_CAP), NO_CAP), 0.0)
+    direction, size, allowed = (jnp.asarray(value, jnp.float32) for value in (direction_norm, param_norm, ratio))
+    finite = jnp.isfinite(direction) & jnp.isfinite(size)
+    cap = allowed * jnp.maximum(size, minimum_norm) / jnp.where(direction > 0, direction, 1.0)
+    return jnp.where(finite, jnp.where(direction > 0, jnp.minimum(cap, NO_CAP), NO_CAP), 0.0)
 
 
-def latent_speed_cap(rate: ArrayLike, speed: ArrayLike, maximum_speed: ArrayLike) -> Array:
-    """Largest η that keeps the latent speed at or below v_max, in proportion to a measured speed.
+def speed_cap(rate: ArrayLike, speed: ArrayLike, maximum_speed: ArrayLike) -> Array:
+    """Largest η that keeps what moves at or below v_max, in proportion to a measured speed.
 
       η = rate · v_max / speed
 
     Args:
       rate: rate in force when the speed was measured, > 0.
-      speed: distance in the latent metric that points moved per update (mean, p95 or max, the caller's
-        choice).
-      maximum_speed: v_max, in the same unit; theory 1.5 suggests 0.1 λ_wfr per update.
+      speed: distance that the model's representation of fixed examples moved per update, in any metric (mean,
+        p95 or max, the caller's choice).
+      maximum_speed: v_max, in the same unit.
 
     Returns:
       float32; `NO_CAP` where the points did not move, or the rate was 0 and nothing can be inferred; the
       present rate where the speed is not finite.
 
     References:
-      report §1 (v_max in latent space); theory 1.5 (QSLCheck, state space).
+      report §1 (v_max in state space); theory 1.5 (QSLCheck, state space).
     """
-    rate, speed, limit = (jnp.asarray(x, jnp.float32) for x in (rate, speed, maximum_speed))
+    rate, speed, limit = (jnp.asarray(value, jnp.float32) for value in (rate, speed, maximum_speed))
     moved = (speed > 0) & (rate > 0)
     cap = jnp.minimum(rate * (limit / jnp.where(moved, speed, 1.0)), NO_CAP)
     return jnp.where(jnp.isfinite(speed), jnp.where(moved, cap, NO_CAP), rate)
@@ -77,15 +77,15 @@ def active_cap(rate: ArrayLike, *caps: ArrayLike) -> tuple[Array, Array]:
       *caps: schedules and caps, in an order that the caller names; NaN counts as no cap.
 
     Returns:
-      η (float32) and an int32 code: 0 where the rate itself is the least, k where the k-th cap is (the
+      η (float32) and an int32 index: 0 where the rate itself is the least, k where the k-th cap is (the
       first of equals).
 
     Example:
-      >>> eta, code = active_cap(state.rate, cosine(step), update_ratio_cap(u, theta, 0.01))
-      >>> name = ("governor", "schedule", "update_ratio")[code]
+      >>> eta, which = active_cap(state.rate, cosine(step), update_ratio_cap(u, theta, 0.01))
+      >>> name = ("governor", "schedule", "update_ratio")[which]
     """
     rate = jnp.asarray(rate, jnp.float32)
-    bounds = jnp.stack([rate, *(jnp.broadcast_to(jnp.asarray(c, jnp.float32), rate.shape) for c in caps)])
+    bounds = jnp.stack([rate, *(jnp.broadcast_to(jnp.asarray(cap, jnp.float32), rate.shape) for cap in caps)])
     bounds = jnp.where(jnp.isnan(bounds), NO_CAP, bounds)
     return bounds.min(axis=0), bounds.argmin(axis=0).astype(jnp.int32)
 

@@ -1,6 +1,6 @@
-"""Phases and gates: when regularisers, jump and invariances may start (report §4, theory 1.11)."""
+"""A gate: what has to wait until a condition has held for a while, and then fades in (report §4, theory 1.11)."""
 
-from collections.abc import Callable
+import dataclasses
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -17,56 +17,50 @@ class GateState(NamedTuple):
     ramp: Array  # float32, in [0, 1]: what the gated weights are multiplied with
 
 
-class Gate(NamedTuple):
-    """`init() -> GateState`, `update(state, condition, stable=True) -> GateState`, once an epoch."""
-
-    init: Callable[[], GateState]
-    update: Callable[..., GateState]
-
-
-def gate(hold_epochs: int, ramp_epochs: int) -> Gate:
+@dataclasses.dataclass(frozen=True)
+class Gate:
     """Opens once its condition has held for `hold_epochs` epochs in a row, then ramps from 0 to 1.
 
       ramp ← min(1, ramp + 1 / ramp_epochs)    while open and the condition holds
 
-    A lost condition holds the ramp where it is and never resets it. `stable` matters only before the gate has opened:
-    an epoch that is not stable starts the count anew.
+    A lost condition holds the ramp where it is and never resets it.
 
-    Args:
+    Attributes:
       hold_epochs: ≥ 0; 0 opens at the first update.
       ramp_epochs: ≥ 1.
 
     Raises:
       ValueError: a value out of range.
     """
-    if hold_epochs < 0:
-        raise ValueError(f"hold_epochs must be >= 0, got {hold_epochs}")
-    if ramp_epochs < 1:
-        raise ValueError(f"ramp_epochs must be >= 1, got {ramp_epochs}")
 
-    def init() -> GateState:
+    hold_epochs: int
+    ramp_epochs: int
+
+    def __post_init__(self) -> None:
+        if self.hold_epochs < 0:
+            raise ValueError(f"hold_epochs must be >= 0, got {self.hold_epochs}")
+        if self.ramp_epochs < 1:
+            raise ValueError(f"ramp_epochs must be >= 1, got {self.ramp_epochs}")
+
+    def init(self) -> GateState:
+        """Closed."""
         return GateState(jnp.zeros((), jnp.int32), jnp.zeros((), bool), jnp.zeros((), jnp.float32))
 
-    def update(state: GateState, condition: ArrayLike, stable: ArrayLike = True) -> GateState:
+    def update(self, state: GateState, condition: ArrayLike, stable: ArrayLike = True) -> GateState:
+        """The gate an epoch later.
+
+        Args:
+          state: of the last epoch.
+          condition: bool, shape ().
+          stable: bool, shape (); matters only before the gate has opened: an epoch that is not stable starts the count
+            anew.
+        """
         condition = jnp.asarray(condition, bool)
         held = jnp.where(condition & stable, state.held + 1, 0)
-        opened = state.opened | (held >= hold_epochs)
-        step = jnp.where(opened & condition, 1.0 / ramp_epochs, 0.0)
+        opened = state.opened | (held >= self.hold_epochs)
+        step = jnp.where(opened & condition, 1.0 / self.ramp_epochs, 0.0)
         return GateState(held, opened, jnp.minimum(state.ramp + step, 1.0).astype(jnp.float32))
 
-    return Gate(init, update)
 
-
-PHASES = ("warmup", "coupling", "ramp", "all")
-"""Names of the codes of `phase`: recon and vq alone; the window being established; gated terms ramping; all on."""
-
-
-def phase(warm: ArrayLike, gate: GateState) -> Array:
-    """Where a run stands in the protocol of report §4, as an int32 code of `PHASES`.
-
-    Args:
-      warm: the warm-up is over.
-      gate: of the coupling window.
-    """
-    beyond = jnp.where(gate.opened, jnp.where(gate.ramp >= 1.0, 3, 2), 1)
-    return jnp.where(jnp.asarray(warm, bool), beyond, 0).astype(jnp.int32)
+gate = Gate
+"""A gate of these epochs, in the manner of the other controllers: `gate(5, 20).init()`."""

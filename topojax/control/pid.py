@@ -1,12 +1,36 @@
-"""Mechanism B, PID: a loss weight that holds a measured signal at a set-point."""
+"""Mechanism B, PID: a loss weight that holds a measured signal at a set-point.
 
+With e the clipped error, ê its low-pass (time constant `derivative_filter`) and d = Δê/Δt,
+
+  incremental   λ ← clip(λ + K_p Δe + K_i Δt e + K_d Δd)
+  report        λ ← clip(λ + Δt (K_p e + I + K_d d)),     I = K_i Σ Δt e
+  position      λ ← clip(λ_0 + K_p e + I + K_d d),        I = K_i Σ Δt e
+
+e > 0 raises λ. Every sum carries Δt (in epochs) once and every difference is divided by it, so gains
+mean the same at any number of steps per epoch; at Δt = 1 the lines are the textbook's.
+
+*incremental* (default): K_d = 0 is PI; K_p = K_d = 0 is dual ascent with rate K_i, bit for bit. The
+clipped weight is the integral, so leaving a bound takes one update. The first update has no Δe, hence
+no kick.
+
+*report*: report §2B to the letter, a double integrator: λ' = K_p e + K_i ∫e. Against a plant of lag τ
+it is stable only for K_p (1 + g K_d) > τ K_i (`report_form_is_stable`); beyond, it cycles for ever.
+Three guards that the report does not have: I stands still while λ is at a bound and e pushes outward;
+an I that points out of the bound is dropped when e turns back; |I| ≤ maximum − minimum. K_p here is a
+rate (weight per epoch).
+
+*position*: `initial` is the bias λ_0, which the P term leaves at the first update. I is not advanced
+while a limit cuts λ and e pushes further, and stays in [minimum − λ_0, maximum − λ_0].
+"""
+
+import dataclasses
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from topojax.control.base import Controller, Info, finish, limited, read, require_choice, static, typed
+from topojax.control.base import Info, Reading, Static, finish, limited, read, require_choice, static, typed, weight_of
 from topojax.types import Array
 
 FORMS = ("incremental", "report", "position")
@@ -23,6 +47,75 @@ class PidState(NamedTuple):
     started: Array  # bool: `error` and `filtered` hold history; without it there is no Δe to react to
 
 
+Terms = tuple[Array, Array, Array]  # p, i and d of an increment
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pid:
+    """A controller made by `pid`, which checks its gains: float32 arrays of one shape, () or (n,)."""
+
+    form: str
+    kp: Static
+    ki: Static
+    kd: Static
+    derivative_filter: Static
+    minimum: Static
+    maximum: Static
+    initial: Static
+    error_clip: Static
+    max_step: Static | None = None
+
+    def init(self) -> PidState:
+        """The weight at its initial value, without history."""
+        shape = self.initial.shape
+        error, filtered, slope, integral = (jnp.zeros(shape, jnp.float32) for _ in range(4))
+        return PidState(typed(self.initial), error, filtered, slope, integral, jnp.zeros(shape, bool))
+
+    def update(
+        self, state: PidState, error: ArrayLike, *, dt: ArrayLike = 1.0, active: ArrayLike = True
+    ) -> tuple[PidState, Info]:
+        """The weight an update later, as `Controller.update` has it."""
+        reading = read(error, dt, self.error_clip)
+        # A filter of 0 becomes one so short that exp(−Δt/lag) underflows to 0.
+        lag = np.maximum(self.derivative_filter, np.float32(1e-20))
+        past = jnp.where(state.started, state.filtered, reading.error)
+        filtered = past - jnp.expm1(-reading.dt / lag) * (reading.error - past)
+        slope = (filtered - past) / reading.dt
+        step = {"incremental": self._incremental, "report": self._report, "position": self._position}[self.form]
+        weight, integral, parts = step(state, reading, slope)
+        new = PidState(weight, reading.error, filtered, slope, integral, jnp.ones_like(state.started))
+        return finish(state, new, parts, reading, active, (self.minimum, self.maximum))
+
+    def effective(self, state: PidState) -> Array:
+        """The weight, gradient stopped."""
+        return weight_of(state)
+
+    def _incremental(self, state: PidState, reading: Reading, slope: Array) -> tuple[Array, Array, Terms]:
+        i = self.ki * reading.dt * reading.error
+        p = self.kp * (reading.error - jnp.where(state.started, state.error, reading.error))
+        d = self.kd * (slope - state.slope)
+        return self._bounded(state, state.weight + (p + i + d)), state.integral, (p, i, d)
+
+    def _report(self, state: PidState, reading: Reading, slope: Array) -> tuple[Array, Array, Terms]:
+        growth = self.ki * reading.dt * reading.error
+        integral = report_integral(state, reading.error, growth, self.minimum, self.maximum)
+        p, i, d = reading.dt * self.kp * reading.error, reading.dt * integral, reading.dt * self.kd * slope
+        return self._bounded(state, state.weight + (p + i + d)), integral, (p, i, d)
+
+    def _position(self, state: PidState, reading: Reading, slope: Array) -> tuple[Array, Array, Terms]:
+        bias, growth = self.initial, self.ki * reading.dt * reading.error
+        integral = jnp.clip(state.integral + growth, self.minimum - bias, self.maximum - bias)
+        asked = bias + self.kp * reading.error + integral + self.kd * slope
+        p, i, d = self.kp * (reading.error - state.error), integral - state.integral, self.kd * (slope - state.slope)
+        weight = self._bounded(state, asked)
+        # λ uses the advanced integral, so that it reaches the bound; the kept one does not wind up.
+        integral = jnp.where((asked - weight) * reading.error > 0, state.integral, integral)
+        return weight, integral, (p, i, d)
+
+    def _bounded(self, state: PidState, asked: Array) -> Array:
+        return jnp.clip(limited(state.weight, asked, self.max_step), self.minimum, self.maximum)
+
+
 def pid(
     kp: ArrayLike,
     ki: ArrayLike,
@@ -35,30 +128,8 @@ def pid(
     initial: ArrayLike = 0.1,
     error_clip: ArrayLike = 2.0,
     max_step: ArrayLike | None = None,
-) -> Controller:
-    """Set-point control of one loss weight, or of a bank of them.
-
-    With e the clipped error, ê its low-pass (time constant `derivative_filter`) and d = Δê/Δt,
-
-      incremental   λ ← clip(λ + K_p Δe + K_i Δt e + K_d Δd)
-      report        λ ← clip(λ + Δt (K_p e + I + K_d d)),     I = K_i Σ Δt e
-      position      λ ← clip(λ_0 + K_p e + I + K_d d),        I = K_i Σ Δt e
-
-    e > 0 raises λ. Every sum carries Δt (in epochs) once and every difference is divided by it, so gains
-    mean the same at any number of steps per epoch; at Δt = 1 the lines are the textbook's.
-
-    *incremental* (default): K_d = 0 is PI; K_p = K_d = 0 is dual ascent with rate K_i, bit for bit. The
-    clipped weight is the integral, so leaving a bound takes one update. The first update has no Δe, hence
-    no kick.
-
-    *report*: report §2B to the letter, a double integrator: λ' = K_p e + K_i ∫e. Against a plant of lag τ
-    it is stable only for K_p (1 + g K_d) > τ K_i (`report_form_is_stable`); beyond, it cycles for ever.
-    Three guards that the report does not have: I stands still while λ is at a bound and e pushes outward;
-    an I that points out of the bound is dropped when e turns back; |I| ≤ maximum − minimum. K_p here is a
-    rate (weight per epoch).
-
-    *position*: `initial` is the bias λ_0, which the P term leaves at the first update. I is not advanced
-    while a limit cuts λ and e pushes further, and stays in [minimum − λ_0, maximum − λ_0].
+) -> Pid:
+    """Set-point control of one loss weight, or of a bank of them, in one of the forms above.
 
     Args:
       kp: K_p ≥ 0, weight per unit error (report: per epoch).
@@ -86,55 +157,10 @@ def pid(
       (Δt); Åström and Murray, "Feedback Systems", ch. 11.
     """
     require_choice("form", form, FORMS)
-    gains = static(
-        kp=kp,
-        ki=ki,
-        kd=kd,
-        derivative_filter=derivative_filter,
-        minimum=minimum,
-        maximum=maximum,
-        initial=initial,
-        error_clip=error_clip,
-        **({} if max_step is None else {"max_step": max_step}),
-    )
-    k_p, k_i, k_d = gains["kp"], gains["ki"], gains["kd"]
-    low, high, bias, step = gains["minimum"], gains["maximum"], gains["initial"], gains.get("max_step")
-    # A filter of 0 becomes one so short that exp(−Δt/lag) underflows to 0.
-    lag = np.maximum(gains["derivative_filter"], np.float32(1e-20))
-
-    def init() -> PidState:
-        error, filtered, slope, integral = (jnp.zeros(bias.shape, jnp.float32) for _ in range(4))
-        return PidState(typed(bias), error, filtered, slope, integral, jnp.zeros(bias.shape, bool))
-
-    def update(
-        state: PidState, error: ArrayLike, *, dt: ArrayLike = 1.0, active: ArrayLike = True
-    ) -> tuple[PidState, Info]:
-        reading = read(error, dt, gains["error_clip"])
-        e, dt = reading.error, reading.dt
-        past = jnp.where(state.started, state.filtered, e)
-        filtered = past - jnp.expm1(-dt / lag) * (e - past)
-        slope = (filtered - past) / dt
-        i = k_i * dt * e
-        if form == "incremental":
-            p = k_p * (e - jnp.where(state.started, state.error, e))
-            d = k_d * (slope - state.slope)
-            integral = state.integral
-            weight = jnp.clip(limited(state.weight, state.weight + (p + i + d), step), low, high)
-        elif form == "report":
-            integral = report_integral(state, e, i, low, high)
-            p, i, d = dt * k_p * e, dt * integral, dt * k_d * slope
-            weight = jnp.clip(limited(state.weight, state.weight + (p + i + d), step), low, high)
-        else:
-            integral = jnp.clip(state.integral + i, low - bias, high - bias)
-            asked = bias + k_p * e + integral + k_d * slope
-            p, i, d = k_p * (e - state.error), integral - state.integral, k_d * (slope - state.slope)
-            weight = jnp.clip(limited(state.weight, asked, step), low, high)
-            # λ uses the advanced integral, so that it reaches the bound; the kept one does not wind up.
-            integral = jnp.where((asked - weight) * e > 0, state.integral, integral)
-        new = PidState(weight, e, filtered, slope, integral, jnp.ones_like(state.started))
-        return finish(state, new, (p, i, d), reading, active, (low, high))
-
-    return Controller(init, update)
+    limits = {"minimum": minimum, "maximum": maximum, "initial": initial, "error_clip": error_clip}
+    limits |= {} if max_step is None else {"max_step": max_step}
+    gains = static(kp=kp, ki=ki, kd=kd, derivative_filter=derivative_filter, **limits)
+    return Pid(form, **gains)
 
 
 def report_integral(state: PidState, error: Array, growth: Array, low: np.ndarray, high: np.ndarray) -> Array:
@@ -174,5 +200,6 @@ def report_form_is_stable(
     References:
       theory 1.1 ("Exact form of B"), B1.
     """
-    v = static(kp=kp, ki=ki, lag=lag, kd=kd, gain=gain)
-    return (v["ki"] == 0) | (v["kp"] * (1 + v["gain"] * v["kd"]) > v["lag"] * v["ki"])
+    checked = static(kp=kp, ki=ki, lag=lag, kd=kd, gain=gain)
+    stiffness = checked["kp"] * (1 + checked["gain"] * checked["kd"])
+    return (checked["ki"] == 0) | (stiffness > checked["lag"] * checked["ki"])

@@ -1,8 +1,8 @@
 """Mechanism C, learned precisions: likelihood-like losses weighed by their own noise, learned as parameters.
 
 Not a controller: the log-variances s_i are parameters, moved by the optimizer with the gradient of the
-total. Only for terms that are negative log-likelihoods up to scale (reconstruction, quantisation,
-supervised route), never for contracts: a precision lets a violated constraint buy itself a smaller weight
+total. Only for terms that are negative log-likelihoods up to scale (squared errors, cross-entropies),
+never for contracts: a precision lets a violated constraint buy itself a smaller weight
 (theory 1.1, B19).
 """
 
@@ -40,7 +40,7 @@ def total(
 
     For L_i the mean squared error per dimension of a d_i-dimensional residual this is exact, s_i = log
     σ_i² and the minimum over s_i is s_i = log L_i. With d_i = 1 and the ½ dropped the minimiser is the
-    same but the scale against other terms is not: for images the exact factor is D_in/2.
+    same but the scale against other terms is not: for inputs of D dimensions the exact factor is D/2.
 
     Args:
       losses: name to loss L_i ≥ 0, shape (), mean per dimension.
@@ -56,7 +56,7 @@ def total(
       ValueError: names of losses, log-variances and dims do not agree, or some d_i is not finite and > 0.
 
     References:
-      report §2C and theory 1.1 (method C; the report drops the ½); theory B19 (D_in/2); Kendall, Gal and
+      report §2C and theory 1.1 (method C; the report drops the ½); theory B19 (D/2); Kendall, Gal and
       Cipolla, "Multi-task learning using uncertainty to weigh losses" (CVPR 2018).
     """
     if set(losses) != set(log_variances):
@@ -80,7 +80,7 @@ def weights(
       dims: as in `total`.
     """
     scale = _scales(log_variances, half, dims)
-    return {name: jax.lax.stop_gradient(scale[name] * jnp.exp(-s)) for name, s in log_variances.items()}
+    return {name: jax.lax.stop_gradient(scale[name] * jnp.exp(-value)) for name, value in log_variances.items()}
 
 
 def project(log_variances: Mapping[str, Array], *, minimum: float = -10.0, maximum: float = 10.0) -> dict[str, Array]:
@@ -94,7 +94,7 @@ def project(log_variances: Mapping[str, Array], *, minimum: float = -10.0, maxim
     """
     if not (math.isfinite(minimum) and math.isfinite(maximum) and minimum <= maximum):
         raise ValueError(f"bounds of log-variances must be finite and ordered, got [{minimum}, {maximum}]")
-    return {name: jnp.clip(s, minimum, maximum) for name, s in log_variances.items()}
+    return {name: jnp.clip(value, minimum, maximum) for name, value in log_variances.items()}
 
 
 def _scales(names: Iterable[str], half: bool, dims: Mapping[str, float] | None) -> dict[str, float]:
@@ -103,7 +103,7 @@ def _scales(names: Iterable[str], half: bool, dims: Mapping[str, float] | None) 
     unknown = sorted(set(dims) - set(names))
     if unknown:
         raise ValueError(f"dims name unknown losses {unknown}; known are {sorted(names)}")
-    for name, d in dims.items():
-        if not (math.isfinite(d) and d > 0):
-            raise ValueError(f"dims[{name!r}] must be finite and > 0, got {d}")
+    for name, dimension in dims.items():
+        if not (math.isfinite(dimension) and dimension > 0):
+            raise ValueError(f"dims[{name!r}] must be finite and > 0, got {dimension}")
     return {name: (0.5 if half else 1.0) * float(dims.get(name, 1.0)) for name in names}

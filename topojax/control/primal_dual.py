@@ -1,22 +1,13 @@
 """Mechanism A, dual ascent: the multiplier of a constraint grows while the constraint is violated."""
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from topojax.control.base import (
-    Controller,
-    Info,
-    finish,
-    limited,
-    read,
-    require_choice,
-    require_positive,
-    static,
-    typed,
-)
+from topojax.control.base import Info, Static, finish, limited, read, require_choice, require_positive, static, typed
 from topojax.types import Array
 
 FORMS = ("additive", "multiplicative")
@@ -29,6 +20,46 @@ class DualState(NamedTuple):
     error: Array  # float32, last usable error, clipped; 0 before the first update
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class DualAscent:
+    """A controller made by `dual_ascent`, which checks its gains: float32 arrays of one shape, () or (n,)."""
+
+    form: str
+    rate: Static
+    damping: Static
+    minimum: Static
+    maximum: Static
+    initial: Static
+    error_clip: Static
+    max_step: Static | None = None
+
+    def init(self) -> DualState:
+        """The multiplier at its initial value, no error seen."""
+        return DualState(weight=typed(self.initial), error=jnp.zeros(self.minimum.shape, jnp.float32))
+
+    def update(
+        self, state: DualState, error: ArrayLike, *, dt: ArrayLike = 1.0, active: ArrayLike = True
+    ) -> tuple[DualState, Info]:
+        """The multiplier an update later, as `Controller.update` has it."""
+        low, high, step = self.minimum, self.maximum, self.max_step
+        reading = read(error, dt, self.error_clip)
+        growth = self.rate * reading.dt * reading.error
+        if self.form == "additive":
+            proposal = limited(state.weight, state.weight + growth, step)
+            increment = growth
+        else:
+            growth = growth if step is None else jnp.clip(growth, -step, step)
+            proposal = state.weight * jnp.exp(growth)
+            increment = jnp.clip(proposal, low, high) - state.weight  # exp may overflow; a log must not
+        new = DualState(weight=jnp.clip(proposal, low, high), error=reading.error)
+        nothing = jnp.zeros_like(increment)
+        return finish(state, new, (nothing, increment, nothing), reading, active, (low, high))
+
+    def effective(self, state: DualState) -> Array:
+        """clip(λ + c e), gradient stopped."""
+        return jax.lax.stop_gradient(jnp.clip(state.weight + self.damping * state.error, self.minimum, self.maximum))
+
+
 def dual_ascent(
     rate: ArrayLike,
     *,
@@ -39,7 +70,7 @@ def dual_ascent(
     initial: ArrayLike,
     error_clip: ArrayLike = 2.0,
     max_step: ArrayLike | None = None,
-) -> Controller:
+) -> DualAscent:
     """Multiplier of an inequality constraint, projected on [minimum, maximum] after each step.
 
       additive         λ ← clip(λ + η Δt e)
@@ -75,39 +106,9 @@ def dual_ascent(
       Deviation from report §2A: the step is η Δt, so that it does not depend on steps per epoch.
     """
     require_choice("form", form, FORMS)
-    gains = static(
-        rate=rate,
-        damping=damping,
-        minimum=minimum,
-        maximum=maximum,
-        initial=initial,
-        error_clip=error_clip,
-        **({} if max_step is None else {"max_step": max_step}),
-    )
+    limits = {"minimum": minimum, "maximum": maximum, "initial": initial, "error_clip": error_clip}
+    limits |= {} if max_step is None else {"max_step": max_step}
+    gains = static(rate=rate, damping=damping, **limits)
     if form == "multiplicative":
         require_positive(minimum=minimum)
-    low, high, step = gains["minimum"], gains["maximum"], gains.get("max_step")
-
-    def init() -> DualState:
-        return DualState(weight=typed(gains["initial"]), error=jnp.zeros(low.shape, jnp.float32))
-
-    def update(
-        state: DualState, error: ArrayLike, *, dt: ArrayLike = 1.0, active: ArrayLike = True
-    ) -> tuple[DualState, Info]:
-        reading = read(error, dt, gains["error_clip"])
-        growth = gains["rate"] * reading.dt * reading.error
-        if form == "additive":
-            proposal = limited(state.weight, state.weight + growth, step)
-            part = growth
-        else:
-            growth = growth if step is None else jnp.clip(growth, -step, step)
-            proposal = state.weight * jnp.exp(growth)
-            part = jnp.clip(proposal, low, high) - state.weight  # exp may overflow; a log must not
-        new = DualState(weight=jnp.clip(proposal, low, high), error=reading.error)
-        nothing = jnp.zeros_like(part)
-        return finish(state, new, (nothing, part, nothing), reading, active, (low, high))
-
-    def effective(state: DualState) -> Array:
-        return jax.lax.stop_gradient(jnp.clip(state.weight + gains["damping"] * state.error, low, high))
-
-    return Controller(init, update, effective)
+    return DualAscent(form, **gains)

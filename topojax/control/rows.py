@@ -11,6 +11,7 @@ Source: report §2 and §3, theory 1.14.
 """
 
 import dataclasses
+import math
 
 MECHANISMS = ("pid", "dual", "track", "constant")
 RELATIONS = ("<=", ">=", "=")
@@ -22,22 +23,21 @@ class Contract:
     """One row: the loss weight `name` and the measurable promise that sets it.
 
     Attributes:
-      name: loss term whose weight this is (`losses.py`).
+      name: loss term whose weight this is.
       mechanism: `pid` (set-points), `dual` (constraints), `track` (the weight follows a measurement) or `constant`.
-      signal: key of the signal that is held (`signals.py`).
+      signal: key of the signal that is held.
       relation: `<=`, `>=` or `=` between signal and target. It sets the sign: the weight raises the signal for
         `>=` and lowers it otherwise.
       target: in `unit`s; with the rule `warmup`, what holds until the warm-up is over.
-      unit: `1`, `nat`, or the log of an alphabet: `log_charts`, `log_codes`, `log_classes` (nats each).
+      unit: of the target: a name in the `units` that the bank is given. A set-point's error is divided by it; by the
+        target where the unit's size is 1.
       advice: what to change in the model when the contract stays violated at the largest weight (theory 1.13).
       enabled: the term is computed and enters the loss; off, nothing of it is computed or moved.
       adaptive: the weight follows its mechanism; off, it stays at `initial`.
       initial: the weight's start.
       minimum, maximum: the weight's bounds.
-      gate: what the row waits for. `none`: nothing. `warmup`: its weight is 0 in phase 1, reconstruction and
-        quantisation alone (`gates.warmup_epochs`). `hold`: its weight stays at `initial` until the coupling window has
-        held once (a contract that cannot be met before charts are grounded would only wind up). `window`: its weight is
-        0 until then, and ramps after.
+      gate: name of what the row waits for: `Bank.weights` is told how far each gate is open, `Bank.update` whether the
+        rows behind it adapt.
       kp, ki, kd: PID gains per unit error (ki per epoch, kd in epochs).
       form: PID form `incremental`, `report` or `position`; dual form `additive` or `multiplicative`; empty is the
         mechanism's default.
@@ -52,8 +52,8 @@ class Contract:
       factor: of tracking: the weight is this times the measurement.
       target_rule: `absolute`, or `warmup`: ratio × the signal's average over the warm-up (report §5).
       ratio: of a warm-up's target to that average.
-      wants_labels: the row is left out when labels are not used.
-      per_chart: one weight, error and controller for each chart.
+      shape: of the weight: () is one, over the mean of a signal of many entries; (n,) has a weight, an error and a
+        controller for each of the signal's n entries.
     """
 
     name: str
@@ -83,10 +83,14 @@ class Contract:
     factor: float = 1.0
     target_rule: str = "absolute"
     ratio: float = 1.0
-    wants_labels: bool = False
-    per_chart: bool = False
+    shape: tuple[int, ...] = ()
 
     @property
     def sign(self) -> float:
         """+1 where the weight lowers the signal, −1 where it raises it."""
         return -1.0 if self.relation == ">=" else 1.0
+
+    @property
+    def size(self) -> int:
+        """Number of weights under this name."""
+        return math.prod(self.shape)

@@ -1,12 +1,13 @@
 """Mechanism D, tracking: a weight that follows a measured value, such as a ratio of gradient norms."""
 
+import dataclasses
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from topojax.control.base import Controller, Info, finish, read, require_positive, static, typed
+from topojax.control.base import Info, Static, finish, read, require_positive, static, typed, weight_of
 from topojax.types import Array
 
 _RESOLUTION = 1e-6  # of a float32 logarithm: what is nearer than this has arrived
@@ -18,6 +19,44 @@ class TrackingState(NamedTuple):
     weight: Array  # float32, in [minimum, maximum]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tracking:
+    """A controller made by `tracking`, which checks its gains: float32 arrays of one shape, () or (n,)."""
+
+    factor: Static
+    lag: Static
+    minimum: Static
+    maximum: Static
+    initial: Static
+    max_step: Static | None = None
+
+    def init(self) -> TrackingState:
+        """The weight at its initial value."""
+        return TrackingState(weight=typed(self.initial))
+
+    def update(
+        self, state: TrackingState, measured: ArrayLike, *, dt: ArrayLike = 1.0, active: ArrayLike = True
+    ) -> tuple[TrackingState, Info]:
+        """The weight an update later, as `Controller.update` has it, but of the measured value in place of an error."""
+        low, high = self.minimum, self.maximum
+        lagged = self.lag > 0
+        reading = read(measured, dt, np.full(low.shape, np.finfo(np.float32).max, np.float32))
+        reading = reading._replace(usable=reading.usable & (reading.error > 0))
+        aim = jnp.clip(self.factor * reading.error, low, high)
+        gap = jnp.log(aim) - jnp.log(state.weight)
+        gain = jnp.where(lagged, -jnp.expm1(-reading.dt / np.where(lagged, self.lag, np.float32(1))), 1.0)
+        move = gain * gap if self.max_step is None else jnp.clip(gain * gap, -self.max_step, self.max_step)
+        # Arriving is exact: the exponential of a logarithm is not.
+        proposal = jnp.where(jnp.abs(gap - move) <= _RESOLUTION, aim, state.weight * jnp.exp(move))
+        new = TrackingState(weight=jnp.clip(proposal, low, high))
+        nothing = jnp.zeros_like(proposal)
+        return finish(state, new, (nothing, new.weight - state.weight, nothing), reading, active, (low, high))
+
+    def effective(self, state: TrackingState) -> Array:
+        """The weight, gradient stopped."""
+        return weight_of(state)
+
+
 def tracking(
     factor: ArrayLike,
     *,
@@ -26,7 +65,7 @@ def tracking(
     maximum: ArrayLike,
     initial: ArrayLike,
     max_step: ArrayLike | None = None,
-) -> Controller:
+) -> Tracking:
     """A first-order lag in log space towards a multiple of what is measured.
 
       log λ ← log λ + g (log clip(c m) − log λ)        g = 1 − exp(−Δt / lag)
@@ -38,8 +77,8 @@ def tracking(
     There is no error here and no sign rule: the second argument of `update` is the measured value m itself, > 0,
     shape () or the weight's. m ≤ 0 is as unusable as NaN: nothing moves and `Info.frozen` says so.
 
-    Uses: the vq β = ‖∇L_codebook‖ / ‖∇L_commit‖ (c = 1; a decay of 0.9 per epoch is a lag of −1/log 0.9 = 9.5 epochs),
-    the jump weight c/λ_wfr² (m = 1/λ_wfr²), the supervised weight as a ratio of gradient norms.
+    Uses: weights that balance the gradients of two terms (m = the ratio of their norms, c = 1; a decay of 0.9 per
+    epoch is a lag of −1/log 0.9 = 9.5 epochs), or that scale with a measured length (m = 1/length²).
 
     Args:
       factor: c > 0.
@@ -57,32 +96,9 @@ def tracking(
         bounds; the message holds the value.
 
     References:
-      report §3; theory 1.9 (vq β), 1.11 (jump weight).
+      report §3; theory 1.9, 1.11.
     """
     limits = {} if max_step is None else {"max_step": max_step}
     gains = static(factor=factor, lag=lag, minimum=minimum, maximum=maximum, initial=initial, **limits)
     require_positive(factor=factor, minimum=minimum)
-    low, high, step = gains["minimum"], gains["maximum"], gains.get("max_step")
-    lagged = gains["lag"] > 0
-    lag_epochs = np.where(lagged, gains["lag"], np.float32(1))
-    everything = np.full(low.shape, np.finfo(np.float32).max, np.float32)
-
-    def init() -> TrackingState:
-        return TrackingState(weight=typed(gains["initial"]))
-
-    def update(
-        state: TrackingState, measured: ArrayLike, *, dt: ArrayLike = 1.0, active: ArrayLike = True
-    ) -> tuple[TrackingState, Info]:
-        reading = read(measured, dt, everything)
-        reading = reading._replace(usable=reading.usable & (reading.error > 0))
-        aim = jnp.clip(gains["factor"] * reading.error, low, high)
-        gap = jnp.log(aim) - jnp.log(state.weight)
-        gain = jnp.where(lagged, -jnp.expm1(-reading.dt / lag_epochs), 1.0)
-        move = gain * gap if step is None else jnp.clip(gain * gap, -step, step)
-        # Arriving is exact: the exponential of a logarithm is not.
-        proposal = jnp.where(jnp.abs(gap - move) <= _RESOLUTION, aim, state.weight * jnp.exp(move))
-        new = TrackingState(weight=jnp.clip(proposal, low, high))
-        nothing = jnp.zeros_like(proposal)
-        return finish(state, new, (nothing, new.weight - state.weight, nothing), reading, active, (low, high))
-
-    return Controller(init, update)
+    return Tracking(**gains)

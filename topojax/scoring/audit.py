@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from topojax.atlas.controllers import select_rows
+from topojax.atlas.phases import PHASES
 from topojax.control.bank import EQUAL_TOLERANCE as TOLERANCE
-from topojax.control.gate import PHASES
 from topojax.errors import exit_status
 
 

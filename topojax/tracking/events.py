@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from topojax.atlas.hierarchy import BARRIERS, GROUPS, OFFENDERS
-from topojax.control.gate import PHASES
+from topojax.atlas.phases import PHASES
 from topojax.control.governor import CAUSES
 
 CAPS = ("governor", "schedule", "update_ratio", "latent_speed")
