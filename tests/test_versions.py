@@ -21,7 +21,7 @@ DECLARED = [int(m) for m in re.findall(r"Python :: 3\.(\d+)", "\n".join(PROJECT[
 LOWEST = min(DECLARED)
 UV = shutil.which("uv", path=f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
 # Of a package as it is installed: no checkout beside it, and the user's own cache of what has been downloaded.
-ENVIRONMENT = {name: v for name, v in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+ENVIRONMENT = {name: v for name, v in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV", "XLA_FLAGS")}
 
 
 def run(*command, cwd, **environment):

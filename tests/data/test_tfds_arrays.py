@@ -292,6 +292,7 @@ def test_fetch_of_what_needs_no_fetching_is_refused(capsys):
 
 
 @pytest.mark.tf
+@pytest.mark.slow  # its process has TensorFlow in memory from then on
 def test_undecodable_files_are_refused_with_the_way_out(directory):
     with pytest.raises(UserError, match=r"cannot decode .*3\.0\.1 .*fetch mnist --data_dir="):
         tfds_arrays.load(directory)

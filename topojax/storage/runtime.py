@@ -73,9 +73,10 @@ def compile_program(lowered: Any) -> Any:
     """Compile a lowered program; on CPU without XLA's fusion emitters, and with LLVM's first optimisation level.
 
     Digits on 2 cores: 12.9 s as XLA likes it, 7.8 s without the emitters and at level 1, and the epoch that comes out
-    takes as long (medians 50.6 and 52.8 ms, interleaved). A jaxlib that does not know the options compiles as it likes.
+    takes as long (medians 50.6 and 52.8 ms, interleaved). A jaxlib that does not know the options compiles as it likes,
+    and who has asked jax for even less (`jax_disable_most_optimizations`) gets that.
     """
-    if jax.default_backend() != "cpu":
+    if jax.default_backend() != "cpu" or jax.config.read("jax_disable_most_optimizations"):
         return lowered.compile()
     try:
         return lowered.compile(compiler_options=_CPU_OPTIONS)
