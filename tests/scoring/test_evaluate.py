@@ -14,10 +14,10 @@ from tiny_config import get_config
 
 import topojax
 from topojax.commands import evaluate
-from topojax.scoring import transitions
 from topojax.scoring.baseline_scores import fit_clusters
 from topojax.scoring.scores import clustering
 from topojax.scoring.split import ABOUT, LABELS, evaluate_run
+from topojax.scoring.transitions import transition_errors
 from topojax.training import loop
 from topojax.types import Batch
 
@@ -204,7 +204,7 @@ def test_tables_against_sums_written_out(restored, evaluation):
     assert evaluation.numbers["class_table_gap"] == pytest.approx(gap)
 
 
-def test_gluing_of_a_pair_written_out_whatever_the_batches(restored, evaluation, monkeypatch):
+def test_transitions_of_a_pair_written_out_whatever_the_batches(restored, evaluation):
     run, _, test = restored
     weights = jax.device_get(run.weights)
     encoding = run.encode(test.image)
@@ -229,8 +229,7 @@ def test_gluing_of_a_pair_written_out_whatever_the_batches(restored, evaluation,
     assert tables["cycle_error"][i, j] == pytest.approx(np.sum(w * errors[1]) / w.sum(), rel=1e-3)
     assert np.isnan(np.diag(tables["jump_error"])).all()
     assert evaluation.numbers["jump_error"] == pytest.approx(np.nanmean(tables["jump_error"]))
-    monkeypatch.setattr(transitions, "BATCH_SIZE", 7)
-    few = transitions.gluing(run.model, run.weights, np.asarray(test.image))
+    few = transition_errors(run.model, run.weights, np.asarray(test.image), size=7)
     np.testing.assert_allclose(few.jump, tables["jump_error"], rtol=1e-4)
 
 

@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from topojax.data.batches import BATCH_SIZE
 from topojax.data.sets import Dataset
 from topojax.scoring.run import build
-from topojax.step.predict import BATCH_SIZE, predict
+from topojax.step.predict import predict
 from topojax.storage.logs import numbers
 from topojax.storage.runtime import compile_program
 from topojax.types import Array, Batch
