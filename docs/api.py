@@ -8,18 +8,20 @@ import pathlib
 import pkgutil
 import sys
 
-import pdoc
-import pdoc.render
 from absl import flags
 
 import topojax
+from topojax.errors import UserError, needing, run_process
 
-COMMANDS = ("topojax.train", "topojax.benchmarks.speed", "topojax.benchmarks.control")
+COMMANDS = ("topojax.commands.train", "topojax.benchmarks.speed", "topojax.benchmarks.control")
 """Modules that define command-line flags, of the same names: what one has defined is taken away before the next."""
 
 
 def main(folder: str) -> None:
     """Write the pages."""
+    with needing("docs", "the API reference"):
+        import pdoc
+        import pdoc.render
     for name in topojax.__all__:  # they are imported when first used: pdoc looks without using them
         setattr(topojax, name, getattr(topojax, name))
     for name in COMMANDS:
@@ -36,5 +38,12 @@ def main(folder: str) -> None:
     print(pathlib.Path(folder) / "index.html")
 
 
+def command() -> None:
+    """One argument: the folder."""
+    if len(sys.argv) != 2:
+        raise UserError("docs/api.py FOLDER: name the folder that the pages go to")
+    main(sys.argv[1])
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run_process(command)
