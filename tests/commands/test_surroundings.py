@@ -141,7 +141,7 @@ def test_progress_is_shown_on_whatever_stands_for_stderr(stream, monkeypatch):
     progress.say(1, {"event": "over_mixing"})
     progress.close()
     if isinstance(stream, Bare):
-        assert stream.text.splitlines() == ["epoch 1/4  loss –", "epoch 1: over_mixing"]
+        assert stream.text.splitlines() == ["epoch 1/4  loss –  ami –  lr –", "epoch 1: over_mixing"]
 
 
 def test_progress_on_a_stream_that_is_closed_ends_nothing(monkeypatch):
