@@ -57,7 +57,7 @@ def overrides(words):
 def configured(words):
     """The configuration that the words of a topojax command make."""
     start = next(word for word in words if word.startswith("--config=")).partition("=")[2]
-    command = [sys.executable, *words[words.index("-m") :], "--print_config"]
+    command = [sys.executable, "-m", *words[words.index("topojax") :], "--print_config"]
     out = subprocess.run(
         command, capture_output=True, text=True, timeout=120, cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu"}
     )

@@ -69,9 +69,9 @@ def _dispatch(words: list[str]) -> int | None:
         print(_overview())
         return 0
     if name == "--version":
-        from topojax import __version__
+        from importlib.metadata import version
 
-        print(f"topojax {__version__}")
+        print(f"topojax {version('topojax')}")
         return 0
     if name not in COMMANDS:
         close = difflib.get_close_matches(name.replace("_", "-"), COMMANDS, n=1)
