@@ -57,7 +57,7 @@ def overrides(words):
 def configured(words):
     """The configuration that the words of a topojax command make."""
     start = next(word for word in words if word.startswith("--config=")).partition("=")[2]
-    command = [sys.executable, *words[words.index("-m") :], "--print_config"]
+    command = [sys.executable, "-m", *words[words.index("topojax") :], "--print_config"]
     out = subprocess.run(
         command, capture_output=True, text=True, timeout=120, cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu"}
     )
@@ -171,13 +171,13 @@ def test_a_line_that_means_nothing_is_refused(line, said):
 
 
 def test_the_command_prints_a_line_that_a_shell_runs_and_says_what_is_lost():
-    command = [sys.executable, "-m", "topojax.migrate_flags", "--", "--dataset", "mnist", "--vision_preproc", "true"]
+    command = [sys.executable, "-m", "topojax", "migrate-flags", "--", "--dataset", "mnist", "--vision_preproc", "true"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
     assert ended.returncode == 0
     assert re.match(r"# --vision_preproc: no symmetry-aware image front end", ended.stderr)
     words = shlex.split(ended.stdout.replace("\\\n", " "))
     assert configured(words)[1]["model"]["codes_per_chart"] == 21
-    refused = subprocess.run([*command[:4], "--nope", "1"], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    refused = subprocess.run([*command[:5], "--nope", "1"], capture_output=True, text=True, timeout=120, cwd=ROOT)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert len(refused.stderr.splitlines()) == 1
 

@@ -359,14 +359,14 @@ def default_config() -> ConfigDict:
     c.mlflow = ConfigDict()
     # Log there.
     c.mlflow.enabled = False
-    # A server (http://…) or a file (sqlite:///…); unset: $MLFLOW_TRACKING_URI, else MLflow's own default.
+    # A server (http://…) or a file (sqlite:///…); unset: $MLFLOW_TRACKING_URI, else mlflow.db in the workdir.
     c.mlflow.tracking_uri = placeholder(str)
     # Experiment, made if missing.
     c.mlflow.experiment = "topojax"
     # Name of the run there; unset: `name`.
     c.mlflow.run_name = placeholder(str)
 
-    # One block for each contract of topojax/control/contracts.py, with the fields a run may change.
+    # One block for each contract of topojax/atlas/table.py, with the fields a run may change.
     c.contracts = ConfigDict({row.name: {f: getattr(row, f) for f in CONTRACT_FIELDS} for row in TABLE})
     return c
 

@@ -1,6 +1,6 @@
 """The command-line flags of the original program, as one table: what each becomes here, or why it becomes nothing.
 
-`topojax.migrate_flags` translates lines with it and prints docs/flags.md from it. A flag that concerns several
+`config.migrate_flags` translates lines with it and prints docs/flags.md from it. A flag that concerns several
 fields, or whose meaning hangs on another flag, says so by a function of its value and of all values.
 """
 
@@ -23,12 +23,12 @@ class Flag:
     Attributes:
       name: without dashes.
       default: there; its type is the flag's, None a string that is not set.
-      target: what the table shows: a configuration field or a flag of `topojax.train`; empty where there is none.
+      target: what the table shows: a configuration field or a flag of `topojax train`; empty where there is none.
       remark: how the two differ; where there is no target, why.
       fields: what it sets.
       switch: takes no value: there or not.
       carried: a line that does not name it means its default: sizes, data, rate. For the other flags topojax's own
-        defaults hold, unless asked (`migrate_flags --defaults`).
+        defaults hold, unless asked (`topojax migrate-flags --defaults`).
     """
 
     name: str
