@@ -1,52 +1,85 @@
-"""Shared set-up: CPU, strict rank promotion, and paths of what the tests read."""
+"""Shared set-up: CPU, strict rank promotion, one cache of compiled programs and one of each run for all workers."""
 
 import contextlib
+import ctypes
+import gc
 import os
 import pathlib
 import shutil
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Programs here run a few times each, and cost their compiling: here and in the processes that tests start.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
 import pytest
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such lock: there every worker makes its own
+    fcntl = None
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
 
-@pytest.fixture(scope="module")
-def quick_compiles():
-    """Little optimisation, for a module whose programs run but a few times."""
-    jax.config.update("jax_disable_most_optimizations", True)
+@pytest.fixture(scope="session")
+def session_folder(tmp_path_factory):
+    """A folder of this test session, the same for all its workers."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if fcntl and "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session", autouse=True)
+def caches(session_folder):
+    """What one worker has compiled or decoded, others and the commands that tests start read: nobody's own cache."""
+    settings = {
+        "jax_compilation_cache_dir": str(session_folder / "compiled"),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            jax.config.update(name, value)
+            patch.setenv(name.upper(), str(value))
+        patch.setenv("XDG_CACHE_HOME", str(session_folder / "cache"))
+        yield settings["jax_compilation_cache_dir"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_programs_left():
+    """Compiled programs live as long as their module: of a whole suite they are gigabytes."""
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # glibc gives nothing back unless told
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 @pytest.fixture(scope="session")
-def quickly_compiled(tmp_path_factory):
-    """Programs compile with little optimisation into a cache of their own: for runs that are only looked at."""
-    from jax.experimental.compilation_cache import compilation_cache
+def made_once(session_folder):
+    """(name, make) → a folder of the session that `make(folder)` has filled, in whichever worker came first."""
 
-    @contextlib.contextmanager
-    def settings():
-        before = jax.config.read("jax_disable_most_optimizations")  # one may stand inside another
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "xla"))
-            jax.config.update("jax_disable_most_optimizations", True)
-            try:
-                yield
-            finally:
-                jax.config.update("jax_disable_most_optimizations", before)
-                jax.config.update("jax_compilation_cache_dir", None)
-                compilation_cache.reset_cache()
+    def folder(name, make):
+        target = session_folder / "made" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        whole = target.with_suffix(".whole")
+        with target.with_suffix(".lock").open("w") as lock:
+            if fcntl:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if not whole.exists():
+                shutil.rmtree(target, ignore_errors=True)
+                make(target)
+                whole.touch()
+        return target
 
-    return settings
+    return folder
 
 
 @pytest.fixture(scope="session")
-def digits_run(quickly_compiled, tmp_path_factory):
+def digits_run(made_once):
     """Workdir of a tiny run on digits with labels and both baselines; nobody may change it."""
     from tiny_config import get_config
 
@@ -54,14 +87,11 @@ def digits_run(quickly_compiled, tmp_path_factory):
 
     c = get_config()
     c.baselines.autoencoder = c.baselines.vq = True
-    workdir = tmp_path_factory.mktemp("runs") / "digits"
-    with quickly_compiled():
-        train_and_evaluate(c, workdir)
-    return workdir
+    return made_once("digits", lambda workdir: train_and_evaluate(c, workdir))
 
 
 @pytest.fixture(scope="session")
-def points_run(quickly_compiled, tmp_path_factory):
+def points_run(made_once):
     """Workdir of a tiny run on points in space, a latent of three dimensions, no labels in training."""
     from tiny_config import get_config
 
@@ -70,24 +100,19 @@ def points_run(quickly_compiled, tmp_path_factory):
     c = get_config()
     c.name, c.data.name, c.data.num_examples = "points", "sphere_3d", 200
     c.model.latent_dim, c.supervised.enabled, c.train.epochs = 3, False, 2
-    workdir = tmp_path_factory.mktemp("runs") / "points"
-    with quickly_compiled():
-        train_and_evaluate(c, workdir)
-    return workdir
+    return made_once("points", lambda workdir: train_and_evaluate(c, workdir))
 
 
 @pytest.fixture(scope="session")
-def digits_report(digits_run, quickly_compiled, tmp_path_factory):
+def digits_report(digits_run, made_once):
     """Workdir of a copy of the digits run with its report."""
-    with quickly_compiled():
-        return _reported(digits_run, tmp_path_factory.mktemp("reports") / "digits")
+    return made_once("digits_report", lambda copy: _reported(digits_run, copy))
 
 
 @pytest.fixture(scope="session")
-def points_report(points_run, quickly_compiled, tmp_path_factory):
+def points_report(points_run, made_once):
     """Workdir of a copy of the points run with its report."""
-    with quickly_compiled():
-        return _reported(points_run, tmp_path_factory.mktemp("reports") / "points")
+    return made_once("points_report", lambda copy: _reported(points_run, copy))
 
 
 def _reported(run, copy):
@@ -95,4 +120,3 @@ def _reported(run, copy):
 
     shutil.copytree(run, copy)
     write(copy)
-    return copy

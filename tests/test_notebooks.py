@@ -74,6 +74,7 @@ def test_all_install_the_same_source():
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.slow
 def test_it_runs_from_top_to_bottom(path, reader, tmp_path_factory):
     """In a folder of its own: what one notebook leaves, no other may lean on. Compiled programs they do share."""
     python, environment = reader

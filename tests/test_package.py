@@ -65,6 +65,7 @@ def test_the_sdist_holds_tests_and_documents(built):
     assert not [name for name in names if "__pycache__" in name]
 
 
+@pytest.mark.slow
 def test_the_installed_package_finds_its_configurations(installed, tmp_path):
     program = "import topojax; print(topojax.__file__, topojax.__version__)"
     where, version = run(sys.executable, "-c", program, cwd=tmp_path, PYTHONPATH=str(installed)).split()
@@ -91,6 +92,7 @@ def test_every_python_that_is_tested_is_declared_and_no_other():
     assert project["requires-python"] == f">={declared[0]}"
 
 
+@pytest.mark.slow
 def test_the_site_has_a_page_for_every_document_notebook_and_public_module(tmp_path):
     build = (sys.executable, "-W", "error::UserWarning", str(ROOT / "docs" / "build.py"), "site", "--no-execute")
     run(*build, cwd=tmp_path)

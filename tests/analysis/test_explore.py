@@ -36,6 +36,7 @@ def test_a_look_is_what_the_run_and_its_evaluation_say(run, split):
     np.testing.assert_allclose(error, seen["squared_error"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_without_labels_in_training_probabilities_are_the_readout_s(points):
     x = sets.load(points.config.data, seed=points.config.seed).test.image[:5]
     seen = evaluate_run(points, Batch(x, np.zeros(5, np.int32))).predictions
@@ -142,6 +143,7 @@ def test_what_cannot_be_done_is_said_in_a_line(run, split, call, said):
         call(run, np.asarray(split.image[:3]))
 
 
+@pytest.mark.slow
 def test_points_in_space_are_no_images(points):
     x = np.full((2, 3), 0.5, np.float32)
     with pytest.raises(UserError, match="nothing to rotate"):

@@ -13,12 +13,6 @@ from topojax.errors import UserError
 from topojax.scoring.split import evaluate_run, load_splits
 
 
-@pytest.fixture(scope="module", autouse=True)
-def as_it_was_trained(quickly_compiled):
-    with quickly_compiled():
-        yield
-
-
 @pytest.fixture(scope="module")
 def evaluation(digits_run):
     run = topojax.restore(digits_run)
@@ -38,6 +32,7 @@ def test_npz_holds_the_rows_of_the_evaluation(digits_run, evaluation, tmp_path):
         assert (found["split"], found["epoch"]) == ("test", "4")
 
 
+@pytest.mark.slow
 def test_parquet_has_a_column_a_number(digits_run, evaluation, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     table = parquet.read_table(export.export(digits_run, tmp_path / "rows.parquet", step=2, split="train"))
@@ -79,6 +74,7 @@ def test_the_projector_s_files(digits_run, evaluation, tmp_path):
     np.testing.assert_allclose(sprite[8:16, 16:24, 0], image, atol=0.003)
 
 
+@pytest.mark.slow
 def test_points_have_no_sprite(points_run, tmp_path):
     folder = export.export(points_run, tmp_path / "projector")
     assert not (folder / "sprite.png").exists()

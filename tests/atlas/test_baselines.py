@@ -25,9 +25,6 @@ BOTH = {"baselines__autoencoder": True, "baselines__vq": True, "baselines__learn
 TIGHT = {"optim__update_ratio": 1e-3, "optim__group_rates__heads": 0.0, "losses__recon_weight": 1e3}
 
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
-
 def config(**fields):
     c = get_config()
     c.train.batch_size, c.train.epochs = 8, 20
@@ -183,6 +180,7 @@ def test_no_label_reaches_a_body():
         assert bits(a.params["body"]) == bits(b.params["body"])
 
 
+@pytest.mark.slow
 def test_the_atlas_does_not_notice_them(with_both):
     alone, metrics, *_ = after(config(**TIGHT))
     assert alone.baselines == {}
@@ -191,6 +189,7 @@ def test_the_atlas_does_not_notice_them(with_both):
     assert bits(theirs) == bits(metrics)
 
 
+@pytest.mark.slow
 def test_their_step_is_clipped_adam_whatever_control_does(with_both):
     """Three steps of the whole program against optax, on the same batches."""
     trained, metrics, start, program = with_both
@@ -217,6 +216,7 @@ def test_their_step_is_clipped_adam_whatever_control_does(with_both):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_their_rate_falls_with_the_schedule():
     rates = []
     for schedule in ("none", "cosine"):

@@ -21,9 +21,6 @@ POINTS, INPUTS, CLASSES = 6, 5, 3
 FEW = settings(max_examples=20, deadline=None)
 
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
-
 def unused(*_):
     raise AssertionError("not needed here")
 

@@ -15,10 +15,9 @@ from topojax.atlas.model import make_model
 from topojax.atlas.model.layers import normalise
 from topojax.types import Decoding, Encoding
 
-pytestmark = [
-    pytest.mark.parametrize("name", golden_files.NAMES),
-    pytest.mark.usefixtures("quick_compiles"),
-]
+pytestmark = pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n == "cov_sum" else pytest.mark.slow) for n in golden_files.NAMES]
+)
 
 
 def close(actual, expected, tolerance, what=""):

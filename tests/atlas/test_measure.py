@@ -26,9 +26,6 @@ HELD = ("commitment", "route", "entropy", "diversity", "window", "variance", "re
 RATE = 0.02
 
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
-
 def config(enabled=HELD, **fields):
     c = get_config()
     for name, contract in c.contracts.items():

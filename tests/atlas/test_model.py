@@ -91,7 +91,7 @@ def test_the_encoder_stays_in_the_ball_and_on_the_simplex():
     macro = encoding.c_bar + np.einsum("bn,bnd->bd", encoding.router, encoding.z_q_all)
     np.testing.assert_allclose(encoding.z_geo, macro + encoding.z_n, atol=1e-5)
     free, params, spectral = built(ball=False, covariant=False)
-    weights, _ = free.normalise(params, spectral)
+    weights, _ = jax.jit(free.normalise)(params, spectral)
     assert np.linalg.norm(jax.jit(free.encode)(weights, inputs(scale=100.0)).v, axis=1).max() > 1
 
 
@@ -132,9 +132,9 @@ def test_gains_and_offsets_start_where_they_are_told():
 def test_a_router_gain_sharpens_the_routing_where_it_is_soft():
     soft, sharp = (built(router_gain=gain) for gain in (1.0, 10.0))
     x = jax.random.uniform(jax.random.key(0), (32, INPUTS))
-    weights = [model.normalise(params, spectral)[0] for model, params, spectral in (soft, sharp)]
+    weights = [jax.jit(model.normalise)(params, spectral)[0] for model, params, spectral in (soft, sharp)]
     top = [
-        float(jnp.mean(jnp.max(m.encode(w, x).router, axis=1)))
+        float(jnp.mean(jnp.max(jax.jit(m.encode)(w, x).router, axis=1)))
         for (m, *_), w in zip((soft, sharp), weights, strict=True)
     ]
     assert top[1] > top[0] + 0.1
@@ -142,9 +142,9 @@ def test_a_router_gain_sharpens_the_routing_where_it_is_soft():
 
 def test_charts_with_offsets_draw_different_images_at_the_origin():
     model, params, spectral = built(chart_bias=0.3)
-    weights, _ = model.normalise(params, spectral)
+    weights, _ = jax.jit(model.normalise)(params, spectral)
     origin = jnp.zeros((2, params["encoder"]["centers"].shape[1]))
-    images = model.decode(weights, origin, origin, jnp.array([0, 1])).x_hat
+    images = jax.jit(model.decode)(weights, origin, origin, jnp.array([0, 1])).x_hat
     assert float(jnp.max(jnp.abs(images[0] - images[1]))) > 1e-3
 
 
@@ -175,7 +175,7 @@ def test_an_atlas_in_bfloat16_is_near_the_one_in_float32():
     outs = []
     for matmul in ("float32", "bfloat16"):
         model, params, spectral = built(matmul=matmul)
-        weights, _ = model.normalise(params, spectral)
+        weights, _ = jax.jit(model.normalise)(params, spectral)
         outs.append(jax.jit(model.__call__)(weights, x))
     leaves = [jax.tree.leaves(out) for out in outs]
     assert all(a.dtype == b.dtype for a, b in zip(*leaves, strict=True))

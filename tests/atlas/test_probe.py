@@ -22,9 +22,6 @@ POINTS, INPUTS, CLASSES = 20, 5, 3
 BETA = 0.25
 
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
-
 def by_hand():
     """Encoder z = s x with texture 1, a given router, chart and code; decoder x̂ = t z + 100 Σ texture."""
 

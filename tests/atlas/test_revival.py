@@ -13,9 +13,6 @@ from topojax.types import Encoding
 S = (2 / np.pi) ** 0.5
 
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
-
 def test_a_batch_counts_for_its_own_chart_and_code():
     zeros = jnp.zeros
     codebook = zeros((2, 2, 2)).at[1, 0].set(jnp.asarray([1.0, 0.0]))

@@ -13,9 +13,6 @@ from topojax.atlas.revival import empty, observe
 S = (2 / np.pi) ** 0.5
 
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
-
 @pytest.mark.parametrize("covariant", [True, False])
 def test_a_dead_chart_becomes_a_copy_of_the_most_scattered_one(covariant):
     _, params, _ = tiny(covariant)

@@ -13,8 +13,6 @@ from topojax.atlas.model import make_model
 from topojax.atlas.optim import make_optimizer
 from topojax.atlas.revival import empty, observe, reset_moments, revive
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 def test_revival_is_a_branch_of_a_cond_with_strong_types():
     _, params, _ = tiny()
@@ -93,6 +91,7 @@ def test_reset_moments_leaves_the_rest_and_its_next_update_alone():
     assert any_moved
 
 
+@pytest.mark.slow
 def test_revival_raises_the_usage_of_codes_in_training():
     """Codes 1 to 5 of every chart start far from all data: no gradient ever reaches them."""
     model, params, spectral = tiny(codes_per_chart=6)

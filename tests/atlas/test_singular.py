@@ -30,6 +30,7 @@ def test_with_n_of_one_it_is_the_term_itself():
     np.testing.assert_allclose(gradient, [2.0, 2.0])
 
 
+@pytest.mark.slow
 def test_a_run_takes_them_in_every_third_step_and_descends():
     config = get_config()
     config.losses.orthogonality_every = 3
@@ -37,7 +38,7 @@ def test_a_run_takes_them_in_every_third_step_and_descends():
     dataset = sets.load(config.data, seed=0)
     _, program = build(config, dataset.sizes())
     train = jax.tree.map(jnp.asarray, dataset.train)
-    step, state, probe = jax.jit(program.train_step), program.init(), program.probe_of(train)
+    step, state, probe = jax.jit(program.train_step), jax.jit(program.init)(), program.probe_of(train)
     batch = jax.tree.map(lambda x: x[: config.train.batch_size], train)
     measured = []
     for _ in range(9):

@@ -234,6 +234,7 @@ def test_a_line_cut_off_is_dropped_and_a_broken_one_refused(tmp_path):
 # Runs.
 
 
+@pytest.mark.slow
 def test_a_traced_seed_is_the_seed():
     config, dataset = tiny(), sets.load(tiny().data, seed=0)
     about, batch = dataset.sizes(), jax.tree.map(jnp.asarray, dataset.train)
@@ -258,6 +259,7 @@ def compared(tmp_path_factory):
     return folder, found, (folder / "runs.jsonl").read_text(), said
 
 
+@pytest.mark.slow
 def test_the_table_is_the_mean_of_the_lines(compared):
     _, found, text, said = compared
     lines = [json.loads(line) for line in text.splitlines()]
@@ -276,6 +278,7 @@ def test_the_table_is_the_mean_of_the_lines(compared):
     assert lines[0]["contracts"] == 6  # 7 are on; commitment holds a ratio of gradients
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again(compared, monkeypatch):
     folder, found, text, _ = compared
 

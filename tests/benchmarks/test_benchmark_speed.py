@@ -107,6 +107,7 @@ POSITIVE = (
 )
 
 
+@pytest.mark.slow
 def test_every_number_is_there(quick):
     _, found, _ = quick
     wrong = {name: found.get(name) for name in POSITIVE if not found.get(name, 0) > 0}
@@ -119,6 +120,7 @@ def test_every_number_is_there(quick):
     assert set(config["contracts"]) == set(tiny_config.KEPT)
 
 
+@pytest.mark.slow
 def test_numbers_agree_with_each_other(quick):
     _, found, _ = quick
     full = found["step_ms/full"]
@@ -136,6 +138,7 @@ def test_numbers_agree_with_each_other(quick):
     assert found["compile_s/warm/compile"] < found["compile_s/cold/compile"]  # it was read, not compiled
 
 
+@pytest.mark.slow
 def test_products_are_those_of_the_step(quick):
     """B 32, X 64, H 16, D 2: [32,64]×[64,16] is the first layer, [32,64]×[64,34] the image's gradient."""
     _, found, _ = quick
@@ -150,6 +153,7 @@ def test_products_are_those_of_the_step(quick):
     assert all(row["us"] > 0 and row["gflops_per_s"] > 0 for row in found["products"])
 
 
+@pytest.mark.slow
 def test_the_table_is_markdown(quick):
     ended, found, _ = quick
     assert ended.stdout.startswith(text.markdown(found))
@@ -160,6 +164,7 @@ def test_the_table_is_markdown(quick):
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 def test_scaling_has_a_table_too(quick):
     _, found, _ = quick
     scaled = [
@@ -170,6 +175,7 @@ def test_scaling_has_a_table_too(quick):
     assert lines[-2:] == ["| H | 32 | 3.00 | 2.00 | × 1.50 |", "| B | 640 | there are 160 training examples | | |"]
 
 
+@pytest.mark.slow
 def test_the_users_cache_is_not_touched(quick):
     *_, home = quick
     assert not list(home.rglob("xla"))

@@ -48,6 +48,7 @@ def uncontrolled(digits):
     return config, lambda: Epochs(loop, compiled, jax.jit(loop.init)(), train)
 
 
+@pytest.mark.slow
 def test_constant_control_moves_nothing(uncontrolled):
     """Weights, rate and shares of groups stay, and nothing is probed after the first epoch."""
     config, restart = uncontrolled
@@ -67,6 +68,7 @@ def test_constant_control_moves_nothing(uncontrolled):
     np.testing.assert_array_equal(epochs.carry.control.hierarchy.factors, 1.0)
 
 
+@pytest.mark.slow
 def test_the_bare_loop_trains_the_same_atlas(uncontrolled, digits):
     """After two epochs its parameters are the run's own to rounding."""
     config, restart = uncontrolled

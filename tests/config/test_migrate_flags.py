@@ -213,6 +213,7 @@ prepared = pytest.mark.skipif(
 
 @pytest.mark.tf
 @prepared
+@pytest.mark.slow
 @pytest.mark.parametrize("start", REPORT)
 def test_the_readmes_command_means_a_program_that_takes_its_data(start):
     """Traced, which takes seconds; what it costs is compiling, and each of them is a program of its own."""
@@ -227,13 +228,8 @@ def test_the_readmes_command_means_a_program_that_takes_its_data(start):
 
 @pytest.mark.tf
 @prepared
-@pytest.mark.parametrize(
-    "start",
-    [
-        pytest.param(start, marks=() if start.endswith("lr7") else pytest.mark.slow)  # a program of its own each
-        for start in REPORT
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("start", REPORT)
 def test_the_readmes_command_trains_and_resumes(start, tmp_path):
     command = next(command for command in readme_commands() if command.split()[0] == f"--config={start}")
     for epochs in (1, 2):

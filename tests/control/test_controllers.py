@@ -27,7 +27,12 @@ TABLE = {
     "position-d": lambda **k: pid(0.05, 0.05, 0.02, form="position", **k),
     "position-limited": lambda **k: pid(0.05, 0.5, form="position", max_step=0.05, **k),
 }
-every = pytest.mark.parametrize("make", TABLE.values(), ids=TABLE.keys())
+KINDS = ("dual", "dual-multiplicative", "pid-limited", "report-d", "position-limited")
+"""One of each form, the one with the most parts; the others are slow."""
+every = pytest.mark.parametrize(
+    "make",
+    [pytest.param(make, id=name, marks=() if name in KINDS else pytest.mark.slow) for name, make in TABLE.items()],
+)
 ERRORS = (0.4, -0.1, 0.25, 3.0, -0.7, 0.0)
 
 

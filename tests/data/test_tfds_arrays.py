@@ -298,6 +298,7 @@ def test_undecodable_files_are_refused_with_the_way_out(directory):
 @pytest.mark.tf
 @needs_files
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])
+@pytest.mark.slow
 def test_prepared_files_decode_and_come_back_from_the_cache(name, decoded_once, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(decoded_once))
     directory = tfds_arrays.find(name, None)
@@ -314,6 +315,7 @@ def test_prepared_files_decode_and_come_back_from_the_cache(name, decoded_once, 
 
 @pytest.mark.tf
 @needs_files
+@pytest.mark.slow
 def test_mean_image_of_the_mnist_test_split_has_the_known_error(decoded_once, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(decoded_once))
     # Pixels in [0, 1], predicting the mean image: MSE 0.0675.

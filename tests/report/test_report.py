@@ -27,13 +27,6 @@ LATENT = ["atlas", "usage", "prototypes", "reconstructions", "errors", "classes"
 FIGURES = [*TRAINING, *LATENT, "perturbed", "robustness", "paths", "sheets"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def as_it_was_trained(quickly_compiled):
-    """Digits agree between programs compiled alike, and the runs were trained with these settings."""
-    with quickly_compiled():
-        yield
-
-
 @pytest.fixture(scope="module")
 def written(digits_report):
     """(workdir, text of the page) of a report on a copy of the run."""
@@ -104,6 +97,7 @@ def without_pictures(monkeypatch):
     monkeypatch.setattr("topojax.report.page.pictures", lambda sections: {})
 
 
+@pytest.mark.slow
 def test_an_earlier_step_is_told_as_it_was_then(digits_run, tmp_path, without_pictures):
     workdir = pathlib.Path(shutil.copytree(digits_run, tmp_path / "run"))
     text = write(workdir, step=2).read_text()
@@ -163,8 +157,14 @@ def test_data_that_are_gone_leave_the_curves(digits_run, tmp_path, monkeypatch, 
     "cut, expected",
     [
         (lambda b: Batch(b.image[:1], b.label[:1]), ["One example: entropies", "Nobody uses chart", "No example uses"]),
-        (lambda b: Batch(b.image[b.label == 3], b.label[b.label == 3]), ["One class: AMI"]),
-        (lambda b: Batch(b.image, None), ["No labels: nothing is compared", "P(Y|K) cannot be measured"]),
+        pytest.param(
+            lambda b: Batch(b.image[b.label == 3], b.label[b.label == 3]), ["One class: AMI"], marks=pytest.mark.slow
+        ),
+        pytest.param(
+            lambda b: Batch(b.image, None),
+            ["No labels: nothing is compared", "P(Y|K) cannot be measured"],
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["one sample", "one class", "no labels"],
 )
@@ -182,6 +182,7 @@ def test_poor_splits_are_told_and_their_gaps_named(restored, digits_run, cut, ex
     assert all(data.startswith(b"\x89PNG") for data in drawn.values())
 
 
+@pytest.mark.slow
 def test_points_in_space_without_labels_in_training(points_report):
     text = (points_report / "report" / "index.html").read_text()
     assert "labels did not train the charts" in text
@@ -192,6 +193,7 @@ def test_points_in_space_without_labels_in_training(points_report):
     assert (points_report / "report" / "atlas.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_runs_are_compared_by_their_shortest_different_names(digits_run, points_run, tmp_path):
     copy = pathlib.Path(shutil.copytree(digits_run, tmp_path / "again" / "digits"))
     runs = [history.read(path) for path in (digits_run, copy, points_run)]
@@ -209,6 +211,7 @@ def test_runs_are_compared_by_their_shortest_different_names(digits_run, points_
     assert {trace.name for trace in figure.plot.data} == set(names)
 
 
+@pytest.mark.slow
 def test_compared_runs_come_first_in_the_page(digits_run, points_run, tmp_path, capsys):
     for name in ("config.json", "metrics.jsonl", "result.json"):  # no checkpoint: the atlas is not what is tested
         shutil.copy(digits_run / name, tmp_path)

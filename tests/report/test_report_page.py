@@ -4,7 +4,7 @@ import pytest
 from browser import EXECUTABLE, Browser
 
 pytest.importorskip("websocket", reason="websocket-client is not installed")
-pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason="no Chromium is installed")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(EXECUTABLE is None, reason="no Chromium is installed")]
 
 PLACE = """(() => {
   const plot = document.getElementById('plot-atlas');

@@ -23,13 +23,6 @@ from topojax.training import loop
 from topojax.types import Batch
 
 
-@pytest.fixture(scope="module", autouse=True)
-def as_it_was_trained(quickly_compiled):
-    """Digits agree between programs compiled alike, and the runs were trained with these settings."""
-    with quickly_compiled():
-        yield
-
-
 @pytest.fixture(scope="module")
 def restored(digits_run):
     run = topojax.restore(digits_run)
@@ -42,6 +35,7 @@ def evaluation(restored):
     return evaluate_run(run, test, train)
 
 
+@pytest.mark.slow
 def test_another_process_finds_the_digits_of_the_result(digits_run, tmp_path):
     out = tmp_path / "found.json"
     # On one core, where the run was trained on all there are.
@@ -65,6 +59,7 @@ def test_another_process_finds_the_digits_of_the_result(digits_run, tmp_path):
         assert f"\n{name.removeprefix('test/')} " in ended.stdout
 
 
+@pytest.mark.slow
 def test_labels_are_told_apart(evaluation, points_run):
     assert evaluation.labels["mse"] == evaluation.labels["ami"] == "train"
     assert evaluation.labels["ae/mse"] == "none"
@@ -234,6 +229,7 @@ def test_transitions_of_a_pair_written_out_whatever_the_batches(restored, evalua
     np.testing.assert_allclose(few.jump, tables["jump_error"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_with_baselines_equals_an_uninterrupted_one(digits_run, restored, tmp_path):
     c = get_config()
     c.baselines.autoencoder = c.baselines.vq = True

@@ -17,8 +17,6 @@ from topojax.atlas.table import TABLE
 from topojax.data.sets import batch_indices
 from topojax.types import Batch
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 @pytest.fixture(scope="module")
 def tiny():

@@ -12,9 +12,8 @@ from topojax.atlas.measure import make_settings
 from topojax.atlas.objective import Objective
 from topojax.atlas.optim import groups
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 
-
+@pytest.mark.slow
 def test_a_constant_rate_without_caps_is_plain_adam_at_each_groups_share():
     c = config(FEW, optim__rate="constant", optim__schedule="none", optim__update_ratio=0.0, optim__latent_speed=0.0)
     c.model.covariant = True  # else the router has no parameters
@@ -99,6 +98,7 @@ def slow():
     return Slow()
 
 
+@pytest.mark.slow
 def test_without_supervision_labels_reach_the_readout_alone(slow):
     assert [row.name for row in slow.program.rows] == list(FEW)
     ends = []
@@ -117,6 +117,7 @@ def test_without_supervision_labels_reach_the_readout_alone(slow):
     assert bits(readout[0]) != bits(readout[1])
 
 
+@pytest.mark.slow
 def test_a_tiny_latent_speed_holds_the_rate(slow):
     states, metrics = slow.run(0)
     assert all(m["lr_cap"] in (0, 1, 2) for m in metrics[:STEPS])  # nothing measured yet

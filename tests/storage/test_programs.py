@@ -1,31 +1,55 @@
 """Kept programs: the same numbers as without, no second trace, and no trust in a file that is not whole."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_config import get_config
 
-from tests.tiny_config import get_config
 from topojax.data import sets
 from topojax.scoring.run import build
 from topojax.storage.program_cache import compile_epoch
+from topojax.types import Batch
 
 
-@pytest.fixture(scope="module")
-def run():
+def toy():
+    """A program of two lines, with a key in its state as the real one has."""
+
+    def init():
+        return {"key": jax.random.key(0), "w": jnp.ones(3)}
+
+    def epoch(state, batch):
+        key, noise = jax.random.split(state["key"])
+        w = state["w"] + jax.random.normal(noise, (3,)) * batch.image.mean()
+        return {"key": key, "w": w}, jnp.stack([w.sum(), batch.label.mean()])
+
+    program = SimpleNamespace(init=init, epoch=epoch, metric_names=lambda: ("sum", "label"))
+    return program, Batch(jnp.linspace(0.0, 1.0, 12).reshape(4, 3), jnp.arange(4))
+
+
+def real():
     config = get_config()
     dataset = sets.load(config.data, seed=config.seed)
-    return config, dataset.sizes(), jax.tree.map(jnp.asarray, dataset.train)
+    return build(config, dataset.sizes())[1], jax.tree.map(jnp.asarray, dataset.train)
+
+
+@pytest.fixture(scope="module", params=[toy, pytest.param(real, marks=pytest.mark.slow)])
+def run(request):
+    return request.param()
 
 
 def epoch_of(run, described="a", cached=True, counts=None):
-    config, about, batch = run
-    _, program = build(config, about)
+    program, batch = run
     if counts is not None:
         whole = program.epoch
-        program = program._replace(epoch=lambda *args: (counts.append(1), whole(*args))[1])
+        program = SimpleNamespace(
+            init=program.init,
+            metric_names=program.metric_names,
+            epoch=lambda *args: (counts.append(1), whole(*args))[1],
+        )
     state = jax.jit(program.init)()
     return compile_epoch(program, state, batch, described=described, cached=cached), state, batch
 

@@ -188,6 +188,7 @@ def test_a_run_that_began_without_mlflow_or_was_deleted_there_is_sent_whole(tmp_
     assert [file.path for file in client.list_artifacts(run.info.run_id, "report")] == ["report/index.html"]
 
 
+@pytest.mark.slow
 def test_many_rows_go_in_requests_that_mlflow_takes(tmp_path, uri):
     files, sending = opened(tmp_path / "run", config(uri))
     for epoch in range(1, 31):
@@ -307,6 +308,7 @@ def train(workdir, uri, *arguments):
     assert ended.returncode == 0, ended.stderr
 
 
+@pytest.mark.slow
 def test_training_on_a_server_that_goes_away_and_comes_back(tmp_path, store, port, capfd):
     """A real run logs to a real server, resumes in the same run, loses the server, and is made whole again."""
     workdir = tmp_path / "run"

@@ -72,6 +72,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 
 
 @pytest.mark.tf
+@pytest.mark.slow
 def test_every_finite_metric_is_a_scalar_with_its_value_at_its_step(trained):
     _, board, metrics = trained
     for name in {name for row in metrics for name in row} - {"epoch", "step"}:
@@ -82,6 +83,7 @@ def test_every_finite_metric_is_a_scalar_with_its_value_at_its_step(trained):
 
 
 @pytest.mark.tf
+@pytest.mark.slow
 def test_images_are_the_atlas_and_reconstructions_that_the_state_makes(trained):
     import matplotlib.image
 
@@ -104,6 +106,7 @@ def test_images_are_the_atlas_and_reconstructions_that_the_state_makes(trained):
 
 
 @pytest.mark.tf
+@pytest.mark.slow
 def test_histograms_hold_the_weights_in_force(trained):
     _, board, metrics = trained
     for name, count in (("contracts/weight", 6 + 4), ("contracts/weight/per_chart_code_entropy", 4)):
@@ -117,6 +120,7 @@ def test_histograms_hold_the_weights_in_force(trained):
 
 
 @pytest.mark.tf
+@pytest.mark.slow
 def test_hyperparameters_are_the_telling_fields(trained):
     from tensorboard.plugins.hparams import metadata
 

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from tiny_config import get_config
 
 from topojax.data import sets
@@ -21,18 +20,6 @@ from topojax.training import loop
 
 ROWS = ("commitment", "route", "entropy", "diversity", "window", "per_chart_code_entropy", "residual_scale")
 UPDATE_RATIO = 0.01
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiles(tmp_path_factory):
-    """Little optimisation, and one compilation cache for the runs of the trainer."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        jax.config.update("jax_disable_most_optimizations", True)
-        yield
-    jax.config.update("jax_disable_most_optimizations", False)
-    jax.config.update("jax_compilation_cache_dir", None)
-    compilation_cache.reset_cache()
 
 
 def config(rows=ROWS, **fields):
@@ -123,6 +110,7 @@ def lines(workdir, name):
     return [json.loads(line) for line in (pathlib.Path(workdir) / name).read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_an_unreachable_target_halts_the_run_saved_and_with_advice(calm, tmp_path):
     halting = config(**UNREACHABLE, monitor__on_saturation="halt", train__epochs=10)
     with pytest.raises(UserError, match=r"contract residual_scale cannot be satisfied .*use more codes per chart"):
@@ -151,6 +139,7 @@ def test_an_unreachable_target_halts_the_run_saved_and_with_advice(calm, tmp_pat
     assert not any(row["contract/residual_scale/unsatisfiable"] for row in calm[1])
 
 
+@pytest.mark.slow
 def test_a_target_out_of_reach_can_hold_the_rate():
     slow = {"optim__learning_rate": 0.004}  # of at most 0.01: a healthy rate grows
     _, rows, told = Driven(
@@ -165,6 +154,7 @@ def test_a_target_out_of_reach_can_hold_the_rate():
 HOT = {"optim__learning_rate": 1.0, "optim__learning_rate_max": 1.0}  # 100 times
 
 
+@pytest.mark.slow
 def test_a_rate_far_too_high_is_capped_at_once_and_cut(calm):
     state, rows, told = Driven(config(**HOT)).run(20)
     assert finite(state)
@@ -178,6 +168,7 @@ def test_a_rate_far_too_high_is_capped_at_once_and_cut(calm):
     assert not named(calm[2], "rate")
 
 
+@pytest.mark.slow
 def test_without_caps_barrier_and_grounding_cut_what_is_too_high():
     state, rows, told = Driven(config(**HOT, optim__update_ratio=0.0, optim__latent_speed=0.0)).run(24)
     assert finite(state)
@@ -211,6 +202,7 @@ def test_labels_that_change_under_a_run_are_a_spike(healthy, calm):
 
 
 @pytest.mark.parametrize("share", [1.0, 100.0])
+@pytest.mark.slow
 def test_a_decoder_that_outruns_the_signal_is_a_barrier_and_loses_its_share(share):
     _, rows, told = Driven(config(optim__group_rates__decoder=share, optim__update_ratio=0.05)).run(14)
     barriers = named(told, "barrier", scale="gamma")
@@ -230,6 +222,7 @@ def test_a_decoder_that_outruns_the_signal_is_a_barrier_and_loses_its_share(shar
     assert not named(told, "grounding_given_up")
 
 
+@pytest.mark.slow
 def test_charts_that_nothing_pulls_apart_are_not_grounded(calm):
     bare = ("commitment", "per_chart_code_entropy", "residual_scale")
     _, rows, told = Driven(config(bare, supervised__enabled=False)).run(27)

@@ -14,7 +14,6 @@ import jax
 import numpy as np
 import pytest
 from controller_runs import bits
-from jax.experimental.compilation_cache import compilation_cache
 from tiny_config import get_config
 
 import topojax
@@ -26,29 +25,16 @@ TESTS = pathlib.Path(__file__).parents[1]
 VOLATILE = ("time/first_epoch_s", "time/train_s", "time/compile_s", "time/total_s")
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """One compilation cache for this process and those it starts; little optimisation, for its cost."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder))
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-        jax.config.update("jax_disable_most_optimizations", True)
-        yield folder
-    jax.config.update("jax_disable_most_optimizations", False)
-    jax.config.update("jax_compilation_cache_dir", None)
-    compilation_cache.reset_cache()
-
-
 def config(**fields):
     c = get_config()
     c.log.every_epochs, c.monitor.max_failures = 1, 10
+    c.baselines.autoencoder = c.baselines.vq = True  # the program of `digits_run`, which is compiled already
     c.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
     return c
 
 
 @pytest.fixture(scope="module")
-def finished(cache, tmp_path_factory):
+def finished(digits_run, tmp_path_factory):
     """(workdir, final state) of an uninterrupted run."""
     workdir = tmp_path_factory.mktemp("run") / "whole"
     return workdir, loop.train_and_evaluate(config(), workdir)
@@ -101,7 +87,8 @@ def test_it_learns(finished):
     assert losses[-1] < losses[0]
 
 
-def test_a_guess_beyond_its_bound_is_named_and_no_change_of_the_rate(cache, tmp_path):
+@pytest.mark.slow
+def test_a_guess_beyond_its_bound_is_named_and_no_change_of_the_rate(tmp_path):
     """The rate starts at the bound: nothing changed it in the first epoch, and nobody unknown does."""
     loop.train_and_evaluate(config(train__epochs=1, optim__learning_rate=0.5, optim__learning_rate_max=0.004), tmp_path)
     first, *later = rows(tmp_path, "events.jsonl")
@@ -121,7 +108,7 @@ def test_a_finished_run_is_returned_as_it_is(run, finished, capsys):
 
 KILLED = """
     import os, sys
-    sys.path.insert(0, {tests!r})
+    sys.path[:0] = [{tests!r}, {tests!r} + "/training"]
     from test_trainer import config
     from topojax.training import loop
     from topojax.storage import logs
@@ -182,13 +169,13 @@ def test_other_data_of_the_same_name_are_refused(run, monkeypatch):
         manifest["train"]["sha256"] = "0" * 64
         return dataset._replace(manifest=manifest)
 
-    monkeypatch.setattr(loop.data, "load", other)
+    monkeypatch.setattr(loop.sets, "load", other)
     (run / "result.json").unlink()
     with pytest.raises(UserError, match=r"the data of digits are not those .* was trained on"):
         loop.train_and_evaluate(config(), run)
 
 
-def test_a_workdir_without_checkpoint_starts_anew(cache, tmp_path, monkeypatch):
+def test_a_workdir_without_checkpoint_starts_anew(tmp_path, monkeypatch):
     """What an interrupt before the first checkpoint leaves binds no one to its configuration."""
 
     def interrupted(*args, **kwargs):
@@ -209,13 +196,13 @@ def test_a_workdir_without_checkpoint_starts_anew(cache, tmp_path, monkeypatch):
         ({"data__neighbours": 100_000}, "data.neighbours = 100000: must be a whole number below the 160 training"),
     ],
 )
-def test_what_does_not_fit_the_data_says_what_to_change_and_leaves_nothing(cache, tmp_path, fields, said):
+def test_what_does_not_fit_the_data_says_what_to_change_and_leaves_nothing(tmp_path, fields, said):
     with pytest.raises(UserError, match=f"^config.{said}"):
         loop.train_and_evaluate(config(**fields), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_two_processes_do_not_share_a_workdir(cache, tmp_path):
+def test_two_processes_do_not_share_a_workdir(tmp_path):
     with (
         loop.workdirs.claim(tmp_path),
         pytest.raises(UserError, match="another process is training there"),
@@ -231,7 +218,7 @@ def test_a_run_that_diverges_stops_and_overwrites_nothing(run, monkeypatch):
         dataset = load(*args, **kwargs)
         return dataset._replace(train=dataset.train._replace(image=np.full_like(dataset.train.image, np.nan)))
 
-    monkeypatch.setattr(loop.data, "load", poisoned)
+    monkeypatch.setattr(loop.sets, "load", poisoned)
     with pytest.raises(UserError, match=r"diverged in epoch 6: 10 steps in a row .* as it was after epoch 4"):
         loop.train_and_evaluate(config(train__epochs=8), run)
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["2", "4"]
