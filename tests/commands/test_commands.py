@@ -113,12 +113,12 @@ def test_what_needs_an_extra_names_it(missing, words, extra, tmp_path, monkeypat
     assert f"pip install 'topojax[{extra}]'" in err
 
 
-def test_the_reference_needs_its_extra(tmp_path):
+def test_the_site_needs_its_extra(tmp_path):
     program = "import runpy, sys; sys.modules['pdoc'] = None; runpy.run_path(sys.argv[0], run_name='__main__')"
-    program = program.replace("sys.argv[0]", repr(str(ROOT / "docs" / "api.py")))
-    command = [sys.executable, "-c", program, str(tmp_path / "api")]
+    program = program.replace("sys.argv[0]", repr(str(ROOT / "docs" / "build.py")))
+    command = [sys.executable, "-c", program, str(tmp_path / "site")]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 2, ended.stderr
     assert ended.stderr.count("\n") == 1
     assert "pip install 'topojax[docs]'" in ended.stderr
-    assert not (tmp_path / "api").exists()
+    assert not (tmp_path / "site").exists()
