@@ -129,7 +129,7 @@ def test_a_pasted_line_with_interpreter_environment_and_equals_signs_is_read():
         ("--jump_warmup 10 --jump_ramp_end 40", {"gates.ramp_epochs": 30}),
         ("--lr 0.01 --classifier_lr 0.002", {"optim.group_rates.heads": 0.2}),
         ("--disable_supervised --seed 3", {"supervised.enabled": False, "seed": 3}),
-        ("--baseline_attn --baseline_attn_tokens 8", {"baselines.attention_tokens": 8, "baselines.vq": True}),
+        ("--disable_ae", {"baselines.autoencoder": False, "baselines.vq": True}),
         ("--adaptive_weights false", {"contracts.window.adaptive": False, "contracts.entropy.adaptive": False}),
         ("", {"seed": 42, "model.codes_per_chart": 21, "train.batch_size": 256, "contracts.window.target": 0.4}),
     ],

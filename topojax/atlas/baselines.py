@@ -17,7 +17,7 @@ import optax
 
 from topojax.atlas import losses, optim
 from topojax.atlas.model import Model
-from topojax.atlas.model.plain import Attention, Baseline, Bottleneck, make_baseline
+from topojax.atlas.model.plain import Baseline, Bottleneck, make_baseline
 from topojax.types import Array, Batch, Metrics, Params
 
 NAMES = ("ae", "vq")
@@ -134,7 +134,6 @@ def make_baselines(
       schedule: of `optim.schedule`, step → cap of the atlas's rate; theirs falls in proportion.
     """
     c = config.baselines
-    attention = Attention(c.attention_tokens, c.attention_dim, c.attention_heads) if c.attention_tokens else None
     wanted, codes = (c.autoencoder, c.vq), (0, c.codes)
     members: dict[str, Baseline] = {}
     if any(wanted):
@@ -148,7 +147,6 @@ def make_baselines(
                 classes=num_classes,
                 probe_width=config.model.hidden_dim,
                 codes=n,
-                attention=attention,
             )
             for name, on, n in zip(NAMES, wanted, codes, strict=True)
             if on

@@ -162,7 +162,7 @@ class Prober:
         model, weights = self.model, two.weights
         table: Any = model.class_table(weights, settings.temperature) if self.config.supervised.enabled else None
         z = two.after.encoding.z_geo
-        metric = latent_metric(self.config.geometry.metric, model, weights, z, batch.image, table, batch.label)
+        metric = latent_metric(self.config.geometry.metric, model, weights, z, batch.image)
         calibrated = self.calibration.update(probed.geometry, metric, active=control.window.opened)
         drift = probe.drift(
             two,
@@ -227,8 +227,6 @@ def make_prober(
         initial_length=g.initial_length,
         decay=g.decay,
         calibrations=g.calibrations,
-        after=g.after,
-        slow_decay=g.slow_decay,
     )
     return Prober(config, model, rows, system, objective, settings_of, measure, calibration, image_shape)
 

@@ -97,10 +97,6 @@ def _head_rate(value: float, every: Mapping[str, Any]) -> Fields:
     return {"optim.group_rates.heads": value / every["lr"] if value else 1.0}
 
 
-def _tokens(value: Any, every: Mapping[str, Any]) -> Fields:
-    return {"baselines.attention_tokens": every["baseline_attn_tokens"] if every["baseline_attn"] else 0}
-
-
 def _baseline(name: str, kind: str) -> Flag:
     field = f"baselines.{kind}"
     remark = "false; baselines were trained there unless disabled"
@@ -260,18 +256,11 @@ FLAGS: tuple[Flag, ...] = (
     _same("classifier_bundle_size", 0, "model.readout_bundle"),
     _baseline("disable_ae", "autoencoder"),
     _baseline("disable_vq", "vq"),
-    Flag(
-        "baseline_attn",
-        False,
-        "baselines.attention_tokens",
-        "on: the value of `--baseline_attn_tokens`; off: 0",
-        _tokens,
-        switch=True,
-    ),
-    Flag("baseline_attn_tokens", 4, "baselines.attention_tokens", "where `--baseline_attn` is given", _tokens),
-    _same("baseline_attn_dim", 32, "baselines.attention_dim"),
-    _same("baseline_attn_heads", 4, "baselines.attention_heads"),
-    _none("baseline_attn_dropout", 0.0, "the attention block has no dropout"),
+    _none("baseline_attn", False, "the baselines have no attention block", switch=True),
+    _none("baseline_attn_tokens", 4, "the baselines have no attention block"),
+    _none("baseline_attn_dim", 32, "the baselines have no attention block"),
+    _none("baseline_attn_heads", 4, "the baselines have no attention block"),
+    _none("baseline_attn_dropout", 0.0, "the baselines have no attention block"),
 )
 """Every flag, in the original's order."""
 

@@ -12,14 +12,6 @@ import numpy as np
 from topojax.types import Array, Params
 
 
-class Attention(NamedTuple):
-    """Self-attention over tokens of a hidden layer: T tokens of A channels, in heads."""
-
-    tokens: int
-    dim: int
-    heads: int
-
-
 class Bottleneck(NamedTuple):
     """What the encoder hands to the decoder. B batch, D latent."""
 
@@ -36,8 +28,7 @@ Shapes = dict[str, dict[str, tuple[int, ...]]]
 class Baseline:
     """X-h-h-D-h-h-X with exact gelu, and a detached probe D-H-C, as pure functions of its parameters.
 
-    Weights and biases start uniform in ±1/√in, codes in ±1/codes. The attention block, where there is one, follows the
-    second hidden layer of either half: h + W_o MHA(LN(W_i h)), without learned scales.
+    Weights and biases start uniform in ±1/√in, codes in ±1/codes.
 
     Attributes:
       input_dim: X.
@@ -46,7 +37,6 @@ class Baseline:
       width: h.
       probe_width: H.
       codes: size of the codebook; 0 is none.
-      attention: tokens of the hidden layers; None is no block.
     """
 
     input_dim: int
@@ -55,7 +45,6 @@ class Baseline:
     width: int
     probe_width: int
     codes: int = 0
-    attention: Attention | None = None
 
     @property
     def parameters(self) -> int:
@@ -80,7 +69,7 @@ class Baseline:
         """Inputs [B, X] at the bottleneck."""
         body = params["body"]
         h = _gelu(_dense(body["encode_1"], _gelu(_dense(body["encode_0"], x))))
-        z = _dense(body["bottleneck"], _attend(body, "encode", h, self.attention))
+        z = _dense(body["bottleneck"], h)
         if not self.codes:
             return Bottleneck(z, z, jnp.zeros(len(z), jnp.int32))
         codebook = body["codebook"]["kernel"]
@@ -92,7 +81,7 @@ class Baseline:
         """Reconstructions [B, X] of z [B, D]."""
         body = params["body"]
         h = _gelu(_dense(body["decode_1"], _gelu(_dense(body["decode_0"], z))))
-        return _dense(body["output"], _attend(body, "decode", h, self.attention))
+        return _dense(body["output"], h)
 
     def probe(self, params: Params, z: Array) -> Array:
         """Class logits [B, C] of sg z, [B, D]."""
@@ -109,12 +98,6 @@ class Baseline:
             "decode_1": (width, width),
             "output": (width, self.input_dim),
         }
-        if self.attention is not None:
-            dim, inner = self.attention.dim, self.attention.tokens * self.attention.dim
-            for half in ("encode", "decode"):
-                sizes[f"{half}_tokens"] = (width, inner)
-                sizes |= {f"{half}_{part}": (dim, dim) for part in ("query", "key", "value")}
-                sizes[f"{half}_mixed"] = (inner, width)
         body = _dense_shapes(sizes)
         return body | {"codebook": {"kernel": (self.codes, latent)}} if self.codes else body
 
@@ -155,14 +138,3 @@ def _dense(layer: Params, x: Array) -> Array:
 
 def _gelu(x: Array) -> Array:
     return jax.nn.gelu(x, approximate=False)
-
-
-def _attend(body: Params, half: str, h: Array, attention: Attention | None) -> Array:
-    if attention is None:
-        return h
-    tokens = _dense(body[f"{half}_tokens"], h).reshape(-1, attention.tokens, attention.dim)
-    split = (*tokens.shape[:2], attention.heads, attention.dim // attention.heads)
-    normal = jax.nn.standardize(tokens, epsilon=1e-5)
-    query, key, value = (_dense(body[f"{half}_{part}"], normal).reshape(split) for part in ("query", "key", "value"))
-    mixed = jax.nn.dot_product_attention(query, key, value)
-    return h + _dense(body[f"{half}_mixed"], mixed.reshape(len(h), -1))
