@@ -13,10 +13,10 @@ from tiny_config import get_config
 
 from topojax.atlas import losses, probe, signals
 from topojax.atlas.controllers import make_control, select_rows
+from topojax.atlas.fixed_batch import make_prober
 from topojax.atlas.measure import ALWAYS, make_measure, make_settings
 from topojax.atlas.model import make_model
 from topojax.atlas.objective import Aux, Objective
-from topojax.atlas.probing import make_prober
 from topojax.atlas.terms import Settings
 from topojax.control import caps
 from topojax.types import Batch, Decoding, Encoding, Outputs

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from topojax.atlas import optim, revival
-from topojax.atlas.probing import Probed, Prober, probe_metrics
+from topojax.atlas.fixed_batch import Probed, Prober, probe_metrics
 from topojax.atlas.system import Control
 from topojax.step.state import TrainState
 from topojax.step.update import Record, revives

@@ -11,10 +11,10 @@ import numpy as np
 from topojax.atlas import optim, signals
 from topojax.atlas.baselines import Baselines, make_baselines
 from topojax.atlas.controllers import Rows, make_control
+from topojax.atlas.fixed_batch import Probed, make_prober
 from topojax.atlas.measure import make_measure, make_settings
 from topojax.atlas.model import Model
 from topojax.atlas.objective import Objective
-from topojax.atlas.probing import Probed, make_prober
 from topojax.atlas.system import ControlState
 from topojax.atlas.terms import INVARIANCES, Settings
 from topojax.control import precision

@@ -17,9 +17,9 @@ import optax
 
 from topojax.atlas import optim, revival, signals
 from topojax.atlas.baselines import Baselines, params_of
+from topojax.atlas.fixed_batch import Probed, Prober
 from topojax.atlas.model import Model
 from topojax.atlas.objective import Aux, Objective, task
-from topojax.atlas.probing import Probed, Prober
 from topojax.atlas.system import Control, ControlState
 from topojax.atlas.terms import Lazy, Settings
 from topojax.control import caps, precision
