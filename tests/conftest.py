@@ -12,6 +12,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # Programs here run a few times each, and cost their compiling: here and in the processes that tests start.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
+import hypothesis
 import jax
 import pytest
 
@@ -21,6 +22,9 @@ except ImportError:  # Windows has no such lock: there every worker makes its ow
     fcntl = None
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
