@@ -15,9 +15,9 @@ import numpy as np
 
 from topojax.atlas.controllers import select_rows
 from topojax.benchmarks import compiling, rates
-from topojax.benchmarks.loops import Epochs, Loop, bare, forward, in_turn, start, trained
 from topojax.benchmarks.products import Product, counting
 from topojax.benchmarks.scaling import scaling
+from topojax.benchmarks.timed_epochs import Epochs, Loop, bare, forward, in_turn, start, trained
 from topojax.benchmarks.timing import Patience, Quartiles, quartiles, repeated, seconds
 from topojax.benchmarks.variants import constant_control, recon_vq
 from topojax.config.validate import validate
