@@ -1,6 +1,6 @@
 """CIFAR-10, 32×32×3, official test split: harder than so small an atlas can hold.
 
-  python -m topojax.data fetch cifar10
+  topojax data fetch cifar10
   python -m topojax.train --config=configs/cifar10.py
   python -m topojax.train --config=configs/cifar10.py:subset
 

@@ -1,6 +1,6 @@
 """MNIST: the report's subset, 3,000 images of which 600 are test data, or all, and the official test split.
 
-  python -m topojax.data fetch mnist
+  topojax data fetch mnist
   python -m topojax.train --config=configs/mnist.py         86 s on 2 cores; test AMI 0.91, accuracy 0.96, MSE 0.044
   python -m topojax.train --config=configs/mnist.py:full
   python -m topojax.train --config=configs/mnist.py:unsupervised

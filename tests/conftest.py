@@ -13,6 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1")
 
+import hypothesis
 import jax
 import pytest
 
@@ -22,6 +23,9 @@ except ImportError:  # Windows has no such lock: there every worker makes its ow
     fcntl = None
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 

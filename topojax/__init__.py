@@ -12,13 +12,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from topojax.analysis import explore
     from topojax.errors import UserError
     from topojax.scoring.run import Run, decode, encode, restore
     from topojax.training.loop import train_and_evaluate
 
     __version__: str
 
-__all__ = ["Run", "UserError", "__version__", "decode", "encode", "restore", "train_and_evaluate"]
+__all__ = ["Run", "UserError", "__version__", "decode", "encode", "explore", "restore", "train_and_evaluate"]
 
 # No module may bear one of these names: importing it would put it in the function's place.
 _HOME = {
@@ -26,6 +27,7 @@ _HOME = {
     "UserError": "topojax.errors",
     "decode": "topojax.scoring.run",
     "encode": "topojax.scoring.run",
+    "explore": "topojax.analysis",
     "restore": "topojax.scoring.run",
     "train_and_evaluate": "topojax.training.loop",
 }
@@ -38,7 +40,8 @@ def __getattr__(name: str) -> Any:
 
         return version("topojax")
     if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
+        home = importlib.import_module(_HOME[name])
+        return getattr(home, name) if hasattr(home, name) else importlib.import_module(f"{home.__name__}.{name}")
     raise AttributeError(f"module 'topojax' has no attribute {name!r}")
 
 

@@ -1,7 +1,25 @@
-"""The one exception that a user can cause and mend, and how a command reports it."""
+"""What a user can cause and mend, and how a command ends: one line on stderr and a status, never a traceback.
 
+`exit_status` is the one place where a command meets its surroundings: streams that are closed or speak another
+encoding, no home, an interrupt. It imports nothing heavy, so that it stands before anything heavy is imported.
+"""
+
+import contextlib
+import io
+import logging
+import os
+import pathlib
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import NoReturn
+
+USAGE = 2
+INTERRUPTED = 128 + signal.SIGINT
+_CLOSED_PIPE = 128 + 13  # SIGPIPE, which Windows does not have
+_FAILED = 1
 
 
 class UserError(Exception):
@@ -11,11 +29,153 @@ class UserError(Exception):
     """
 
 
-def exit_status(command: Callable[[], None]) -> int:
-    """Run a command: 0, or 2 and one line on stderr for a `UserError`."""
+@contextlib.contextmanager
+def needing(extra: str, what: str) -> Iterator[None]:
+    """Import what an extra brings: where it is missing, one line says which extra, and how it is installed.
+
+    Args:
+      extra: of pyproject.toml.
+      what: cannot be done without it, as the line begins.
+
+    Raises:
+      UserError: in place of an ImportError.
+    """
     try:
-        command()
-    except UserError as error:
-        print(f"topojax: error: {error}", file=sys.stderr)
-        return 2
+        yield
+    except ImportError as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{what} needs the extra {extra!r} ({reason}): pip install 'topojax[{extra}]'") from error
+
+
+def tell(line: str) -> None:
+    """A line on stderr, where there is one that takes it: words about a run never end it."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # full or gone; closed; no stream at all
+        stream = sys.stderr
+        try:
+            stream.write(f"{line}\n")
+        except UnicodeEncodeError:
+            stream.write(f"{line}\n".encode("ascii", "backslashreplace").decode())
+        stream.flush()
+
+
+def run_process(command: Callable[[], int | None]) -> NoReturn:
+    """End this process with the `exit_status` of a command.
+
+    After an interrupt at once: whoever asked for that does not wait for threads that compile.
+    """
+    status = exit_status(command)
+    if status == INTERRUPTED:
+        os._exit(status)
+    sys.exit(status)
+
+
+def exit_status(command: Callable[[], int | None]) -> int:
+    """Run a command, in whatever surroundings it has been started.
+
+    Args:
+      command: returns the status, None for 0.
+
+    Returns:
+      What it returns; 2 and one line on stderr for a `UserError`; 130 and one line when interrupted; 1 and one line
+      where the system refuses something, as a disk that is full; 141 where nobody reads stdout any more.
+    """
+    _open_streams()
+    _leave_the_screen_and_home()
+    with _interrupts():
+        try:
+            status = command() or 0
+            return _flushed() or status
+        except UserError as error:
+            _flushed()
+            tell(f"topojax: error: {' '.join(str(error).split())}")
+            return USAGE
+        except KeyboardInterrupt as interrupt:
+            _flushed()
+            tell(_interrupted(str(interrupt)))
+            return INTERRUPTED
+        except OSError as error:  # a disk that is full, stdout that nobody reads
+            return _flushed() or _failed(error)
+        except SystemExit as ended:  # argparse's, of --help
+            return _flushed() or (ended.code if isinstance(ended.code, int) else 0)
+
+
+def _open_streams() -> None:
+    """Give a closed stream somewhere to go, and let every stream degrade what its encoding does not have.
+
+    A descriptor below 3 that is closed would be given to the next file that is opened, and whatever a library says on
+    stderr would be written into that file.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _leave_the_screen_and_home() -> None:
+    """Nothing here is drawn on a screen; and without a home, one that cannot be written is what libraries expect."""
+    os.environ["MPLBACKEND"] = "agg"  # matplotlib refuses to be imported under a name that it does not know
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # where its own cache goes is of no interest
+    try:
+        pathlib.Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = os.devnull
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[None]:
+    """Have Ctrl-C end an import at once, and raise KeyboardInterrupt elsewhere."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:  # as under nohup
+        signal.signal(signal.SIGINT, _on_interrupt)
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
+
+
+def _on_interrupt(number: int, frame: FrameType | None) -> None:
+    # A module that is interrupted while it is imported may swallow that, or turn it into an error of its own.
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            tell(_interrupted(""))
+            os._exit(INTERRUPTED)
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
+def _interrupted(said: str) -> str:
+    return f"topojax: interrupted{': ' if said else ''}{said}"
+
+
+def _flushed() -> int:
+    """Bring out what stdout holds: 0, or the status where that fails, and then nothing tries again."""
+    try:
+        sys.stdout.flush()
+    except (AttributeError, ValueError):  # not a stream, or closed by the command
+        return 0
+    except OSError as error:
+        with contextlib.suppress(OSError, AttributeError, ValueError):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, sys.stdout.fileno())  # the interpreter tries once more at its end
+            os.close(null)
+        return _failed(error, "stdout")
     return 0
+
+
+def _failed(error: OSError, what: str = "") -> int:
+    if isinstance(error, BrokenPipeError):
+        return _CLOSED_PIPE
+    what = what or " ".join(str(error.filename or "").split())
+    tell(f"topojax: error: {f'{what}: ' if what else ''}{error.strerror or error}")
+    return _FAILED

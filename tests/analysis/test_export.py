@@ -8,15 +8,15 @@ from matplotlib.image import imread
 
 import topojax
 from topojax.analysis import export
-from topojax.commands import evaluate
+from topojax.commands import main
 from topojax.errors import UserError
-from topojax.scoring.split import evaluate_run
+from topojax.scoring.split import evaluate_run, load_splits
 
 
 @pytest.fixture(scope="module")
 def evaluation(digits_run):
     run = topojax.restore(digits_run)
-    return evaluate_run(run, evaluate.load_splits(run)[1])
+    return evaluate_run(run, load_splits(run)[1])
 
 
 def test_npz_holds_the_rows_of_the_evaluation(digits_run, evaluation, tmp_path):
@@ -25,7 +25,7 @@ def test_npz_holds_the_rows_of_the_evaluation(digits_run, evaluation, tmp_path):
         for name, value in evaluation.predictions.items():
             np.testing.assert_array_equal(found[name.replace("/", "_")], value)
         run = topojax.restore(digits_run)
-        _, test = evaluate.load_splits(run)
+        _, test = load_splits(run)
         np.testing.assert_array_equal(found["label"], test.label)
         np.testing.assert_array_equal(found["z_tex"], run.encode(test.image).z_tex)
         assert (found["centers"].shape, found["codebook"].shape) == ((4, 2), (4, 3, 2))
@@ -45,7 +45,7 @@ def test_parquet_has_a_column_a_number(digits_run, evaluation, tmp_path):
 
 def test_parquet_without_pyarrow_is_one_line_before_any_work(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert export.main([f"--workdir={tmp_path}", f"--out={tmp_path / 'rows.parquet'}"]) == 2
+    assert main(["export", f"--workdir={tmp_path}", f"--out={tmp_path / 'rows.parquet'}"]) == 2
     error = capsys.readouterr().err
     assert "pip install 'topojax[parquet]'" in error
     assert error.count("\n") == 1
@@ -70,7 +70,7 @@ def test_the_projector_s_files(digits_run, evaluation, tmp_path):
     sprite = imread(folder / "sprite.png")
     assert sprite.shape[:2] == (56, 56)
     run = topojax.restore(digits_run)
-    image = np.asarray(evaluate.load_splits(run)[1].image[9]).reshape(8, 8)
+    image = np.asarray(load_splits(run)[1].image[9]).reshape(8, 8)
     np.testing.assert_allclose(sprite[8:16, 16:24, 0], image, atol=0.003)
 
 

@@ -11,10 +11,8 @@ from tiny_config import get_config
 from topojax.atlas import optim
 from topojax.atlas.baselines import make_baselines, params_of
 from topojax.atlas.model import make_model
-from topojax.atlas.model.plain import Attention, make_baseline
-from topojax.config.validate import validate
+from topojax.atlas.model.plain import make_baseline
 from topojax.data.sets import batch_indices
-from topojax.errors import UserError
 from topojax.scoring.baseline_scores import fit_clusters
 from topojax.step.program import make_program
 from topojax.types import Batch
@@ -79,17 +77,16 @@ def size(tree):
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize("attention", [None, Attention(4, 32, 4)])
 @pytest.mark.parametrize("codes", [0, 64])
 @pytest.mark.parametrize("wanted", [1, 20_000, 175_000])
-def test_the_width_is_the_one_whose_count_is_closest(wanted, codes, attention):
-    sizes = {"input_dim": 784, "latent": 2, "classes": 10, "probe_width": 64, "codes": codes, "attention": attention}
+def test_the_width_is_the_one_whose_count_is_closest(wanted, codes):
+    sizes = {"input_dim": 784, "latent": 2, "classes": 10, "probe_width": 64, "codes": codes}
     baseline = make_baseline(parameters=wanted, **sizes)
-    h, t = baseline.width, 0 if attention is None else 4 * 32
+    h = baseline.width
 
-    def count(h):  # 784-h-h-2-h-h-784, the codes, and two blocks of tokens in and out and of three 32 × 32
+    def count(h):  # 784-h-h-2-h-h-784 and the codes
         dense = 784 * h + h + h * h + h + 2 * h + 2 + 2 * h + h + h * h + h + 784 * h + 784
-        return dense + 2 * codes + (2 * (h * t + t + t * h + h + 3 * (32 * 32 + 32)) if t else 0)
+        return dense + 2 * codes
 
     params = baseline.init(jax.random.key(0))
     assert size(params["body"]) == baseline.parameters == count(h)
@@ -108,9 +105,7 @@ def test_they_match_the_encoder_and_decoder_of_the_atlas():
 
 
 def test_shapes_and_starts():
-    baseline = make_baseline(
-        input_dim=X, latent=2, classes=CLASSES, parameters=3000, probe_width=5, codes=16, attention=Attention(4, 8, 2)
-    )
+    baseline = make_baseline(input_dim=X, latent=2, classes=CLASSES, parameters=3000, probe_width=5, codes=16)
     params = baseline.init(jax.random.key(1))
     x = jnp.asarray(data().image)
     e = baseline.encode(params, x)
@@ -126,18 +121,6 @@ def test_shapes_and_starts():
     nearest = ((np.asarray(e.z)[:, None] - codebook[None]) ** 2).sum(-1).argmin(1)
     np.testing.assert_array_equal(e.code, nearest)
     np.testing.assert_array_equal(e.z_q, codebook[nearest])
-
-
-def test_attention_mixes_tokens_and_is_a_residual():
-    sizes = {"input_dim": X, "latent": 2, "classes": 3, "parameters": 3000, "probe_width": 5}
-    baseline = make_baseline(attention=Attention(4, 8, 2), **sizes)
-    params = baseline.init(jax.random.key(1))
-    z = jnp.asarray([[0.3, -0.2]])
-    off = jax.tree.map(jnp.zeros_like, params["body"]["decode_mixed"])
-    silent = {**params, "body": {**params["body"], "decode_mixed": off}}
-    plain = make_baseline(**sizes)
-    np.testing.assert_allclose(baseline.decode(silent, z), plain.decode(silent, z), rtol=1e-6)
-    assert np.abs(baseline.decode(params, z) - plain.decode(params, z)).max() > 1e-4
 
 
 def test_losses_and_gradients_of_the_vq_by_hand():
@@ -252,12 +235,6 @@ def test_one_of_them_is_the_same_alone(name, field):
         baselines, _ = compared(config(**fields))
         steps.append(jax.jit(lambda b=baselines: one_step(b))()[name])
     assert bits(steps[0]) == bits(steps[1])
-
-
-def test_heads_must_divide_channels():
-    with pytest.raises(UserError, match=r"attention_heads = 5: must divide attention_dim = 32"):
-        validate(config(baselines__attention_tokens=4, baselines__attention_heads=5))
-    validate(config(baselines__attention_heads=5))  # no block, nothing to divide
 
 
 def test_clusters_of_fewer_points_than_clusters_are_the_points():

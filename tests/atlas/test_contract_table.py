@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from topojax.atlas import losses, signals
-from topojax.atlas.measure import make_prober, make_settings
+from topojax.atlas.fixed_batch import make_prober
+from topojax.atlas.measure import make_settings
 from topojax.atlas.table import GATES, TABLE, by_name, select, unit_values
 from topojax.config.defaults import default_config
 from topojax.control.bank import bank

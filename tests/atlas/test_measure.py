@@ -13,9 +13,11 @@ from tiny_config import get_config
 
 from topojax.atlas import losses, probe, signals
 from topojax.atlas.controllers import make_control, select_rows
-from topojax.atlas.measure import ALWAYS, make_measure, make_prober, make_settings
+from topojax.atlas.fixed_batch import make_prober
+from topojax.atlas.measure import ALWAYS, make_measure, make_settings
 from topojax.atlas.model import make_model
-from topojax.atlas.objective import Aux, Settings, make_objective
+from topojax.atlas.objective import Aux, Objective
+from topojax.atlas.terms import Settings
 from topojax.control import caps
 from topojax.types import Batch, Decoding, Encoding, Outputs
 
@@ -70,7 +72,7 @@ def made(*tracked, supervised=True):
         model,
         rows,
         system=system,
-        objective=make_objective(c, model, rows),
+        objective=Objective(c, model, rows),
         settings_of=settings_of,
         measure=make_measure(c, rows),
         image_shape=None,

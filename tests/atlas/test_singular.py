@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny_config import get_config
 
-from topojax.atlas.objective import Lazy, lazily, orthogonality
+from topojax.atlas.terms import Lazy, lazily, orthogonality
 from topojax.data import sets
 from topojax.scoring.run import build
 

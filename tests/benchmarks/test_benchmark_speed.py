@@ -13,7 +13,7 @@ import tiny_config
 
 from topojax.benchmarks import measurement, text
 from topojax.benchmarks.compiling import cache_in
-from topojax.benchmarks.epochs import Epochs, Loop, in_turn
+from topojax.benchmarks.timed_epochs import Epochs, Loop, in_turn
 from topojax.benchmarks.timing import Patience, quartiles, repeated
 
 TINY = str(pathlib.Path(tiny_config.__file__))

@@ -9,7 +9,7 @@ import pytest
 import tiny_config
 
 from topojax.benchmarks import scaling, variants
-from topojax.benchmarks.epochs import Epochs, bare, forward, start, trained
+from topojax.benchmarks.timed_epochs import Epochs, bare, forward, start, trained
 from topojax.benchmarks.timing import Patience
 from topojax.config.io import flat
 from topojax.config.validate import validate

@@ -100,7 +100,7 @@ def test_the_default_is_valid():
         ({"contracts__entropy__gate": "windo"}, r"contracts\.entropy\.gate must be one of .*'windo'"),
         ({"contracts__variance__target_rule": "warm"}, r"target_rule must be one of absolute, warmup, got 'warm'"),
         ({"contracts__entropy__mechanism": "track"}, r"there is nothing that its weight follows"),
-        ({"contracts__window__max_step": -1.0}, r"config\.contracts\.window: max_step must be >= 0"),
+        ({"contracts__window__error_clip": -1.0}, r"config\.contracts\.window\.error_clip must be finite and > 0"),
         ({"governor__signal": "loss"}, r"'loss': choose one of task, lyapunov"),
         ({"losses__metric_distance": "laten"}, r"did you mean 'latent'"),
         ({"window__ground": "capcity"}, r"did you mean 'capacity'"),
@@ -112,7 +112,6 @@ def test_the_default_is_valid():
         ({"probe__size": 1}, r"probe\.size = 1: must lie in \[2, inf\)"),
         ({"probe__every_steps": 0}, r"probe\.every_steps = 0"),
         ({"geometry__metric": "fisher"}, r"did you mean 'router_fisher'"),
-        ({"geometry__after": "melt"}, r"'melt': choose one of freeze, slow"),
         ({"geometry__initial_length": 0.05}, r"initial_length = 0\.05: must lie in \[0\.1, 10\]"),
         ({"hierarchy__action": "stop"}, r"'stop': choose one of warn, rate, freeze"),
         ({"hierarchy__minimum": 0.0}, r"hierarchy\.minimum = 0\.0: must lie in \(0, 1\]"),
@@ -270,3 +269,26 @@ def test_guesses_beyond_the_bounds_of_their_controller_start_at_the_bound_and_ar
     assert next(row for row in rows if row.name == "diversity").initial == most
     config.optim.rate = "constant"
     assert [guess["field"] for guess in clipped(config)] == ["contracts.diversity.initial"]
+
+
+@pytest.mark.parametrize(
+    "field, idle, other",
+    [
+        ("model.kmeans_start", False, True),
+        ("geometry.after", "freeze", "slow"),
+        ("contracts.window.max_step", 0.0, 0.1),
+    ],
+)
+def test_a_field_that_is_gone_is_taken_where_it_did_nothing_and_refused_elsewhere(field, idle, other):
+    def saved(value):
+        fields = json.loads(io.to_json(default_config()))
+        *blocks, leaf = field.split(".")
+        block = fields
+        for name in blocks:
+            block = block[name]
+        block[leaf] = value
+        return json.dumps(fields)
+
+    assert dict(io.flat(io.from_json(saved(idle), "here"))) == dict(io.flat(default_config()))
+    with pytest.raises(UserError, match=field):
+        io.from_json(saved(other), "here")

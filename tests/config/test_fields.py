@@ -15,7 +15,7 @@ PAGE = pathlib.Path(__file__).parents[2] / "docs" / "config.md"
 
 
 def test_the_page_is_current():
-    assert PAGE.read_text().rstrip() == fields.page().rstrip(), "python -m topojax.fields > docs/config.md"
+    assert PAGE.read_text().rstrip() == fields.page().rstrip(), "topojax fields > docs/config.md"
 
 
 def test_every_field_is_listed_once_with_its_default_and_a_meaning_of_its_own():
@@ -49,6 +49,6 @@ def test_a_word_finds_its_fields():
 
 def test_the_command_prints_the_page():
     ended = subprocess.run(
-        [sys.executable, "-m", "topojax.fields"], capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-m", "topojax", "fields"], capture_output=True, text=True, timeout=120, check=True
     )
     assert ended.stdout == PAGE.read_text()

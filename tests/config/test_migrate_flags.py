@@ -57,7 +57,7 @@ def overrides(words):
 def configured(words):
     """The configuration that the words of a topojax command make."""
     start = next(word for word in words if word.startswith("--config=")).partition("=")[2]
-    command = [sys.executable, *words[words.index("-m") :], "--print_config"]
+    command = [sys.executable, "-m", *words[words.index("topojax") :], "--print_config"]
     out = subprocess.run(
         command, capture_output=True, text=True, timeout=120, cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu"}
     )
@@ -129,7 +129,7 @@ def test_a_pasted_line_with_interpreter_environment_and_equals_signs_is_read():
         ("--jump_warmup 10 --jump_ramp_end 40", {"gates.ramp_epochs": 30}),
         ("--lr 0.01 --classifier_lr 0.002", {"optim.group_rates.heads": 0.2}),
         ("--disable_supervised --seed 3", {"supervised.enabled": False, "seed": 3}),
-        ("--baseline_attn --baseline_attn_tokens 8", {"baselines.attention_tokens": 8, "baselines.vq": True}),
+        ("--disable_ae", {"baselines.autoencoder": False, "baselines.vq": True}),
         ("--adaptive_weights false", {"contracts.window.adaptive": False, "contracts.entropy.adaptive": False}),
         ("", {"seed": 42, "model.codes_per_chart": 21, "train.batch_size": 256, "contracts.window.target": 0.4}),
     ],
@@ -171,13 +171,13 @@ def test_a_line_that_means_nothing_is_refused(line, said):
 
 
 def test_the_command_prints_a_line_that_a_shell_runs_and_says_what_is_lost():
-    command = [sys.executable, "-m", "topojax.migrate_flags", "--", "--dataset", "mnist", "--vision_preproc", "true"]
+    command = [sys.executable, "-m", "topojax", "migrate-flags", "--", "--dataset", "mnist", "--vision_preproc", "true"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
     assert ended.returncode == 0
     assert re.match(r"# --vision_preproc: no symmetry-aware image front end", ended.stderr)
     words = shlex.split(ended.stdout.replace("\\\n", " "))
     assert configured(words)[1]["model"]["codes_per_chart"] == 21
-    refused = subprocess.run([*command[:4], "--nope", "1"], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    refused = subprocess.run([*command[:5], "--nope", "1"], capture_output=True, text=True, timeout=120, cwd=ROOT)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert len(refused.stderr.splitlines()) == 1
 

@@ -277,24 +277,6 @@ def test_an_aggregate_row_holds_the_mean_of_a_signal_of_many_entries():
     assert float(reports[0].signal[0]) == 1.0
 
 
-# Limits of one step.
-
-
-@pytest.mark.parametrize(
-    "fields, step",
-    [
-        ({"mechanism": "dual", "rate": 1.0}, 0.05),  # asked: 1 · 1
-        ({"mechanism": "pid", "kp": 0.0, "ki": 1.0}, 0.05),
-        ({"mechanism": "dual", "form": "multiplicative", "rate": 1.0}, 0.2 * (np.exp(0.05) - 1)),  # of its logarithm
-        ({"mechanism": "track", "follows": "m", "factor": 10.0, "lag": 0.0}, 0.2 * (np.exp(0.05) - 1)),
-    ],
-)
-def test_max_step_bounds_one_step_and_zero_does_not(fields, step):
-    row = Contract("c", signal="m", relation="<=", target=0.5, initial=0.2, minimum=0.01, **fields)
-    assert path(dataclasses.replace(row, max_step=0.05), [{"m": 1.0}]) == pytest.approx([0.2 + step], rel=1e-5)
-    assert path(row, [{"m": 1.0}])[0] > 0.4
-
-
 @pytest.mark.parametrize("mechanism", ["pid", "dual"])
 def test_errors_are_clipped_for_control_and_whole_in_reports(mechanism):
     row = Contract("c", mechanism, "m", "<=", 0.5, initial=0.2, rate=0.1, kp=0.0, ki=0.1, error_clip=0.5)

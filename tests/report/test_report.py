@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 import topojax
-from topojax.commands.evaluate import as_json
-from topojax.commands.report import main
+from topojax.commands import main
 from topojax.errors import UserError
 from topojax.report import history, latent_map, overlay, page, quality, still, style
 from topojax.report.block import Note
@@ -20,6 +19,7 @@ from topojax.report.embedding import embed
 from topojax.report.sections import TABLE, Story, sections
 from topojax.report.write import write
 from topojax.scoring.split import evaluate, load_splits
+from topojax.scoring.told import as_json
 from topojax.types import Batch
 
 TRAINING = ["curves", "losses", "rate", "events", "contracts", "window", "scales"]
@@ -111,7 +111,7 @@ def test_an_earlier_step_is_told_as_it_was_then(digits_run, tmp_path, without_pi
 
 
 def test_a_step_that_does_not_exist_lists_those_that_do(digits_run, capsys):
-    assert main([f"--workdir={digits_run}", "--step=3"]) == 2
+    assert main(["report", f"--workdir={digits_run}", "--step=3"]) == 2
     assert "no checkpoint of epoch 3" in (line := capsys.readouterr().err)
     assert "there are 2, 4" in line
     assert line.count("\n") == 1
@@ -119,7 +119,7 @@ def test_a_step_that_does_not_exist_lists_those_that_do(digits_run, capsys):
 
 def test_a_workdir_without_a_finished_epoch_still_gets_its_report(digits_run, tmp_path, capsys):
     shutil.copy(digits_run / "config.json", tmp_path)
-    assert main([f"--workdir={tmp_path}"]) == 0
+    assert main(["report", f"--workdir={tmp_path}"]) == 0
     text = (tmp_path / "report" / "index.html").read_text()
     assert "no epoch saved yet" in text
     assert "there is no atlas to draw" in text
@@ -130,14 +130,14 @@ def test_a_workdir_without_a_finished_epoch_still_gets_its_report(digits_run, tm
 
 
 def test_no_run_no_plotly_no_workdir(tmp_path, capsys, monkeypatch):
-    assert main([f"--workdir={tmp_path}"]) == 2
+    assert main(["report", f"--workdir={tmp_path}"]) == 2
     assert "no run in" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "plotly", None)
-    assert main([f"--workdir={tmp_path}"]) == 2
-    assert capsys.readouterr().err == "topojax: error: the report needs plotly: pip install 'topojax[report]'\n"
-    with pytest.raises(SystemExit) as ended:
-        main([])
-    assert ended.value.code == 2
+    assert main(["report", f"--workdir={tmp_path}"]) == 2
+    assert "pip install 'topojax[report]'" in (line := capsys.readouterr().err)
+    assert line.count("\n") == 1
+    assert main(["report"]) == 2
+    assert "--workdir is required" in capsys.readouterr().err
 
 
 def test_data_that_are_gone_leave_the_curves(digits_run, tmp_path, monkeypatch, without_pictures):
@@ -203,7 +203,10 @@ def test_runs_are_compared_by_their_shortest_different_names(digits_run, points_
     rows = {row[0]: row[1:] for row in results.rows}
     assert rows["test/mse"][0] == rows["test/mse"][1] != rows["test/mse"][2]
     assert rows["labels"] == ("trained the charts", "trained the charts", "not used by the charts")
-    assert {row[0]: row[1:] for row in differences.rows}["data.name"] == ("default", "default", "sphere_3d")
+    differing = {row[0]: row[1:] for row in differences.rows}
+    assert differing["data.name"] == ("digits", "digits", "sphere_3d")
+    assert differing["supervised.enabled"] == ("True", "True", "False")
+    assert "seed" not in differing
     (figure,) = overlay.curves(runs)
     assert {trace.name for trace in figure.plot.data} == set(names)
 
@@ -212,10 +215,14 @@ def test_runs_are_compared_by_their_shortest_different_names(digits_run, points_
 def test_compared_runs_come_first_in_the_page(digits_run, points_run, tmp_path, capsys):
     for name in ("config.json", "metrics.jsonl", "result.json"):  # no checkpoint: the atlas is not what is tested
         shutil.copy(digits_run / name, tmp_path)
-    assert main(["--compare", str(tmp_path), str(points_run)]) == 0
-    text = (tmp_path / "report" / "index.html").read_text()
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "index.html").write_text("the plain report")
+    assert main(["report", "--compare", str(tmp_path), str(points_run)]) == 0
+    text = (tmp_path / "comparison" / "index.html").read_text()
     assert text.index('<section id="compared">') < text.index('<section id="result">')
-    assert (tmp_path / "report" / "compared.png").exists()
+    assert (tmp_path / "comparison" / "compared.png").exists()
+    assert [path.name for path in (tmp_path / "report").iterdir()] == ["index.html"]
+    assert (tmp_path / "report" / "index.html").read_text() == "the plain report"
 
 
 def test_jump_arrows_are_the_operators_applied(restored):

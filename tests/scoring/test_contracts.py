@@ -110,7 +110,7 @@ def test_without_labels_their_contracts_are_not_there():
 
 @pytest.mark.parametrize("arguments", [[], ["--step=3"]])
 def test_the_command_refuses_an_empty_workdir_in_one_line(tmp_path, arguments):
-    command = [sys.executable, "-m", "topojax.contracts", f"--workdir={tmp_path}", *arguments]
+    command = [sys.executable, "-m", "topojax", "contracts", f"--workdir={tmp_path}", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("topojax: error: ")

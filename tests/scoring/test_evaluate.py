@@ -13,11 +13,12 @@ from controller_runs import bits
 from tiny_config import get_config
 
 import topojax
-from topojax.commands import evaluate
-from topojax.scoring import transitions
+from topojax.commands import main
 from topojax.scoring.baseline_scores import fit_clusters
 from topojax.scoring.scores import clustering
-from topojax.scoring.split import ABOUT, LABELS, evaluate_run
+from topojax.scoring.split import ABOUT, LABELS, evaluate, evaluate_run, load_splits
+from topojax.scoring.told import as_json, text
+from topojax.scoring.transitions import transition_errors
 from topojax.training import loop
 from topojax.types import Batch
 
@@ -25,7 +26,7 @@ from topojax.types import Batch
 @pytest.fixture(scope="module")
 def restored(digits_run):
     run = topojax.restore(digits_run)
-    return run, *evaluate.load_splits(run)
+    return run, *load_splits(run)
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +42,8 @@ def test_another_process_finds_the_digits_of_the_result(digits_run, tmp_path):
     code = (
         "import os, runpy; hasattr(os, 'sched_setaffinity') and os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})"
     )
-    code += "; runpy.run_module('topojax.evaluate', run_name='__main__')"
-    command = [sys.executable, "-c", code, f"--workdir={digits_run}", f"--out={out}"]
+    code += "; runpy.run_module('topojax', run_name='__main__')"
+    command = [sys.executable, "-c", code, "evaluate", f"--workdir={digits_run}", f"--out={out}"]
     environment = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert ended.returncode == 0, ended.stderr
@@ -64,7 +65,7 @@ def test_labels_are_told_apart(evaluation, points_run):
     assert evaluation.labels["ae/mse"] == "none"
     assert evaluation.labels["ae/ami"] == evaluation.labels["vq/acc_majority"] == "score"
     assert evaluation.labels["vq/acc_probe"] == "head"
-    free = evaluate.evaluate(points_run).labels
+    free = evaluate(points_run).labels
     assert (free["mse"], free["ami"], free["acc_readout"]) == ("none", "score", "head")
     assert "acc_supervised" not in free
     assert set(evaluation.labels) <= set(ABOUT)
@@ -74,7 +75,7 @@ def test_other_splits_and_steps_have_files_of_their_own(digits_run, tmp_path, mo
     monkeypatch.setattr("topojax.storage.runtime.use_compilation_cache", lambda: None)
     run = shutil.copytree(digits_run, tmp_path / "run")
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    assert evaluate.main([f"--workdir={run}", "--split=train", "--step=2"]) == 0
+    assert main(["evaluate", f"--workdir={run}", "--split=train", "--step=2"]) == 0
     assert before == {path: path.read_bytes() for path in before}
     found = json.loads((run / "evaluation_train_step2.json").read_text())
     assert (found["split"], found["epoch"], found["examples"]) == ("train", 2, 160)
@@ -83,7 +84,7 @@ def test_other_splits_and_steps_have_files_of_their_own(digits_run, tmp_path, mo
 
 def test_a_step_that_does_not_exist_lists_those_that_do(digits_run, monkeypatch, capsys):
     monkeypatch.setattr("topojax.storage.runtime.use_compilation_cache", lambda: None)
-    assert evaluate.main([f"--workdir={digits_run}", "--step=3"]) == 2
+    assert main(["evaluate", f"--workdir={digits_run}", "--step=3"]) == 2
     error = capsys.readouterr().err
     assert "no checkpoint of epoch 3" in error
     assert "there are 2, 4" in error
@@ -93,15 +94,15 @@ def test_a_step_that_does_not_exist_lists_those_that_do(digits_run, monkeypatch,
 def test_a_run_without_a_finished_epoch(digits_run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("topojax.storage.runtime.use_compilation_cache", lambda: None)
     (tmp_path / "config.json").write_text((digits_run / "config.json").read_text())
-    assert evaluate.main([f"--workdir={tmp_path}"]) == 2
+    assert main(["evaluate", f"--workdir={tmp_path}"]) == 2
     assert "no checkpoint in" in capsys.readouterr().err
-    assert evaluate.main([f"--workdir={tmp_path / 'nowhere'}"]) == 2
+    assert main(["evaluate", f"--workdir={tmp_path / 'nowhere'}"]) == 2
     assert "no run in" in capsys.readouterr().err
 
 
 def test_a_file_that_cannot_be_written_is_told(digits_run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("topojax.storage.runtime.use_compilation_cache", lambda: None)
-    assert evaluate.main([f"--workdir={digits_run}", f"--out={tmp_path / 'no' / 'such.json'}"]) == 2
+    assert main(["evaluate", f"--workdir={digits_run}", f"--out={tmp_path / 'no' / 'such.json'}"]) == 2
     assert "cannot be written: No such file" in capsys.readouterr().err
 
 
@@ -109,7 +110,7 @@ def test_other_data_are_refused(digits_run, monkeypatch):
     load = topojax.restore(digits_run)
     load.manifest["train"]["sha256"] = "0" * 64
     with pytest.raises(topojax.UserError, match="not those the run was trained on"):
-        evaluate.load_splits(load)
+        load_splits(load)
 
 
 def test_one_example(restored):
@@ -123,8 +124,8 @@ def test_one_example(restored):
     said = " ".join(found.notes)
     for words in ("one example", "one class", "no example is routed to chart"):
         assert words in said
-    json.dumps(evaluate.as_json(found), allow_nan=False)
-    assert "–" in evaluate.text(found)
+    json.dumps(as_json(found), allow_nan=False)
+    assert "–" in text(found)
 
 
 def test_one_class(restored):
@@ -147,7 +148,7 @@ def test_no_labels(restored):
             assert value is None, name
     assert "class_given_chart" not in found.tables
     assert "no labels: nothing is compared with them" in found.notes
-    json.dumps(evaluate.as_json(found), allow_nan=False)
+    json.dumps(as_json(found), allow_nan=False)
 
 
 def test_a_chart_that_nobody_uses(restored, evaluation):
@@ -199,7 +200,7 @@ def test_tables_against_sums_written_out(restored, evaluation):
     assert evaluation.numbers["class_table_gap"] == pytest.approx(gap)
 
 
-def test_gluing_of_a_pair_written_out_whatever_the_batches(restored, evaluation, monkeypatch):
+def test_transitions_of_a_pair_written_out_whatever_the_batches(restored, evaluation):
     run, _, test = restored
     weights = jax.device_get(run.weights)
     encoding = run.encode(test.image)
@@ -224,8 +225,7 @@ def test_gluing_of_a_pair_written_out_whatever_the_batches(restored, evaluation,
     assert tables["cycle_error"][i, j] == pytest.approx(np.sum(w * errors[1]) / w.sum(), rel=1e-3)
     assert np.isnan(np.diag(tables["jump_error"])).all()
     assert evaluation.numbers["jump_error"] == pytest.approx(np.nanmean(tables["jump_error"]))
-    monkeypatch.setattr(transitions, "BATCH_SIZE", 7)
-    few = transitions.gluing(run.model, run.weights, np.asarray(test.image))
+    few = transition_errors(run.model, run.weights, np.asarray(test.image), size=7)
     np.testing.assert_allclose(few.jump, tables["jump_error"], rtol=1e-4)
 
 

@@ -9,7 +9,7 @@ from tiny_program import CLASSES, FEW, STEPS, batches, config, data, jit, moved,
 
 from topojax.atlas.controllers import make_control
 from topojax.atlas.measure import make_settings
-from topojax.atlas.objective import make_objective
+from topojax.atlas.objective import Objective
 from topojax.atlas.optim import groups
 
 
@@ -23,7 +23,7 @@ def test_a_constant_rate_without_caps_is_plain_adam_at_each_groups_share():
     shares = {"encoder": 1.0, "router": 0.0, "codes": 0.5, "decoder": 2.0, "heads": 1.0}
     made, model = program(c)
     system, rows = make_control(c, num_classes=CLASSES)
-    gradient = jax.grad(make_objective(c, model, rows).loss, has_aux=True)
+    gradient = jax.grad(Objective(c, model, rows).loss, has_aux=True)
     settings = make_settings(c, rows)
     train_step = jit(made.train_step)
     first = state = jit(made.init)()

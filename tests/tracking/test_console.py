@@ -149,7 +149,7 @@ def test_versions_name_what_numbers_depend_on():
 
 
 def test_the_commit_is_known_in_a_checkout_alone(monkeypatch, tmp_path):
-    checkout, package = tmp_path / "checkout", tmp_path / "checkout" / "topojax"
+    checkout, package = tmp_path / "checkout", tmp_path / "checkout" / "topojax" / "storage"
     package.mkdir(parents=True)
     monkeypatch.setattr(runtime, "__file__", str(package / "runtime.py"))
     assert runtime.commit() is None

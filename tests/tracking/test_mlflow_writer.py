@@ -165,7 +165,7 @@ def test_a_resumed_run_goes_on_and_repeats_nothing(tmp_path, uri):
     assert run.data.tags["config.train.epochs"] == "6"
 
 
-def test_a_run_that_began_without_mlflow_or_was_deleted_there_is_sent_whole(tmp_path, uri, capsys):
+def test_a_run_that_began_without_mlflow_or_was_deleted_there_is_sent_whole(tmp_path, uri):
     from mlflow.tracking import MlflowClient
 
     workdir = tmp_path / "run"
@@ -177,10 +177,10 @@ def test_a_run_that_began_without_mlflow_or_was_deleted_there_is_sent_whole(tmp_
     (workdir / "result.json").write_text("{}")
     (workdir / "report").mkdir()
     (workdir / "report" / "index.html").write_text("<p>")
-    sync(workdir)
+    said = sync(workdir)
     run, history = board(workdir)
     assert run.info.run_id != gone
-    assert f"MLflow: run {run.info.run_id} of experiment topojax at {uri}" in capsys.readouterr().out
+    assert f"MLflow: run {run.info.run_id} of experiment topojax at {uri}" in said
     assert [step for step, _ in history["loss/recon"]] == [1, 2]
     client = MlflowClient(uri)
     files = {file.path for file in client.list_artifacts(run.info.run_id)}
@@ -273,10 +273,30 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert history["loss"] == [(1, 0.5)]
 
 
+def test_by_default_a_run_keeps_all_of_mlflow_in_its_workdir(tmp_path):
+    workdir, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    workdir.mkdir()
+    write_config(workdir, config(None))
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "topojax", "mlflow", f"--workdir={workdir}"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=elsewhere,
+        env=environment,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert not list(elsewhere.iterdir())
+    assert (workdir / "mlflow.db").exists()
+    assert list((workdir / "mlartifacts").rglob("config.json"))
+
+
 def test_without_mlflow_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow.tracking", None)
     write_config(tmp_path, config("sqlite:///x.db"))
-    with pytest.raises(UserError, match=r"config\.mlflow\.enabled needs MLflow .*topojax\[mlflow\]"):
+    with pytest.raises(UserError, match=r"topojax\[mlflow\]"):
         MlflowRun(tmp_path)
 
 
@@ -313,10 +333,10 @@ def test_training_on_a_server_that_goes_away_and_comes_back(tmp_path, store, por
     sinks.close()
     said = capfd.readouterr().err
     assert said.count("MLflow does not answer, training goes on") == 1
-    assert f"send them with python -m topojax.mlflow_writer --workdir={workdir}" in said
+    assert f"send them with topojax mlflow --workdir={workdir}" in said
     with server(store, port):
         ended = subprocess.run(
-            [sys.executable, "-m", "topojax.mlflow_writer", f"--workdir={workdir}"],
+            [sys.executable, "-m", "topojax", "mlflow", f"--workdir={workdir}"],
             capture_output=True,
             text=True,
             timeout=120,

@@ -1,24 +1,22 @@
 """Export what a run says of a split: coordinates, charts, codes, router weights and errors, one row an example.
 
-  python -m topojax.export --workdir=runs/digits --out=digits.npz
-  python -m topojax.export --workdir=runs/digits --out=digits.parquet     (extra `parquet`)
-  python -m topojax.export --workdir=runs/digits --out=projector          TensorBoard's projector: a folder
+  topojax export --workdir=runs/digits --out=digits.npz
+  topojax export --workdir=runs/digits --out=digits.parquet     (extra `parquet`)
+  topojax export --workdir=runs/digits --out=projector          TensorBoard's projector: a folder
 
 A name without a suffix is a folder: vectors.tsv (z_geo), router.tsv, metadata.tsv, sprite.png where inputs are images,
 projector_config.pbtxt; `tensorboard --logdir=projector` opens it.
 """
 
-import argparse
 import pathlib
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from topojax.errors import UserError, exit_status
+from topojax.errors import UserError, needing
 from topojax.scoring.run import Run, restore
-from topojax.scoring.split import SPLITS, load_splits
+from topojax.scoring.split import load_splits
 from topojax.step.predict import compile_evaluate, predict
 from topojax.types import Batch
 
@@ -115,17 +113,19 @@ def write_projector(
     sprite = None if image_shape is None else sprite_sheet(image.reshape(-1, *image_shape))
     picture = ""
     if sprite is not None and image_shape is not None:
-        from matplotlib.image import imsave
+        from PIL import Image
 
-        imsave(folder / "sprite.png", sprite)
+        Image.fromarray(sprite).save(folder / "sprite.png")
         sizes = f"single_image_dim: {image_shape[1]}\n    single_image_dim: {image_shape[0]}"
         picture = f'  sprite {{\n    image_path: "sprite.png"\n    {sizes}\n  }}\n'
     config = []
     for name, file in (("z_geo", "vectors.tsv"), ("router", "router.tsv")):
-        (folder / file).write_text("".join("\t".join(map(_cell, row)) + "\n" for row in columns[name]))
+        (folder / file).write_text(
+            "".join("\t".join(map(_cell, row)) + "\n" for row in columns[name]), encoding="utf-8"
+        )
         paths = f'  tensor_name: "{name}"\n  tensor_path: "{file}"\n  metadata_path: "metadata.tsv"\n'
         config.append(f"embeddings {{\n{paths}{picture}}}\n")
-    (folder / "projector_config.pbtxt").write_text("".join(config))
+    (folder / "projector_config.pbtxt").write_text("".join(config), encoding="utf-8")
 
 
 def sprite_sheet(images: np.ndarray) -> np.ndarray | None:
@@ -160,31 +160,7 @@ def _write_parquet(path: pathlib.Path, columns: Mapping[str, np.ndarray], about:
 
 
 def _pyarrow() -> tuple[Any, Any]:
-    try:
+    with needing("parquet", "--out=….parquet"):
         import pyarrow
         import pyarrow.parquet
-    except ImportError as error:
-        raise UserError("parquet needs pyarrow: pip install 'topojax[parquet]', or write .npz") from error
     return pyarrow, pyarrow.parquet
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Command line; 2 on a UserError."""
-    parser = argparse.ArgumentParser("python -m topojax.export", description="Export embeddings and codes of a run.")
-    parser.add_argument("--workdir", required=True, help="where the run lives")
-    parser.add_argument("--out", required=True, help="FILE.npz, FILE.parquet, or a folder for TensorBoard's projector")
-    parser.add_argument("--step", type=int, help="which checkpoint, by epoch (default: the latest)")
-    parser.add_argument("--split", choices=SPLITS, default="test", help="default: test")
-    a = parser.parse_args(argv)
-
-    def carry_out() -> None:
-        from topojax.storage.runtime import use_compilation_cache
-
-        use_compilation_cache()
-        print(f"written to {export(a.workdir, a.out, step=a.step, split=a.split)}")
-
-    return exit_status(carry_out)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -7,6 +7,7 @@ theirs. Their parameters, moments and rate are apart from the atlas's: no clip n
 them, and nothing that control decides moves them.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ import optax
 
 from topojax.atlas import losses, optim
 from topojax.atlas.model import Model
-from topojax.atlas.model.plain import Attention, Baseline, Bottleneck, make_baseline
+from topojax.atlas.model.plain import Baseline, Bottleneck, make_baseline
 from topojax.types import Array, Batch, Metrics, Params
 
 NAMES = ("ae", "vq")
@@ -29,26 +30,95 @@ class BaselineState(NamedTuple):
     opt_state: Any
 
 
-class Baselines(NamedTuple):
-    """The baselines of a run, by name: `ae`, `vq`, those that are on.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Baselines:
+    """The baselines of a run, by name: `ae`, `vq`, those that are on; pure functions of their states.
 
     Attributes:
       members: name → pure functions.
-      init: key → name → BaselineState.
-      loss: (name → params, batch) → (sum of their losses, metrics).
-      update: (states, name → gradients, step) → states; a gradient that is not finite moves nothing of its baseline.
-      encode: (states, x [B, X]) → name → Bottleneck.
-      evaluate: (states, batch) → per-example arrays, `ae/squared_error` and so on.
-      reconstruct: (states, x [B, X]) → name → x_hat [B, X].
+      config: of the run.
+      optimizer: directions, of one baseline.
+      schedule: step → cap of the atlas's rate; theirs falls in proportion.
     """
 
     members: dict[str, Baseline]
-    init: Callable[[Array], dict[str, BaselineState]]
-    loss: Callable[[dict[str, Params], Batch], tuple[Array, Metrics]]
-    update: Callable[..., dict[str, BaselineState]]
-    encode: Callable[[dict[str, BaselineState], Array], dict[str, Bottleneck]]
-    evaluate: Callable[[dict[str, BaselineState], Batch], dict[str, Array]]
-    reconstruct: Callable[[dict[str, BaselineState], Array], dict[str, Array]]
+    config: Any
+    optimizer: optax.GradientTransformation
+    schedule: Callable[[Array], Array]
+
+    def init(self, key: Array) -> dict[str, BaselineState]:
+        """Name → initial state."""
+        params = {
+            name: member.init(jax.random.fold_in(key, NAMES.index(name))) for name, member in self.members.items()
+        }
+        return {name: BaselineState(tree, self.optimizer.init(tree)) for name, tree in params.items()}
+
+    def loss(self, params: dict[str, Params], batch: Batch) -> tuple[Array, Metrics]:
+        """The sum of their losses, and every term of it.
+
+        Args:
+          params: of every baseline (`params_of`).
+          batch: B examples.
+        """
+        total, metrics = jnp.zeros(()), dict[str, Array]()
+        for name, member in self.members.items():
+            e = member.encode(params[name], batch.image)
+            x_hat = member.decode(params[name], e.z + jax.lax.stop_gradient(e.z_q - e.z))
+            terms = {"recon": losses.recon(x_hat, batch.image)}
+            if member.codes:
+                codebook = jnp.mean((e.z_q - jax.lax.stop_gradient(e.z)) ** 2)
+                commitment = jnp.mean((jax.lax.stop_gradient(e.z_q) - e.z) ** 2)
+                terms["vq"] = codebook + self.config.baselines.commitment * commitment
+            terms["probe"] = losses.cross_entropy(member.probe(params[name], e.z_q), batch.label)
+            total = total + jnp.sum(jnp.stack(list(terms.values())))
+            metrics |= {f"baseline/{name}/{term}": value for term, value in terms.items()}
+        return total, metrics
+
+    def update(
+        self, states: dict[str, BaselineState], grads: dict[str, Params], step: Array
+    ) -> dict[str, BaselineState]:
+        """One step of each; a gradient that is not finite moves nothing of its baseline.
+
+        Args:
+          states: before.
+          grads: name → gradient of its params.
+          step: optimizer steps made before.
+        """
+        share = jnp.minimum(self.schedule(step) / self.config.optim.learning_rate_max, 1.0)
+        rate = self.config.baselines.learning_rate * share
+        new = {}
+        for name, (params, opt_state) in states.items():
+            finite = jnp.isfinite(optax.tree.norm(grads[name]))
+            direction, moved = self.optimizer.update(grads[name], opt_state, params)
+            params = jax.tree.map(lambda p, u: p - rate * jnp.where(finite, u, 0.0), params, direction)  # noqa: B023
+            new[name] = BaselineState(params, optim.masked(finite, moved, opt_state))
+        return new
+
+    def encode(self, states: dict[str, BaselineState], x: Array) -> dict[str, Bottleneck]:
+        """Name → what its decoder is given of inputs [B, X]."""
+        return {name: member.encode(states[name].params, x) for name, member in self.members.items()}
+
+    def reconstruct(self, states: dict[str, BaselineState], x: Array) -> dict[str, Array]:
+        """Name → x_hat [B, X] of inputs [B, X]."""
+        found = self.encode(states, x)
+        return {name: member.decode(states[name].params, found[name].z_q) for name, member in self.members.items()}
+
+    def evaluate(self, states: dict[str, BaselineState], batch: Batch) -> dict[str, Array]:
+        """Per-example arrays, `ae/squared_error` and so on (`step.predict.make_evaluate`)."""
+        out: dict[str, Array] = {}
+        for name, member in self.members.items():
+            params = states[name].params
+            e = member.encode(params, batch.image)
+            x_hat, logits = member.decode(params, e.z_q), member.probe(params, e.z_q)
+            out |= {
+                f"{name}/z": e.z_q,
+                f"{name}/squared_error": jnp.mean((x_hat - batch.image) ** 2, axis=-1),
+                f"{name}/probe_probability": jax.nn.softmax(logits),
+                f"{name}/probe_prediction": jnp.argmax(logits, axis=-1),
+            }
+            if member.codes:
+                out[f"{name}/code"] = e.code
+        return out
 
 
 def make_baselines(
@@ -64,75 +134,24 @@ def make_baselines(
       schedule: of `optim.schedule`, step → cap of the atlas's rate; theirs falls in proportion.
     """
     c = config.baselines
-    attention = Attention(c.attention_tokens, c.attention_dim, c.attention_heads) if c.attention_tokens else None
-    sizes = {
-        "input_dim": input_dim,
-        "latent": config.model.latent_dim,
-        "classes": num_classes,
-        "probe_width": config.model.hidden_dim,
-        "attention": attention,
-    }
-    wanted, sizes_of = (c.autoencoder, c.vq), (0, c.codes)
-    codes = {name: n for name, on, n in zip(NAMES, wanted, sizes_of, strict=True) if on}
+    wanted, codes = (c.autoencoder, c.vq), (0, c.codes)
     members: dict[str, Baseline] = {}
-    if codes:
+    if any(wanted):
         atlas, _ = jax.eval_shape(model.init, jax.random.key(0))
         parameters = sum(leaf.size for part in ("encoder", "decoder") for leaf in jax.tree.leaves(atlas[part]))
-        members = {name: make_baseline(parameters=parameters, codes=n, **sizes) for name, n in codes.items()}
-    optimizer = _optimizer(config.optim)
-
-    def init(key: Array) -> dict[str, BaselineState]:
-        params = {name: member.init(jax.random.fold_in(key, NAMES.index(name))) for name, member in members.items()}
-        return {name: BaselineState(tree, optimizer.init(tree)) for name, tree in params.items()}
-
-    def loss(params: dict[str, Params], batch: Batch) -> tuple[Array, Metrics]:
-        total, metrics = jnp.zeros(()), dict[str, Array]()
-        for name, member in members.items():
-            e = member.encode(params[name], batch.image)
-            x_hat = member.decode(params[name], e.z + jax.lax.stop_gradient(e.z_q - e.z))
-            terms = {"recon": losses.recon(x_hat, batch.image)}
-            if codes[name]:
-                codebook = jnp.mean((e.z_q - jax.lax.stop_gradient(e.z)) ** 2)
-                commitment = jnp.mean((jax.lax.stop_gradient(e.z_q) - e.z) ** 2)
-                terms["vq"] = codebook + c.commitment * commitment
-            terms["probe"] = losses.cross_entropy(member.probe(params[name], e.z_q), batch.label)
-            total = total + jnp.sum(jnp.stack(list(terms.values())))
-            metrics |= {f"baseline/{name}/{term}": value for term, value in terms.items()}
-        return total, metrics
-
-    def update(states: dict[str, BaselineState], grads: dict[str, Params], step: Array) -> dict[str, BaselineState]:
-        rate = c.learning_rate * jnp.minimum(schedule(step) / config.optim.learning_rate_max, 1.0)
-        new = {}
-        for name, (params, opt_state) in states.items():
-            finite = jnp.isfinite(optax.tree.norm(grads[name]))
-            direction, moved = optimizer.update(grads[name], opt_state, params)
-            params = jax.tree.map(lambda p, u: p - rate * jnp.where(finite, u, 0.0), params, direction)  # noqa: B023
-            new[name] = BaselineState(params, optim.masked(finite, moved, opt_state))
-        return new
-
-    def encode(states: dict[str, BaselineState], x: Array) -> dict[str, Bottleneck]:
-        return {name: member.encode(states[name].params, x) for name, member in members.items()}
-
-    def reconstruct(states: dict[str, BaselineState], x: Array) -> dict[str, Array]:
-        found = encode(states, x)
-        return {name: member.decode(states[name].params, found[name].z_q) for name, member in members.items()}
-
-    def evaluate(states: dict[str, BaselineState], batch: Batch) -> dict[str, Array]:
-        out: dict[str, Array] = {}
-        for name, member in members.items():
-            e = member.encode(states[name].params, batch.image)
-            x_hat, logits = member.decode(states[name].params, e.z_q), member.probe(states[name].params, e.z_q)
-            out |= {
-                f"{name}/z": e.z_q,
-                f"{name}/squared_error": jnp.mean((x_hat - batch.image) ** 2, axis=-1),
-                f"{name}/probe_probability": jax.nn.softmax(logits),
-                f"{name}/probe_prediction": jnp.argmax(logits, axis=-1),
-            }
-            if codes[name]:
-                out[f"{name}/code"] = e.code
-        return out
-
-    return Baselines(members, init, loss, update, encode, evaluate, reconstruct)
+        members = {
+            name: make_baseline(
+                parameters=parameters,
+                input_dim=input_dim,
+                latent=config.model.latent_dim,
+                classes=num_classes,
+                probe_width=config.model.hidden_dim,
+                codes=n,
+            )
+            for name, on, n in zip(NAMES, wanted, codes, strict=True)
+            if on
+        }
+    return Baselines(members, config, _optimizer(config.optim), schedule)
 
 
 def params_of(states: dict[str, BaselineState]) -> dict[str, Params]:

@@ -18,8 +18,7 @@ from topojax.atlas.model import Model
 from topojax.control.base import require_choice, require_positive, static, typed
 from topojax.types import Array, Params
 
-METRICS = ("precision", "router_fisher", "pullback", "value_rms", "poincare")
-AFTER = ("freeze", "slow")
+METRICS = ("precision", "router_fisher", "pullback", "poincare")
 
 _EPS = 1e-6  # ridge of every inverse, in the matrix's units and relative to its mean eigenvalue
 _WEIGHT_FLOOR = 1e-30  # under a router weight that is divided by
@@ -71,8 +70,6 @@ def latent_metric(
     weights: Params,
     z: Array,
     x: Array,
-    class_table: Array | None = None,
-    label: Array | None = None,
 ) -> Array:
     """Metric G of the latent over a probe batch (theory 1.2).
 
@@ -80,7 +77,6 @@ def latent_metric(
       router_fisher  E_b Σ_k ∂_i w'_k ∂_j w'_k / w'_k: λ is how far the chart posterior takes to change by O(1);
                      points at which the router's τ is on its floor dominate this mean
       pullback       E_b JᵀJ / σ_x², J of the decoder by central differences, σ_x² its mean squared error
-      value_rms      diag √(E_b (∂_i V)²), V of `potential`; as the source has it, an inverse length, not its square
       poincare       E_b 4/(1 − ‖z‖²)² I, ‖z‖ held to 0.98; points at the rim dominate this mean
 
     Args:
@@ -88,9 +84,7 @@ def latent_metric(
       model: the atlas.
       weights: its weights, spectrally normalised.
       z: z_geo of the probe batch, [P, D].
-      x: its inputs, [P, X]; read by `pullback` and by `value_rms` without labels.
-      class_table: P(y|k) [N, C]; `value_rms` only.
-      label: [P] int32; `value_rms` only.
+      x: its inputs, [P, X]; `pullback` only.
 
     Returns:
       [D, D] float32, symmetric, gradient stopped.
@@ -121,16 +115,11 @@ def latent_metric(
         error = jnp.maximum(jnp.mean((images[-1] - x) ** 2), _ERROR_FLOOR)
         return jnp.einsum("ipx,jpx->ij", slope, slope) / (points * error)
 
-    def value_rms() -> Array:
-        value = potential(model, weights, class_table, label, x)
-        slope = jax.grad(lambda z: jnp.sum(value(z)))(z)
-        return jnp.diag(jnp.sqrt(jnp.mean(slope**2, axis=0)))
-
     def poincare() -> Array:
         squared = jnp.minimum(jnp.sum(z**2, axis=-1), _BALL**2)
         return jnp.mean(4.0 / (1.0 - squared) ** 2) * jnp.eye(latent)
 
-    builders = (precision, router_fisher, pullback, value_rms, poincare)
+    builders = (precision, router_fisher, pullback, poincare)
     return jax.lax.stop_gradient(builders[METRICS.index(name)]())
 
 
@@ -187,14 +176,12 @@ def geometry(
     initial_length: float = 1.0,
     decay: float = 0.5,
     calibrations: int = 4,
-    after: str = "freeze",
-    slow_decay: float = 0.99,
     bounds: tuple[float, float] = (0.1, 10.0),
 ) -> Geometry:
     """Average G over a calibration, then hold it, so that a margin set by λ cannot inflate with the spread it causes.
 
       G ← G_measured                     first measurement
-      G ← d G + (1 − d) G_measured       d = decay while calibrating, then slow_decay, or no change
+      G ← d G + (1 − d) G_measured       while calibrating, then no change
       λ ← clip(wfr_length(G), bounds)
 
     Args:
@@ -202,8 +189,6 @@ def geometry(
       initial_length: λ before the first measurement, latent units, within bounds; the metric is then I/λ².
       decay: of the calibration's average, in [0, 1).
       calibrations: active measurements that calibrate.
-      after: `freeze` holds metric and length for good, `slow` goes on with `slow_decay`.
-      slow_decay: in [0, 1).
       bounds: least and largest λ.
 
     Returns:
@@ -215,12 +200,10 @@ def geometry(
     References:
       theory 1.10 (feedback risk), 1.2 (smoothing rule).
     """
-    require_choice("after", after, AFTER)
     require_positive(latent_dim=latent_dim, calibrations=calibrations, bounds=np.asarray(bounds))
     static(minimum=bounds[0], maximum=bounds[1], initial=initial_length)
-    for name, value in {"decay": decay, "slow_decay": slow_decay}.items():
-        if not 0 <= value < 1:
-            raise ValueError(f"{name} must lie in [0, 1), got {value}")
+    if not 0 <= decay < 1:
+        raise ValueError(f"decay must lie in [0, 1), got {decay}")
 
     def init() -> GeometryState:
         metric = np.eye(latent_dim) / initial_length**2
@@ -231,14 +214,12 @@ def geometry(
     ) -> GeometryState:
         metric = jax.lax.stop_gradient(metric)
         calibrating = state.measured < calibrations
-        keep = jnp.where(calibrating, decay, slow_decay).astype(jnp.float32)
-        keep = jnp.where(state.measured > 0, keep, 0.0)
+        keep = jnp.where(state.measured > 0, jnp.float32(decay), 0.0)
         average = keep * state.metric + (1.0 - keep) * metric
         length = jnp.clip(wfr_length(average), *bounds)
         moves = jnp.asarray(measured, bool) & jnp.asarray(active, bool)
         moves = moves & jnp.all(jnp.isfinite(average)) & jnp.isfinite(length)
-        if after == "freeze":
-            moves = moves & calibrating
+        moves = moves & calibrating
         new = GeometryState(average, length, state.measured + 1)
         return jax.tree.map(lambda n, o: jnp.where(moves, n, o), new, state)
 

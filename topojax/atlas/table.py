@@ -147,7 +147,7 @@ TABLE: tuple[Contract, ...] = (
         "targets of residual and prior disagree",
         enabled=False,
     ),
-    # Invariances and gluing: only once charts are grounded.
+    # Invariances and jumps: only once charts are grounded.
     Contract("orbit", "pid", "orbit", "<=", 0.05, "nat", "use weaker augmentation", enabled=False, gate="window"),
     Contract(
         "vicreg_inv",

@@ -60,13 +60,14 @@ def cell(measure: Mapping[str, Any], form: str) -> str:
 
 def draw(found: Mapping[str, Any], path: pathlib.Path) -> None:
     """Test AMI of each arm with every seed a dot, its mean over the epochs, and AMI against each guess of the sweep."""
-    import matplotlib
+    from topojax.tracking.canvas import import_matplotlib
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    import_matplotlib()
+    from matplotlib.figure import Figure
 
     swept = [field for field in ("rate", "scale") if any(field in arm for arm in found.get("sweep", {}).values())]
-    figure, axes = plt.subplots(1, 2 + len(swept), figsize=(5 * (2 + len(swept)), 4), layout="constrained")
+    figure = Figure(figsize=(5 * (2 + len(swept)), 4), layout="constrained")
+    axes = figure.subplots(1, 2 + len(swept))
     arms, colours = found["arms"], {name: f"C{i}" for i, name in enumerate(found["arms"])}
     for at, (name, arm) in enumerate(arms.items()):
         ami = arm["ami"]
@@ -88,4 +89,3 @@ def draw(found: Mapping[str, Any], path: pathlib.Path) -> None:
         axis.set_ylim(-0.02, 1.0)
         axis.legend(fontsize="small")
     figure.savefig(path, dpi=110)
-    plt.close(figure)

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.compilation_cache import compilation_cache
 
-from topojax.benchmarks.epochs import Loop, trained
+from topojax.benchmarks.timed_epochs import Loop, trained
 from topojax.config.io import from_json, to_json
 from topojax.storage.runtime import compile_program
 from topojax.types import Batch

@@ -48,8 +48,7 @@ from typing import Any
 
 from absl import flags
 
-from topojax.config import command_line
-from topojax.errors import UserError
+from topojax.errors import UserError, run_process
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/benchmark_control", "where runs and results go")
 _SEEDS = flags.DEFINE_integer("seeds", 5, "seeds of each arm")
@@ -84,5 +83,11 @@ def main(config: Any) -> int:
     return 0
 
 
+def _command() -> int:
+    from topojax.config import command_line  # not before `run_process` stands: it takes seconds to import
+
+    return command_line.carry_out(main, __doc__ or "", sys.argv)
+
+
 if __name__ == "__main__":
-    sys.exit(command_line.run(main, __doc__))
+    run_process(_command)

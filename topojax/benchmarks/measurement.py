@@ -15,16 +15,17 @@ import numpy as np
 
 from topojax.atlas.controllers import select_rows
 from topojax.benchmarks import compiling, rates
-from topojax.benchmarks.epochs import Epochs, Loop, bare, forward, in_turn, start, trained
 from topojax.benchmarks.products import Product, counting
 from topojax.benchmarks.scaling import scaling
+from topojax.benchmarks.timed_epochs import Epochs, Loop, bare, forward, in_turn, start, trained
 from topojax.benchmarks.timing import Patience, Quartiles, quartiles, repeated, seconds
 from topojax.benchmarks.variants import constant_control, recon_vq
 from topojax.config.validate import validate
 from topojax.data import sets
+from topojax.data.batches import BATCH_SIZE
 from topojax.scoring.run import build
 from topojax.scoring.scores import scores
-from topojax.step.predict import BATCH_SIZE, predict
+from topojax.step.predict import predict
 from topojax.storage.runtime import compile_program, versions
 from topojax.types import Batch
 

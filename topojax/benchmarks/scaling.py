@@ -5,7 +5,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from topojax.benchmarks.epochs import Epochs, in_turn, start, trained
+from topojax.benchmarks.timed_epochs import Epochs, in_turn, start, trained
 from topojax.benchmarks.timing import Patience, quartiles, repeated
 from topojax.config.validate import validate
 from topojax.errors import UserError

@@ -1,7 +1,7 @@
 """Runs that share one compiled program although their seeds differ: the seed is an argument of the program.
 
 `Program` closes over config.seed; here it is built while it is traced, with a traced seed in its place. What comes out
-is, number for number, what `topojax.train` comes to with that seed: initial parameters, order of the data, augmentation
+is, number for number, what `topojax train` comes to with that seed: initial parameters, order of the data, augmentation
 and probe batch are the same functions of it.
 """
 
@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from topojax.data.batches import BATCH_SIZE
 from topojax.data.sets import Dataset
 from topojax.scoring.run import build
-from topojax.step.predict import BATCH_SIZE, predict
+from topojax.step.predict import predict
 from topojax.storage.logs import numbers
 from topojax.storage.runtime import compile_program
 from topojax.types import Array, Batch

@@ -13,11 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from topojax.config import command_line
-from topojax.data import sets
-from topojax.scoring.baseline_scores import fit_clusters
-from topojax.scoring.scores import clustering
-from topojax.tracking.console import columns, number
+from topojax.errors import run_process
 
 STARTS = 20
 EXAMPLES = 6000
@@ -60,6 +56,9 @@ def agreement(train: np.ndarray, test: np.ndarray, labels: np.ndarray, *, cluste
       labels: [n].
       clusters: how many.
     """
+    from topojax.scoring.baseline_scores import fit_clusters
+    from topojax.scoring.scores import clustering
+
     found = []
     for seed in range(STARTS):
         chosen = np.random.default_rng(seed).permutation(len(train))[:EXAMPLES]
@@ -69,6 +68,9 @@ def agreement(train: np.ndarray, test: np.ndarray, labels: np.ndarray, *, cluste
 
 def main(config: Any) -> None:
     """Print both tables."""
+    from topojax.data import sets
+    from topojax.tracking.console import columns, number
+
     dataset = sets.load(config.data, seed=config.seed)
     train, test, labels = dataset.train.image, dataset.test.image, np.asarray(dataset.test.label)
     codes = config.model.num_charts * config.model.codes_per_chart
@@ -84,5 +86,11 @@ def main(config: Any) -> None:
     print(f"\n{columns(rows)}")
 
 
+def _command() -> int:
+    from topojax.config import command_line  # not before `run_process` stands: it takes seconds to import
+
+    return command_line.carry_out(main, __doc__ or "", sys.argv)
+
+
 if __name__ == "__main__":
-    sys.exit(command_line.run(main, __doc__ or ""))
+    run_process(_command)

@@ -43,8 +43,7 @@ from typing import Any
 
 from absl import flags
 
-from topojax.config import command_line
-from topojax.errors import UserError
+from topojax.errors import UserError, run_process
 
 _JSON = flags.DEFINE_string("json", None, "also write the numbers to this file")
 _SCALING = flags.DEFINE_bool("scaling", False, "also measure the cost against H, N, K, D and the batch")
@@ -68,5 +67,11 @@ def main(config: Any) -> int:
     return 0
 
 
+def _command() -> int:
+    from topojax.config import command_line  # not before `run_process` stands: it takes seconds to import
+
+    return command_line.carry_out(main, __doc__ or "", sys.argv)
+
+
 if __name__ == "__main__":
-    sys.exit(command_line.run(main, __doc__))
+    run_process(_command)

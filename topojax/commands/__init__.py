@@ -1,1 +1,97 @@
-"""One thin file a command."""
+"""The command `topojax`: a table of commands, each in a thin file of its own that is imported when it is asked for.
+
+`topojax COMMAND …` and `python -m topojax COMMAND …` are the same, and `python -m topojax.train …` is `topojax train`.
+"""
+
+import time
+
+STARTED = time.perf_counter()
+"""Before anything heavy is imported: a run's time is what its user waits."""
+
+import argparse  # noqa: E402
+import difflib  # noqa: E402
+import importlib  # noqa: E402
+import sys  # noqa: E402
+from collections.abc import Sequence  # noqa: E402
+from typing import NoReturn  # noqa: E402
+
+from topojax.errors import UserError, exit_status, run_process  # noqa: E402
+
+COMMANDS = {
+    "train": ("train", "train an atlas, or go on with a run"),
+    "contracts": ("contracts", "what was promised of a run, and what was measured"),
+    "evaluate": ("evaluate", "scores of a split, as a table and as JSON"),
+    "export": ("export", "coordinates, charts and codes of a split, as a file"),
+    "report": ("report", "one page about a run, that opens offline"),
+    "data": ("data", "data sets: list them, fetch one"),
+    "fields": ("fields", "what configuration fields mean, with their defaults"),
+    "migrate-flags": ("migrate_flags", "translate a command line of the original program"),
+    "mlflow": ("mlflow", "send to MLflow what it lacks of a run"),
+}
+"""Command → its module in this package, what it does. The module's `main(argv)` returns a status, or None for 0."""
+
+_HELP = ("--help", "-h", "help")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, of one command; what it refuses is a `UserError`."""
+
+    def __init__(self, command: str, **options):
+        super().__init__(prog=f"topojax {command}", **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse, in one line."""
+        raise UserError(f"{message} ({self.prog} --help says more)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Carry out a command and return its exit status, see `errors.exit_status`.
+
+    Args:
+      argv: the command and its arguments; those of the process, unless told.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    return exit_status(lambda: _dispatch(words))
+
+
+def entry(command: str | None = None) -> NoReturn:
+    """Carry out what this process was called for, and end it.
+
+    Args:
+      command: the one that it was called as; the first argument names it, unless told.
+    """
+    run_process(lambda: _dispatch([*([command] if command else []), *sys.argv[1:]]))
+
+
+def _dispatch(words: list[str]) -> int | None:
+    name, *rest = words or ["--help"]
+    if name in _HELP:
+        print(_overview())
+        return 0
+    if name == "--version":
+        from importlib.metadata import version
+
+        print(f"topojax {version('topojax')}")
+        return 0
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name.replace("_", "-"), COMMANDS, n=1)
+        raise UserError(f"there is no command {name!r}: " + (f"did you mean {close[0]}?" if close else _LISTED))
+    return importlib.import_module(f"{__name__}.{COMMANDS[name][0]}").main(rest)
+
+
+_LISTED = "topojax --help lists them"
+
+
+def _overview() -> str:
+    lines = [f"  {name:15}{about}" for name, (_, about) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "Attentive atlases whose learning rate and loss weights are set by measurable contracts.",
+            "",
+            "usage: topojax COMMAND …",
+            "",
+            *lines,
+            "",
+            "topojax COMMAND --help says more; topojax --version which version this is.",
+        ]
+    )

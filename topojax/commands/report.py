@@ -1,16 +1,17 @@
-"""Command line of the report."""
+"""Write the page about a run, or about several side by side.
 
-import argparse
-import sys
+topojax report --workdir=runs/digits                              runs/digits/report/index.html
+topojax report --workdir=runs/digits --compare runs/a runs/b      runs/digits/comparison/index.html
+"""
 
-from topojax.errors import exit_status
+from collections.abc import Sequence
+
+from topojax.commands import Parser
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Write a report; 2 on a UserError."""
-    parser = argparse.ArgumentParser(
-        "python -m topojax.report", description="One page about a run, that opens offline."
-    )
+def main(argv: Sequence[str]) -> None:
+    """Command line."""
+    parser = Parser("report", description="One page about a run, that opens offline.")
     parser.add_argument("--workdir", help="where the run lives (default: the first of --compare)")
     parser.add_argument("--step", type=int, help="which checkpoint, by epoch (default: the latest)")
     parser.add_argument("--compare", nargs="+", default=[], metavar="DIR", help="other runs, in the same figures")
@@ -18,21 +19,13 @@ def main(argv: list[str] | None = None) -> int:
     if not (arguments.workdir or arguments.compare):
         parser.error("--workdir is required")
     workdir, *others = [arguments.workdir, *arguments.compare] if arguments.workdir else arguments.compare
+    from topojax.report.write import write
+    from topojax.storage.runtime import use_compilation_cache
 
-    def carry_out() -> None:
-        from topojax.report.write import write
-        from topojax.storage.runtime import use_compilation_cache
+    use_compilation_cache()
+    page = write(workdir, step=arguments.step, compare=others)
+    print(f"{page} and {len(list(page.parent.glob('*.png')))} PNGs beside it")
+    if (page.parent.parent / "mlflow.json").exists():  # the run is on MLflow: so is its report
+        from topojax.tracking.mlflow_writer import sync
 
-        use_compilation_cache()
-        page = write(workdir, step=arguments.step, compare=others)
-        print(f"{page} and {len(list(page.parent.glob('*.png')))} PNGs beside it")
-        if (page.parent.parent / "mlflow.json").exists():  # the run is on MLflow: so is its report
-            from topojax.tracking.mlflow_writer import sync
-
-            sync(page.parent.parent)
-
-    return exit_status(carry_out)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        print(sync(page.parent.parent))

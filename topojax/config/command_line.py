@@ -1,16 +1,17 @@
-"""Commands: flags in, exit status out; what a user can mend is one line on stderr, never a traceback.
+"""Commands that take a configuration: `--config=FILE`, `--config.FIELD=VALUE` and absl's flags.
 
 The configuration file and the names of overridden fields are checked before ml_collections sees them: its own
 errors are tracebacks, and come up while flags are still being defined.
 """
 
+import contextlib
 import difflib
 import importlib.util
 import pathlib
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import ml_collections
 from absl import flags
@@ -19,8 +20,7 @@ from ml_collections import config_flags
 from topojax.config.io import flat
 from topojax.errors import UserError
 
-USAGE = 2
-INTERRUPTED = 130
+Main = Callable[[ml_collections.ConfigDict], int | None]
 DEFAULT_CONFIG = pathlib.Path(__file__).with_name("defaults.py")
 _SHORT = 10
 """Lines of a docstring that --help prints whole."""
@@ -32,35 +32,31 @@ _WANTED = {
 }
 
 
-def run(main: Callable[[ml_collections.ConfigDict], int | None], doc: str) -> int:
+def carry_out(main: Main, doc: str, argv: Sequence[str]) -> int:
     """Run a command that takes --config and the flags its module defines.
 
     Args:
       main: the command; given the configuration, locked; returns the exit status, None for 0.
       doc: what --help prints above the flags.
+      argv: program first.
 
     Returns:
-      The exit status: 0, 2 for bad flags, configurations and any `UserError`, 130 when interrupted.
+      The exit status.
+
+    Raises:
+      UserError: bad flags, or a bad configuration.
     """
-    argv = list(sys.argv)
     if asked := {"--help", "-h", "-help", "--helpshort", "--helpfull"} & set(argv[1:]):
         print(f"{doc.strip() if '--helpfull' in asked else _brief(doc)}\n\nFlags:\n{_flag_help()}")
         return 0
-    try:
-        return main(parse(argv)) or 0
-    except UserError as error:
-        print(f"topojax: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return USAGE
-    except KeyboardInterrupt as interrupt:
-        print(f"\ntopojax: interrupted: {str(interrupt) or 'nothing was saved'}", file=sys.stderr)
-        return INTERRUPTED
+    return main(parse(argv)) or 0
 
 
-def parse(argv: list[str]) -> ml_collections.ConfigDict:
+def parse(argv: Sequence[str]) -> ml_collections.ConfigDict:
     """Parse the command line into absl's flags and the configuration it describes.
 
     Args:
-      argv: program first. ml_collections also looks at `sys.argv`: pass that.
+      argv: program first.
 
     Raises:
       UserError: for anything wrong with it.
@@ -77,7 +73,8 @@ def parse(argv: list[str]) -> ml_collections.ConfigDict:
             )
     config = config_flags.DEFINE_config_file("config", _located(path), "Configuration file.", lock_config=True)
     try:
-        rest = flags.FLAGS(argv)
+        with _as_of_the_process(argv):
+            rest = flags.FLAGS(argv)
     except flags.UnrecognizedFlagError as error:
         raise UserError(
             f"unknown flag --{error.flagname}{_hint(error.flagname, flags.FLAGS, '', '--help lists them')}"
@@ -87,6 +84,16 @@ def parse(argv: list[str]) -> ml_collections.ConfigDict:
     if len(rest) > 1:
         raise UserError(f"unexpected argument {rest[1]!r}: flags are written --name=value")
     return config.value
+
+
+@contextlib.contextmanager
+def _as_of_the_process(argv: list[str]) -> Iterator[None]:
+    """ml_collections looks for the overrides in `sys.argv`, whatever absl is given."""
+    before, sys.argv = sys.argv, argv
+    try:
+        yield
+    finally:
+        sys.argv = before
 
 
 def load(path: str) -> ml_collections.ConfigDict:
@@ -121,7 +128,7 @@ def load(path: str) -> ml_collections.ConfigDict:
     return config
 
 
-def _config_argument(argv: list[str]) -> str:
+def _config_argument(argv: Sequence[str]) -> str:
     """The last value of --config, as absl would have it, or the package's own defaults."""
     found = str(DEFAULT_CONFIG)
     for argument, following in zip(argv, [*argv[1:], ""], strict=True):
@@ -173,7 +180,7 @@ def _flag_help() -> str:
     """--config, and the flags of the command's own module; absl's are left out."""
     lines = [
         "  --config=FILE[:VARIANT]  configuration (default: digits); --config.FIELD=VALUE overrides a field;",
-        "                           python -m topojax.fields says what each field means",
+        "                           topojax fields says what each field means",
     ]
     for module, defined in flags.FLAGS.flags_by_module_dict().items():
         if not module.startswith("absl"):

@@ -105,12 +105,6 @@ def default_config() -> ConfigDict:
     # Their Adam's rate; it falls as optim.schedule does. The governor, its caps and the group rates leave it alone.
     # On MNIST's 3,000, after 200 epochs, both err less at 0.004 (0.0397, 0.0441) than at 0.001 (0.0420, 0.0469).
     c.baselines.learning_rate = 0.004
-    # Tokens that a self-attention block cuts each hidden layer into; 0 is no block.
-    c.baselines.attention_tokens = 0
-    # Channels of a token.
-    c.baselines.attention_dim = 32
-    # Heads of the attention.
-    c.baselines.attention_heads = 4
 
     c.train = ConfigDict()
     # Passes over the training data.
@@ -268,20 +262,16 @@ def default_config() -> ConfigDict:
     c.probe.every_steps = 50
 
     c.geometry = ConfigDict()
-    # Latent metric behind λ_wfr = √(tr G⁻¹ / D): precision, router_fisher, pullback, value_rms or poincare.
+    # Latent metric behind λ_wfr = √(tr G⁻¹ / D): precision, router_fisher, pullback or poincare.
     c.geometry.metric = "precision"
     # Margins of separation and centres (and of a latent sup_metric) are λ_wfr instead of losses.*_margin.
     c.geometry.margins = True
     # λ_wfr before it is measured, latent units.
     c.geometry.initial_length = 0.5
-    # Measurements of λ_wfr averaged, from the opening of the window on.
+    # Measurements of λ_wfr averaged, from the opening of the window on; then it stays.
     c.geometry.calibrations = 4
-    # What λ_wfr does after them: freeze, or slow: it moves slowly.
-    c.geometry.after = "freeze"
     # Decay per measurement of the average while calibrating.
     c.geometry.decay = 0.5
-    # Decay per measurement after it, if slow.
-    c.geometry.slow_decay = 0.99
 
     # BarrierTypeII: drift of latent (δ), decoder (γ) and routing (β) against the signal (α), per update (theory 1.4).
     c.hierarchy = ConfigDict()
@@ -359,14 +349,14 @@ def default_config() -> ConfigDict:
     c.mlflow = ConfigDict()
     # Log there.
     c.mlflow.enabled = False
-    # A server (http://…) or a file (sqlite:///…); unset: $MLFLOW_TRACKING_URI, else MLflow's own default.
+    # A server (http://…) or a file (sqlite:///…); unset: $MLFLOW_TRACKING_URI, else mlflow.db in the workdir.
     c.mlflow.tracking_uri = placeholder(str)
     # Experiment, made if missing.
     c.mlflow.experiment = "topojax"
     # Name of the run there; unset: `name`.
     c.mlflow.run_name = placeholder(str)
 
-    # One block for each contract of topojax/control/contracts.py, with the fields a run may change.
+    # One block for each contract of topojax/atlas/table.py, with the fields a run may change.
     c.contracts = ConfigDict({row.name: {f: getattr(row, f) for f in CONTRACT_FIELDS} for row in TABLE})
     return c
 

@@ -1,17 +1,12 @@
-"""What every configuration field means, with its unit and default: docs/config.md.
+"""What every configuration field means, with its unit and default: docs/config.md, and what `topojax fields` prints.
 
-  python -m topojax.fields                    the whole page, as Markdown
-  python -m topojax.fields governor           one block, or any field whose name holds the word
-
-Read from the comments of topojax/config.py, and for contracts from the docstring of their table: there is no second
-copy.
+Read from the comments of topojax/config/defaults.py, and for contracts from the docstring of their table: there is no
+second copy.
 """
 
-import argparse
 import dataclasses
 import inspect
 import re
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,17 +14,17 @@ from topojax.atlas.table import TABLE, Contract
 from topojax.config import defaults
 from topojax.config.io import flat
 from topojax.config.validate import CHOICES, INTERVALS
-from topojax.errors import UserError, exit_status
+from topojax.errors import UserError
 
 _HEAD = """# Configuration fields
 
-Every field with its default and meaning; set one with `--config.FIELD=VALUE`. Written by `python -m topojax.fields`
-from the comments of `topojax/config.py`.
+Every field with its default and meaning; set one with `--config.FIELD=VALUE`. Written by `topojax fields`
+from the comments of `topojax/config/defaults.py`.
 """
 _CONTRACTS = """
 ## contracts
 
-One block for each row of `topojax/control/contracts.py`: `--config.contracts.NAME.FIELD=VALUE`. Fields of a row, with
+One block for each row of `topojax/atlas/table.py`: `--config.contracts.NAME.FIELD=VALUE`. Fields of a row, with
 the defaults that hold where the second table says nothing else:
 
 | field | default | may be | meaning |
@@ -152,19 +147,5 @@ def lookup(word: str) -> str:
     every = [*fields(), *(dataclasses.replace(f, name=f"contracts.*.{f.name}") for f in contract_fields())]
     found = [_plain(field) for field in every if word in field.name]
     if not found:
-        raise UserError(f"no configuration field holds {word!r}: python -m topojax.fields lists them all")
+        raise UserError(f"no configuration field holds {word!r}: topojax fields lists them all")
     return "\n".join(found)
-
-
-def main() -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m topojax.fields", description="Print what configuration fields mean, with their defaults."
-    )
-    parser.add_argument("word", nargs="?", help="only fields whose name holds it (default: all, as Markdown)")
-    word = parser.parse_args().word
-    return exit_status(lambda: print(lookup(word) if word else page().rstrip()))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,8 +9,16 @@ import ml_collections
 from topojax.config.defaults import default_config
 from topojax.errors import UserError
 
-GONE = {"model.kmeans_start": False}
-"""Fields of former versions → the value at which they did nothing: a saved configuration may still hold them."""
+GONE = {
+    "model.kmeans_start": (False,),
+    "geometry.after": ("freeze",),
+    "geometry.slow_decay": (0.99,),
+    "baselines.attention_tokens": (0,),
+    "baselines.attention_dim": None,
+    "baselines.attention_heads": None,
+    "contracts.*.max_step": (0.0,),
+}
+"""Fields of former versions that a saved configuration may still hold → values at which they did nothing; None: any."""
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -50,7 +58,7 @@ def from_json(text: str, where: str) -> ml_collections.ConfigDict:
     except (ValueError, AttributeError) as error:
         raise UserError(f"{where} is not a saved configuration: {error}") from error
     for name, value in fields.items():
-        if name in GONE and value == GONE[name]:
+        if _did_nothing(name, value):
             continue
         try:
             config.update_from_flattened_dict({name: value})
@@ -59,6 +67,16 @@ def from_json(text: str, where: str) -> ml_collections.ConfigDict:
         except (TypeError, ValueError) as error:
             raise UserError(f"{where}: {name} = {value!r} has the wrong type") from error
     return config
+
+
+def _did_nothing(name: str, value: Any) -> bool:
+    """Whether a field is gone, and stood where it did nothing."""
+    block, _, leaf = name.rpartition(".")
+    general = f"contracts.*.{leaf}" if block.startswith("contracts.") else name
+    if general not in GONE:
+        return False
+    idle = GONE[general]
+    return idle is None or value in idle
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], ignore: Iterable[str] = ()) -> list[str]:

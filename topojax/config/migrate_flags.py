@@ -1,19 +1,10 @@
-"""Translate a command line of the original program.
-
-  python -m topojax.migrate_flags -- --dataset mnist --epochs 3000 --lr 0.01 --adaptive_lr true
-  python -m topojax.migrate_flags --table                        what every flag becomes (docs/flags.md)
-
-Prints the equivalent topojax line on stdout and, on stderr, which of the given flags mean nothing here and why. Data,
-sizes, seed and rate that the line leaves out are the original's defaults; loss weights and controllers are topojax's,
-unless --defaults asks for the original's there too.
-"""
+"""Translate a command line of the original program: what `topojax migrate-flags` prints."""
 
 import argparse
 import difflib
 import itertools
 import re
 import shlex
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -22,7 +13,7 @@ from topojax.config.defaults import default_config
 from topojax.config.io import flat
 from topojax.config.original_flags import BY_NAME, FLAGS, Flag, translate
 from topojax.config.validate import validate
-from topojax.errors import UserError, exit_status
+from topojax.errors import UserError
 
 FILES = {"mnist": ("subset", "report_3k", "report_adaptive", "report_lr7"), "cifar10": ("subset", "report_3k")}
 """Data set → the variants of its configuration file that a line may start from."""
@@ -33,10 +24,10 @@ _WHERE = ("mlflow.tracking_uri", "mlflow.experiment", "mlflow.run_name")
 _HEAD = """# The original's flags
 
 What each command-line flag of the original program is here: a field of the configuration (`--config.FIELD=VALUE`), or
-why it has no meaning. Written by `python -m topojax.migrate_flags --table`; a whole line is translated by
+why it has no meaning. Written by `topojax migrate-flags --table`; a whole line is translated by
 
 ```bash
-python -m topojax.migrate_flags -- --dataset mnist --epochs 3000 --lr 0.01 --lr_max 0.01 --adaptive_lr true
+topojax migrate-flags -- --dataset mnist --epochs 3000 --lr 0.01 --lr_max 0.01 --adaptive_lr true
 ```
 
 | flag | default there | here | remark |
@@ -100,7 +91,7 @@ def migrate(line: Sequence[str], *, defaults: bool = False) -> tuple[list[str], 
     if wanted["data.name"] not in FILES:
         raise UserError(f"--dataset {wanted['data.name']}: choose one of {', '.join(FILES)}")
     start, overrides = _closest(wanted)
-    words = [*_environment(given.get("device")), "python", "-m", "topojax.train", f"--config={start}"]
+    words = [*_environment(given.get("device")), "topojax", "train", f"--config={start}"]
     if given.get("output_dir"):
         words.append(f"--workdir={given['output_dir']}")
     words += [f"--config.{name}={_written(value)}" for name, value in overrides.items()]
@@ -159,40 +150,8 @@ def _target(flag: Flag) -> str:
     return ", ".join(f"`{name}`" for name in flag.target.split(", ")) if flag.target else "–"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line."""
-    argv = sys.argv[1:] if argv is None else argv
-    cut = argv.index("--") if "--" in argv else len(argv)
-    parser = argparse.ArgumentParser(
-        prog="python -m topojax.migrate_flags",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="%(prog)s [--defaults] -- FLAGS OF THE ORIGINAL",
-    )
-    parser.add_argument("--defaults", action="store_true", help="the original's defaults for all flags not given")
-    parser.add_argument("--table", action="store_true", help="print what every flag becomes, as Markdown")
-    own = parser.parse_args(argv[:cut])
-    if own.table:
-        print(table(), end="")
-        return 0
-    if cut == len(argv):
-        parser.error("put -- before the original's flags")
-
-    def carry_out() -> None:
-        words, remarks = migrate(argv[cut + 1 :], defaults=own.defaults)
-        print(shell(words))
-        for remark in remarks:
-            print(f"# {remark}", file=sys.stderr)
-
-    return exit_status(carry_out)
-
-
 def shell(words: Sequence[str]) -> str:
     """A command as a shell reads it, one override a line."""
     quoted = [shlex.quote(word) for word in words]
-    first = quoted.index("topojax.train") + 2
+    first = quoted.index("train") + 2
     return " \\\n  ".join([" ".join(quoted[:first]), *quoted[first:]])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

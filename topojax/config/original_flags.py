@@ -1,6 +1,6 @@
 """The command-line flags of the original program, as one table: what each becomes here, or why it becomes nothing.
 
-`topojax.migrate_flags` translates lines with it and prints docs/flags.md from it. A flag that concerns several
+`config.migrate_flags` translates lines with it and prints docs/flags.md from it. A flag that concerns several
 fields, or whose meaning hangs on another flag, says so by a function of its value and of all values.
 """
 
@@ -23,12 +23,12 @@ class Flag:
     Attributes:
       name: without dashes.
       default: there; its type is the flag's, None a string that is not set.
-      target: what the table shows: a configuration field or a flag of `topojax.train`; empty where there is none.
+      target: what the table shows: a configuration field or a flag of `topojax train`; empty where there is none.
       remark: how the two differ; where there is no target, why.
       fields: what it sets.
       switch: takes no value: there or not.
       carried: a line that does not name it means its default: sizes, data, rate. For the other flags topojax's own
-        defaults hold, unless asked (`migrate_flags --defaults`).
+        defaults hold, unless asked (`topojax migrate-flags --defaults`).
     """
 
     name: str
@@ -95,10 +95,6 @@ def _bounds(value: Any, every: Mapping[str, Any]) -> Fields:
 
 def _head_rate(value: float, every: Mapping[str, Any]) -> Fields:
     return {"optim.group_rates.heads": value / every["lr"] if value else 1.0}
-
-
-def _tokens(value: Any, every: Mapping[str, Any]) -> Fields:
-    return {"baselines.attention_tokens": every["baseline_attn_tokens"] if every["baseline_attn"] else 0}
 
 
 def _baseline(name: str, kind: str) -> Flag:
@@ -260,18 +256,11 @@ FLAGS: tuple[Flag, ...] = (
     _same("classifier_bundle_size", 0, "model.readout_bundle"),
     _baseline("disable_ae", "autoencoder"),
     _baseline("disable_vq", "vq"),
-    Flag(
-        "baseline_attn",
-        False,
-        "baselines.attention_tokens",
-        "on: the value of `--baseline_attn_tokens`; off: 0",
-        _tokens,
-        switch=True,
-    ),
-    Flag("baseline_attn_tokens", 4, "baselines.attention_tokens", "where `--baseline_attn` is given", _tokens),
-    _same("baseline_attn_dim", 32, "baselines.attention_dim"),
-    _same("baseline_attn_heads", 4, "baselines.attention_heads"),
-    _none("baseline_attn_dropout", 0.0, "the attention block has no dropout"),
+    _none("baseline_attn", False, "the baselines have no attention block", switch=True),
+    _none("baseline_attn_tokens", 4, "the baselines have no attention block"),
+    _none("baseline_attn_dim", 32, "the baselines have no attention block"),
+    _none("baseline_attn_heads", 4, "the baselines have no attention block"),
+    _none("baseline_attn_dropout", 0.0, "the baselines have no attention block"),
 )
 """Every flag, in the original's order."""
 

@@ -9,7 +9,7 @@ from typing import Any
 from topojax.atlas.controllers import make_control, select_rows
 from topojax.atlas.coupling import MODES
 from topojax.atlas.feasible import conflicts
-from topojax.atlas.geometry import AFTER, METRICS
+from topojax.atlas.geometry import METRICS
 from topojax.atlas.hierarchy import ACTIONS, GROUPS
 from topojax.atlas.model.atlas import BALL_RADIUS
 from topojax.atlas.model.layers import MATMUL
@@ -28,8 +28,6 @@ INTERVALS: dict[str, tuple[str, ...]] = {
         "model.codes_per_chart",
         "model.rank",
         "baselines.codes",
-        "baselines.attention_dim",
-        "baselines.attention_heads",
         "train.epochs",
         "optim.plateau_patience",
         "train.batch_size",
@@ -66,7 +64,6 @@ INTERVALS: dict[str, tuple[str, ...]] = {
         "model.class_affinity",
         "model.readout_bundle",
         "baselines.commitment",
-        "baselines.attention_tokens",
         "optim.warmup_epochs",
         "optim.update_ratio",
         "governor.spike_tolerance",
@@ -114,7 +111,6 @@ INTERVALS: dict[str, tuple[str, ...]] = {
         "monitor.usage_decay",
         "targets.warmup_decay",
         "geometry.decay",
-        "geometry.slow_decay",
         "hierarchy.margin",
         "hierarchy.decay",
         "revival.dead_code",
@@ -146,7 +142,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "window.ground": MODES,
     "window.estimate": tuple(ESTIMATES),
     "geometry.metric": METRICS,
-    "geometry.after": AFTER,
     "hierarchy.action": ACTIONS,
     "monitor.on_saturation": ("warn", "freeze", "halt"),
 }
@@ -180,7 +175,6 @@ def validate(config: Any) -> None:
         raise UserError("config.mlflow.experiment is empty: name the experiment")
     _rates(config.optim)
     _sizes(config.model)
-    _attention(config.baselines)
     _revival(config)
     _contracts(config)
 
@@ -228,12 +222,6 @@ def _sizes(model: Any) -> None:
         raise UserError(
             f"config.model.jump_rank = {model.jump_rank}: must be at most {_LARGEST_JUMP_RANK}; 0 is latent_dim"
         )
-
-
-def _attention(baselines: Any) -> None:
-    dim, heads = baselines.attention_dim, baselines.attention_heads
-    if baselines.attention_tokens and dim % heads:
-        raise UserError(f"config.baselines.attention_heads = {heads}: must divide attention_dim = {dim}")
 
 
 def _contracts(config: Any) -> None:

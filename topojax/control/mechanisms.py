@@ -11,8 +11,6 @@ from topojax.control.primal_dual import dual_ascent
 from topojax.control.rows import Contract
 from topojax.control.tracking import tracking
 
-NO_LIMIT = float(np.finfo(np.float32).max)
-
 
 def column(rows: Sequence[Contract], field: str) -> np.ndarray:
     """A field of every weight: that of its row, repeated over the row's weights."""
@@ -33,23 +31,18 @@ def _bounds(rows: Sequence[Contract]) -> dict[str, Any]:
     return {name: column(rows, name) for name in ("minimum", "maximum", "initial")}
 
 
-def _limits(rows: Sequence[Contract]) -> dict[str, Any]:
-    step = column(rows, "max_step")
-    return _bounds(rows) | {"max_step": np.where(step == 0, NO_LIMIT, step)}
-
-
 def _pid(rows: Sequence[Contract]) -> Controller:
     gains = {name: column(rows, name) for name in ("kp", "ki", "kd", "error_clip", "derivative_filter")}
-    return pid(form=rows[0].form or "incremental", **gains, **_limits(rows))
+    return pid(form=rows[0].form or "incremental", **gains, **_bounds(rows))
 
 
 def _dual(rows: Sequence[Contract]) -> Controller:
     gains = {name: column(rows, name) for name in ("rate", "damping", "error_clip")}
-    return dual_ascent(form=rows[0].form or "additive", **gains, **_limits(rows))
+    return dual_ascent(form=rows[0].form or "additive", **gains, **_bounds(rows))
 
 
 def _track(rows: Sequence[Contract]) -> Controller:
-    return tracking(column(rows, "factor"), lag=column(rows, "lag"), **_limits(rows))
+    return tracking(column(rows, "factor"), lag=column(rows, "lag"), **_bounds(rows))
 
 
 def _constant(rows: Sequence[Contract]) -> Controller:

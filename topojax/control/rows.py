@@ -45,7 +45,6 @@ class Contract:
       damping: augmented-Lagrangian term of `dual`: extra weight per unit error.
       derivative_filter: time constant of the PID's derivative, epochs.
       error_clip: errors are clipped to ± this.
-      max_step: largest change of the weight in one step (`multiplicative`: of its log); 0 is no limit.
       lag: time constant in epochs: of tracking; and, for a PID in `report` form, the assumed response of the signal to
         the weight, against which its stability is checked.
       follows: measurement that a tracking weight follows.
@@ -77,7 +76,6 @@ class Contract:
     damping: float = 0.0
     derivative_filter: float = 1.0
     error_clip: float = 2.0
-    max_step: float = 0.0
     lag: float = 1.0
     follows: str = ""
     factor: float = 1.0

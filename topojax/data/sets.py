@@ -1,12 +1,10 @@
 """Data sets as arrays in memory, and the order in which training sees them.
 
-`python -m topojax.data list` shows what there is; only `python -m topojax.data fetch NAME` downloads.
+`topojax data list` shows what there is; only `topojax data fetch NAME` downloads.
 """
 
-import argparse
 import importlib.util
 import pathlib
-import sys
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -14,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from topojax.data import manifolds, tfds_arrays
-from topojax.errors import UserError, exit_status
+from topojax.errors import UserError
 from topojax.types import Array, Batch
 
 NAMES = ("digits", *tfds_arrays.SOURCES, *manifolds.MANIFOLDS)
@@ -278,7 +276,8 @@ def _batch(image: np.ndarray, label: np.ndarray, divisor: int) -> Batch:
     return Batch(cast(Array, scaled), cast(Array, label))
 
 
-def _describe(name: str, data_dir: str | None) -> str:
+def describe(name: str, data_dir: str | None) -> str:
+    """Sizes and shape of a data set in words, or that it is not there yet."""
     if name == "digits":
         return "1797 examples, 8×8×1, 10 classes"
     if name in manifolds.MANIFOLDS:
@@ -293,28 +292,3 @@ def _describe(name: str, data_dir: str | None) -> str:
         return f"not in {tfds_arrays.root(data_dir)}: fetch it first, {what}"
     sizes = tfds_arrays.split_sizes(directory)
     return f"{sizes.get('train', 0)} train / {sizes.get('test', 0)} test examples, {what}"
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run `list [--data_dir=…]` or `fetch NAME [--data_dir=…]`; returns the exit status, 2 on UserError."""
-    parser = argparse.ArgumentParser("python -m topojax.data", description="Data sets: list them, fetch one.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    listing = commands.add_parser("list", help="names, sizes and shapes")
-    fetching = commands.add_parser("fetch", help="download a data set and prepare it with tfds")
-    fetching.add_argument("name", choices=sorted(tfds_arrays.SOURCES), help="the others need no fetching")
-    for command in (listing, fetching):
-        command.add_argument("--data_dir", help="default: $TFDS_DATA_DIR, or ~/tensorflow_datasets")
-    args = parser.parse_args(argv)
-
-    def carry_out() -> None:
-        if args.command == "fetch":
-            print(f"{args.name} is in {tfds_arrays.fetch(args.name, args.data_dir)}")
-        else:
-            for name in NAMES:
-                print(f"{name:14} {_describe(name, args.data_dir)}")
-
-    return exit_status(carry_out)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

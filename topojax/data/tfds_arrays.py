@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from topojax.errors import UserError
+from topojax.errors import UserError, needing
 
 _CACHE_FORMAT = 1
 _REACH_SECONDS = 10.0
@@ -51,7 +51,7 @@ class Splits(NamedTuple):
 
 def root(data_dir: str | None) -> pathlib.Path:
     """Where tfds keeps data sets: `data_dir`, or by its own rule $TFDS_DATA_DIR or ~/tensorflow_datasets."""
-    return pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    return pathlib.Path(os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"))
 
 
 def find(name: str, data_dir: str | None) -> pathlib.Path:
@@ -111,7 +111,9 @@ def cache_path(directory: pathlib.Path) -> pathlib.Path:
     """Cache file of a prepared directory: <name>-<version>-<hash of its files' names and sizes>.npz."""
     listing = sorted((file.name, file.stat().st_size) for file in directory.iterdir() if file.is_file())
     key = hashlib.sha256(json.dumps([_CACHE_FORMAT, listing]).encode()).hexdigest()[:16]
-    base = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    base = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    if base.parts[:1] == ("~",):  # nobody's home: no folder, but one that cannot be made
+        base = pathlib.Path(os.devnull)
     return base / "topojax" / "data" / f"{directory.parent.name}-{directory.name}-{key}.npz"
 
 
@@ -168,7 +170,7 @@ def fetch(name: str, data_dir: str | None) -> pathlib.Path:
 
 
 def _fetch_command(name: str, place: pathlib.Path) -> str:
-    return f"python -m topojax.data fetch {name} --data_dir={place}"
+    return f"topojax data fetch {name} --data_dir={place}"
 
 
 def _first_line(error: BaseException) -> str:
@@ -178,13 +180,9 @@ def _first_line(error: BaseException) -> str:
 def _import_tfds() -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # its banner ignores the log level
-    try:
+    with needing("tf", "decoding this data set"):
         import tensorflow as tf
         import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise UserError(
-            f"decoding this data set needs TensorFlow ({_first_line(error)}): pip install 'topojax[tf]'"
-        ) from error
     with contextlib.suppress(RuntimeError):  # TensorFlow already runs: its devices are the caller's business
         tf.config.set_visible_devices([], "GPU")  # or it would take the memory that JAX needs
     return tfds

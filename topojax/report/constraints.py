@@ -91,7 +91,7 @@ def _detail(event: dict[str, Any]) -> str:
 
 
 def contracts(audited: list[dict[str, Any]]) -> list[Block]:
-    """The contracts as `python -m topojax.contracts` prints them.
+    """The contracts as `topojax contracts` prints them.
 
     Args:
       audited: of `contracts.audit`.

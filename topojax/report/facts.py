@@ -90,7 +90,7 @@ def about(history: History, meta: Mapping[str, Any] | None) -> list[Block]:
         Table("changed", ("field", "default", "this run"), changed, "Fields that differ from their defaults.")
         if changed
         else Note("Every field of the configuration has its default."),
-        Note("config.json in the run's folder holds all fields; topojax/config.py says what each means."),
+        Note("config.json in the run's folder holds all fields; `topojax fields` says what each means."),
     ]
 
 

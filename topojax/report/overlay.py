@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from topojax.config.io import flat
 from topojax.report.block import Block, Figure, Note, Table
 from topojax.report.curves import UNLOGGED
-from topojax.report.facts import differing
+from topojax.report.facts import exact
 from topojax.report.history import History
 from topojax.report.style import colour, line, own_legends, panels
 from topojax.tracking.console import number
@@ -68,12 +69,11 @@ def results(histories: Sequence[History]) -> list[Block]:
         ("contracts held", *(f"{int(np.sum(kept))} of {len(kept)}" if kept else "–" for kept in held)),
         ("time, s", *(number((h.result or {}).get("time/total_s")) for h in histories)),
     ]
-    fields = [{name: value for name, _, value in differing(h.config)} for h in histories]
-    every = sorted({name for of in fields for name in of})
+    fields = [dict(flat(h.config)) for h in histories]
     differ = [
-        (name, *(of.get(name, "default") for of in fields))
-        for name in every
-        if len({of.get(name) for of in fields}) > 1
+        (name, *(exact(of.get(name)) for of in fields))
+        for name in fields[0]
+        if any(of.get(name) != fields[0][name] for of in fields)
     ]
     caption = "Results as each run's result.json has them, to four digits; acc_readout always sees labels."
     tables: list[Block] = [Table("results", head, rows, caption)]

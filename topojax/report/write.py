@@ -1,19 +1,19 @@
-"""From a workdir to report/index.html and its PNGs."""
+"""From a workdir to report/index.html, or comparison/index.html, and its PNGs."""
 
-import importlib.util
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from topojax.errors import UserError
+from topojax.errors import UserError, needing
 from topojax.report.embedding import Embedding
 from topojax.report.history import read
+from topojax.tracking.canvas import import_matplotlib
 
 
 def write(
     workdir: str | pathlib.Path, *, step: int | None = None, compare: Sequence[str | pathlib.Path] = ()
 ) -> pathlib.Path:
-    """Write the report of a run: <workdir>/report/index.html and a PNG of every figure.
+    """Write the report of a run: <workdir>/report/index.html and a PNG of every figure; beside other runs, comparison/.
 
     The page reads nothing from outside itself. Where a run has no checkpoint yet, or its data are gone, it says so and
     tells the rest.
@@ -30,8 +30,9 @@ def write(
       UserError: no run there, no such checkpoint (it names those there are), plotly is missing, or the folder cannot
         be written.
     """
-    if importlib.util.find_spec("plotly") is None:
-        raise UserError("the report needs plotly: pip install 'topojax[report]'")
+    with needing("report", "the report"):
+        import plotly  # noqa: F401
+    import_matplotlib()
     from topojax.report import images, latent_map, page
     from topojax.report.sections import Story, sections
 
@@ -50,7 +51,7 @@ def write(
     if embedding is not None:
         files["overview.png"] = images.overview(embedding)
     text = page.render(f"{history.config.name}: an attentive atlas", lead, told, style=latent_map.style(embedding))
-    return _save(path / "report", text, files)
+    return _save(path / ("comparison" if others else "report"), text, files)
 
 
 def _embedding(path: pathlib.Path, step: int | None) -> tuple[dict[str, Any] | None, Embedding | None, str]:

@@ -1,14 +1,10 @@
 """The contracts of a run, held against what was measured: who is satisfied, who is not, and what to do about it.
 
-  python -m topojax.contracts --workdir=runs/digits [--step=50]
-
-prints the table of any checkpoint.
+`topojax contracts --workdir=runs/digits` prints the table of any checkpoint.
 """
 
-import argparse
 import json
 import pathlib
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +13,6 @@ import numpy as np
 from topojax.atlas.controllers import select_rows
 from topojax.atlas.phases import PHASES
 from topojax.control.bank import EQUAL_TOLERANCE as TOLERANCE
-from topojax.errors import exit_status
 
 
 def audit(
@@ -90,17 +85,10 @@ def last_fifth(workdir: pathlib.Path, epoch: int) -> list[dict[str, Any]]:
     path = workdir / "metrics.jsonl"
     if not path.exists():
         return []
-    with path.open() as rows:  # one after the other: a long run's file is larger than what is kept of it
+    with path.open(
+        encoding="utf-8"
+    ) as rows:  # one after the other: a long run's file is larger than what is kept of it
         return [row for row in map(json.loads, rows) if 0.8 * epoch < row["epoch"] <= epoch]
-
-
-def main() -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m topojax.contracts", description="Print the contracts of a run.")
-    parser.add_argument("--workdir", required=True, help="where the run lives")
-    parser.add_argument("--step", type=int, help="which checkpoint, by epoch (default: the last)")
-    arguments = parser.parse_args()
-    return exit_status(lambda: print(show(pathlib.Path(arguments.workdir), arguments.step)))
 
 
 def show(workdir: pathlib.Path, step: int | None = None) -> str:
@@ -121,7 +109,3 @@ def show(workdir: pathlib.Path, step: int | None = None) -> str:
         checkpoints.close()
     table = audit(config, meta["previous"], last_fifth(workdir, meta["epoch"]))
     return f"{config.name}, epoch {meta['epoch']}\n\n{contract_table(table)}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from topojax.atlas.baselines import Baselines, BaselineState
+from topojax.data.batches import BATCH_SIZE, in_batches
 from topojax.scoring.scores import Number, calibration, calibration_error, clustering, effective_rank, entropy
 from topojax.storage.runtime import compile_program
 from topojax.types import Batch
 
-BATCH_SIZE = 512
 RESTARTS = 5
 """Of k-means."""
 
@@ -101,19 +101,11 @@ def _latents(
     baselines: Baselines, states: dict[str, BaselineState], image: np.ndarray
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """What the decoder is given for each example [n, D], and its code [n], of every baseline."""
-    n = len(image)
-    size = min(BATCH_SIZE, n)
+    size = min(BATCH_SIZE, len(image))
     shape = jax.ShapeDtypeStruct((size, image.shape[1]), jnp.float32)
     encode = compile_program(jax.jit(baselines.encode).lower(states, shape))
-    parts = []
-    for start in range(0, n, size):
-        rows = np.minimum(np.arange(start, start + size), n - 1)
-        found = jax.device_get(encode(states, image[rows]))
-        parts.append({name: (e.z_q[: n - start], e.code[: n - start]) for name, e in found.items()})
-    return {
-        name: (np.concatenate([part[name][0] for part in parts]), np.concatenate([part[name][1] for part in parts]))
-        for name in baselines.members
-    }
+    found = in_batches(lambda x: encode(states, x), image, size)
+    return {name: (e.z_q, e.code) for name, e in found.items()}
 
 
 def _majority_accuracy(train_code: np.ndarray, train_label: Any, code: np.ndarray, labels: np.ndarray | None) -> float:

@@ -7,20 +7,18 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
 from topojax.atlas.model import Model, make_model
 from topojax.atlas.optim import eval_params
+from topojax.data.batches import in_batches
 from topojax.errors import UserError
 from topojax.step.program import Program, make_program
 from topojax.step.state import TrainState
 from topojax.storage import workdir as workdirs
 from topojax.storage.checkpoint import Checkpoints
 from topojax.types import Decoding, Encoding
-
-BATCH_SIZE = 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +66,7 @@ class Run:
         Raises:
           UserError: another shape, integers, or values that are not finite.
         """
-        return Encoding(*_in_batches(self._encode, self._inputs(x)))
+        return in_batches(self._encode, self._inputs(x))
 
     def decode(self, z_geo: ArrayLike, z_tex: ArrayLike | None = None, chart: ArrayLike | None = None) -> Decoding:
         """Reconstructions of latent points.
@@ -90,14 +88,14 @@ class Run:
         if z_tex.shape != z_geo.shape:
             raise UserError(f"z_tex has shape {z_tex.shape}, z_geo {z_geo.shape}: they must agree")
         if chart is None:
-            return Decoding(*_in_batches(self._decode_freely, z_geo, z_tex))
+            return in_batches(self._decode_freely, (z_geo, z_tex))
         given = np.asarray(chart)
         if not np.issubdtype(given.dtype, np.integer) or given.shape not in ((), (len(z_geo),)):
             raise UserError(f"chart must be an integer or [{len(z_geo)}] of them, got {given.dtype}{list(given.shape)}")
         if ((given < 0) | (given >= charts)).any():
             raise UserError(f"chart must lie in [0, {charts}), got {given.min()} to {given.max()}")
         given = np.broadcast_to(given, len(z_geo)).astype(np.int32)
-        return Decoding(*_in_batches(self._decode_in, z_geo, z_tex, given))
+        return in_batches(self._decode_in, (z_geo, z_tex, given))
 
     def reconstruct_baselines(self, x: ArrayLike) -> dict[str, np.ndarray]:
         """Reconstructions by the baselines that were trained beside the atlas.
@@ -111,8 +109,7 @@ class Run:
         Raises:
           UserError: as `encode`.
         """
-        names = list(self.program.baselines.members)
-        return dict(zip(names, _in_batches(self._reconstruct, self._inputs(x)), strict=True)) if names else {}
+        return in_batches(self._reconstruct, self._inputs(x)) if self.program.baselines.members else {}
 
     def _inputs(self, x: ArrayLike) -> np.ndarray:
         x = np.asarray(x)
@@ -125,24 +122,24 @@ class Run:
         return _points("inputs", x.reshape(len(x), self.input_dim), self.input_dim)
 
     @functools.cached_property
-    def _encode(self) -> Callable[..., Encoding]:
+    def _encode(self) -> Callable[[np.ndarray], Encoding]:
         encode = jax.jit(self.model.encode)
         return lambda x: encode(self.weights, x)
 
     @functools.cached_property
-    def _reconstruct(self) -> Callable[..., list[Any]]:
+    def _reconstruct(self) -> Callable[[np.ndarray], dict[str, Any]]:
         reconstruct = jax.jit(self.program.baselines.reconstruct)
-        return lambda x: list(reconstruct(self.state.baselines, x).values())
+        return lambda x: reconstruct(self.state.baselines, x)
 
     @functools.cached_property
-    def _decode_freely(self) -> Callable[..., Decoding]:
+    def _decode_freely(self) -> Callable[[tuple], Decoding]:
         decode = jax.jit(lambda weights, z_geo, z_tex: self.model.decode(weights, z_geo, z_tex, None))
-        return lambda *z: decode(self.weights, *z)
+        return lambda z: decode(self.weights, *z)
 
     @functools.cached_property
-    def _decode_in(self) -> Callable[..., Decoding]:
+    def _decode_in(self) -> Callable[[tuple], Decoding]:
         decode = jax.jit(self.model.decode)
-        return lambda *z: decode(self.weights, *z)
+        return lambda z: decode(self.weights, *z)
 
 
 def restore(workdir: str | pathlib.Path, step: int | None = None) -> Run:
@@ -231,15 +228,3 @@ def _points(name: str, x: ArrayLike, width: int) -> np.ndarray:
     if bad.any():
         raise UserError(f"{name} has values that are not finite, the first in row {bad.argmax()}")
     return array
-
-
-def _in_batches(function: Callable[..., Any], *arrays: np.ndarray) -> list[Any]:
-    """Every field of `function`'s result over all rows, computed in padded batches of one shape."""
-    n = len(arrays[0])
-    parts = []
-    for start in range(0, max(n, 1), BATCH_SIZE):
-        chunk = [array[start : start + BATCH_SIZE] for array in arrays]
-        padded = [np.pad(a, [(0, BATCH_SIZE - len(a))] + [(0, 0)] * (a.ndim - 1)) for a in chunk]
-        out = jax.device_get(function(*map(jnp.asarray, padded)))
-        parts.append([field[: len(chunk[0])] for field in out])
-    return [np.concatenate(fields) for fields in zip(*parts, strict=True)]

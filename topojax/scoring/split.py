@@ -13,7 +13,7 @@ from topojax.errors import UserError
 from topojax.scoring import baseline_scores
 from topojax.scoring.run import Run, restore
 from topojax.scoring.scores import NUMBERS, Number, calibration, scores
-from topojax.scoring.transitions import gluing
+from topojax.scoring.transitions import transition_errors
 from topojax.step.predict import Evaluate, compile_evaluate, predict
 from topojax.storage.logs import numbers
 from topojax.storage.runtime import compile_program
@@ -89,15 +89,15 @@ def evaluate_run(
     compiled = compiled or compile_evaluate(run.program.evaluate, run.state, split)
     predictions = predict(compiled, run.state, split)
     found = scores(predictions, labels, prefix="")
-    glued = gluing(run.model, run.weights, image)
+    errors = transition_errors(run.model, run.weights, image)
     tables = {
         **_usage(predictions, run.config.model.num_charts, run.config.model.codes_per_chart),
-        "overlap": glued.mass,
-        "jump_error": glued.jump,
-        "cycle_error": glued.cycle,
+        "overlap": errors.mass,
+        "jump_error": errors.jump,
+        "cycle_error": errors.cycle,
         **_classes(run, predictions, labels),
     }
-    found |= {"jump_error": glued.mean("jump"), "cycle_error": glued.mean("cycle")}
+    found |= {"jump_error": errors.mean("jump"), "cycle_error": errors.mean("cycle")}
     if "class_table" in tables:
         found["class_table_gap"] = _gap(tables)
     if run.program.baselines.members and train is not None:

@@ -1,4 +1,4 @@
-"""How well jump operators glue charts: errors of i → j, and of i → j → i, for every pair (model §5)."""
+"""Errors of the transitions between charts: of the jump i → j, and of the way i → j → i, every pair (model §5)."""
 
 from typing import NamedTuple
 
@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from topojax.atlas.model import Model
+from topojax.data.batches import BATCH_SIZE, padded_batches
 from topojax.storage.runtime import compile_program
 from topojax.types import Array, Params
 
-BATCH_SIZE = 512
 OVERLAP = 1e-4
 """Least mass of a pair of charts that counts, as in training's own term."""
 
 
-class Gluing(NamedTuple):
+class TransitionErrors(NamedTuple):
     """Of ordered pairs of charts; rows are i, columns j, the diagonal and pairs without overlap are NaN.
 
     Attributes:
@@ -35,7 +35,7 @@ class Gluing(NamedTuple):
         return float(known.mean()) if known.size else float("nan")
 
 
-def gluing(model: Model, weights: Params, image: np.ndarray) -> Gluing:
+def transition_errors(model: Model, weights: Params, image: np.ndarray, size: int = BATCH_SIZE) -> TransitionErrors:
     """Measure every pair over a whole split, in batches of one shape.
 
     Sums over examples are the host's, in double precision: a device's depend on how many cores it divides them among.
@@ -44,6 +44,7 @@ def gluing(model: Model, weights: Params, image: np.ndarray) -> Gluing:
       model: the atlas.
       weights: its parameters after spectral normalisation (`Run.weights`).
       image: [n, X], n ≥ 1.
+      size: examples in a batch; a smaller split is one batch of its own size.
     """
 
     def errors(weights: Params, x: Array) -> tuple[Array, ...]:
@@ -53,15 +54,13 @@ def gluing(model: Model, weights: Params, image: np.ndarray) -> Gluing:
         differences = (jumped - e.z_n_all[:, None], returned - e.z_n_all[:, :, None])
         return e.router, *(jnp.sum(d**2, axis=-1) for d in differences)
 
-    n = len(image)
-    size = min(BATCH_SIZE, n)
+    size = min(size, len(image))
     compiled = compile_program(
         jax.jit(errors).lower(weights, jax.ShapeDtypeStruct((size, image.shape[1]), jnp.float32))
     )
     mass, jump, cycle = np.zeros(()), np.zeros(()), np.zeros(())
-    for start in range(0, n, size):
-        rows = np.minimum(np.arange(start, start + size), n - 1)
-        w, *found = (part[: n - start].astype(np.float64) for part in jax.device_get(compiled(weights, image[rows])))
+    for parts in padded_batches(lambda x: compiled(weights, x), image, size):
+        w, *found = (part.astype(np.float64) for part in parts)
         mass = mass + np.einsum("bi,bj->ij", w, w)
         jump, cycle = (
             total + np.einsum("bi,bj,bij->ij", w, w, error) for total, error in zip((jump, cycle), found, strict=True)
@@ -69,4 +68,4 @@ def gluing(model: Model, weights: Params, image: np.ndarray) -> Gluing:
     mass = np.where(np.eye(len(mass), dtype=bool), np.nan, mass)
     counted = mass >= OVERLAP
     means = (np.where(counted, total / np.where(counted, mass, 1.0), np.nan) for total in (jump, cycle))
-    return Gluing(mass, *means)
+    return TransitionErrors(mass, *means)

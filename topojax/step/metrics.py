@@ -6,7 +6,34 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from topojax.control.governor import GovernorState
+from topojax.step.update import Record
 from topojax.types import Array, Metrics
+
+
+def of_step(record: Record, governor: GovernorState) -> Metrics:
+    """The metrics of a step, by name; those of the end of an epoch apart.
+
+    Args:
+      record: what the update left.
+      governor: after the step, and after the end of the epoch if it was the last.
+    """
+    finite, rate, norms = record.finite, record.rate, record.norms
+    return {
+        **{f"loss/{name}": jnp.mean(value) for name, value in record.losses.aux.terms.items()},
+        **{f"signal/{name}": jnp.mean(value) for name, value in record.signals.items()},
+        **{f"weight/{name}": jnp.mean(value) for name, value in record.weights.items()},
+        **{f"norm/{name}": value for name, value in norms.items()},
+        **record.losses.baselines,
+        "norm/update": jnp.where(finite, rate.value * norms["direction"], 0.0),
+        "lr": rate.value,
+        "lr_governor": governor.rate,
+        "lr_cap": rate.cap,
+        "gate/window": record.ramp,
+        "guard/skipped": ~finite,
+        "guard/failures": governor.failures,
+        **record.control,
+    }
 
 
 def pack(metrics: Metrics) -> Array:

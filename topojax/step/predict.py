@@ -11,10 +11,9 @@ from topojax.atlas import losses
 from topojax.atlas.baselines import Baselines
 from topojax.atlas.model import Model
 from topojax.atlas.optim import eval_params
+from topojax.data.batches import BATCH_SIZE, in_batches
 from topojax.storage.runtime import compile_program
 from topojax.types import Array, Batch
-
-BATCH_SIZE = 512
 
 Evaluate = Callable[[Any, Batch], dict[str, Array]]
 """`Program.evaluate`: (state, batch) → arrays of one row for each example."""
@@ -89,11 +88,5 @@ def predict(
     Returns:
       The same names, n rows each, in the order of the split.
     """
-    n = len(split.label)
-    size = min(size, n)
-    parts = []
-    for start in range(0, n, size):
-        rows = np.minimum(np.arange(start, start + size), n - 1)
-        out = jax.device_get(evaluate(state, Batch(split.image[rows], split.label[rows])))
-        parts.append({name: value[: n - start] for name, value in out.items()})
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    rows = Batch(split.image, split.label)
+    return in_batches(lambda batch: evaluate(state, batch), rows, min(size, len(split.label)))

@@ -4,7 +4,7 @@ import flax.struct
 import jax
 
 from topojax.atlas.baselines import BaselineState
-from topojax.atlas.measure import Probed
+from topojax.atlas.fixed_batch import Probed
 from topojax.atlas.revival import Liveness
 from topojax.atlas.signals import Usage
 from topojax.atlas.system import ControlState

@@ -1,5 +1,7 @@
 """The surroundings of a run: versions of what it is built on, and the cache of compiled programs."""
 
+import contextlib
+import functools
 import importlib.metadata
 import os
 import pathlib
@@ -8,6 +10,8 @@ import subprocess
 from typing import Any
 
 import jax
+
+from topojax.errors import tell
 
 PACKAGES = ("topojax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
@@ -37,13 +41,24 @@ def commit() -> str | None:
 
 
 def cache_folder(name: str) -> pathlib.Path | None:
-    """A folder of the user's cache, $XDG_CACHE_HOME or ~/.cache, made if missing; None where it cannot be written."""
-    folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "topojax" / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return None
-    return folder if os.access(folder, os.W_OK | os.X_OK) else None
+    """A folder of the user's cache, $XDG_CACHE_HOME or ~/.cache, made if missing; None where it cannot be written.
+
+    That costs time, nothing else: it is said once, on stderr.
+    """
+    base = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    folder = base / "topojax" / name
+    if base.parts[:1] != ("~",):  # where there is no home it stays as it is
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.access(folder, os.W_OK | os.X_OK):
+                return folder
+    _say_uncached(base)
+    return None
+
+
+@functools.cache
+def _say_uncached(base: pathlib.Path) -> None:
+    tell(f"topojax: warning: nothing is cached, {base} cannot be written: set XDG_CACHE_HOME to a folder that can be")
 
 
 def use_compilation_cache() -> pathlib.Path | None:

@@ -79,6 +79,6 @@ def write_config(workdir: pathlib.Path, config: Any) -> None:
 def finished(workdir: pathlib.Path, epochs: int) -> bool:
     """Whether result.json says that the run has had all its epochs."""
     try:
-        return json.loads((workdir / "result.json").read_text())["epochs"] == epochs
+        return json.loads((workdir / "result.json").read_text(encoding="utf-8"))["epochs"] == epochs
     except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -1,8 +1,11 @@
 """What a run says on the terminal while it trains and when it is done."""
 
+import contextlib
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from topojax.errors import tell
 
 _QUIET = (
     "rate",
@@ -26,10 +29,12 @@ class Progress:
 
     def __init__(self, done: int, total: int, *, enabled: bool):
         self._total, self._enabled, self._bar = total, enabled, None
-        if enabled and sys.stderr.isatty():
-            from tqdm import tqdm
+        terminal = getattr(sys.stderr, "isatty", None)  # stderr may be closed, or replaced by something simpler
+        with contextlib.suppress(OSError, ValueError):
+            if enabled and terminal is not None and terminal():
+                from tqdm import tqdm
 
-            self._bar = tqdm(initial=done, total=total, unit="epoch", file=sys.stderr, dynamic_ncols=True)
+                self._bar = tqdm(initial=done, total=total, unit="epoch", file=sys.stderr, dynamic_ncols=True)
 
     def advance(self) -> None:
         """One more epoch."""
@@ -44,7 +49,7 @@ class Progress:
             self._bar.set_postfix(shown)
         elif self._enabled:
             text = "  ".join(f"{name} {value}" for name, value in shown.items())
-            print(f"epoch {epoch}/{self._total}  {text}", file=sys.stderr, flush=True)
+            tell(f"epoch {epoch}/{self._total}  {text}")
 
     def say(self, epoch: int, event: Mapping[str, Any]) -> None:
         """An event that a user should not miss."""
@@ -55,7 +60,7 @@ class Progress:
         if self._bar is not None:
             self._bar.write(line, file=sys.stderr)
         else:
-            print(line, file=sys.stderr, flush=True)
+            tell(line)
 
     def close(self) -> None:
         """Leave the terminal as it was."""

@@ -9,14 +9,13 @@ import json
 import os
 import pathlib
 import socket
-import sys
 import time
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from topojax.config.io import telling
-from topojax.errors import UserError
+from topojax.errors import UserError, needing, tell
 from topojax.storage.logs import write_json
 from topojax.storage.runtime import versions
 from topojax.storage.workdir import read_config
@@ -24,7 +23,7 @@ from topojax.storage.workdir import read_config
 METRICS_A_REQUEST = 1000
 """MLflow's own limits; the same for parameters and tags."""
 PARAMS_A_REQUEST = 100
-FILES = ("config.json", "result.json", "metrics.jsonl", "events.jsonl", "atlas.png", "report")
+FILES = ("config.json", "result.json", "metrics.jsonl", "events.jsonl", "atlas.png", "report", "comparison")
 """What becomes an artifact, where it is there."""
 
 
@@ -43,7 +42,7 @@ class MlflowRun:
     def __init__(self, workdir: pathlib.Path):
         self._workdir = workdir
         config = read_config(workdir)
-        self._client = _client(config.mlflow.tracking_uri)
+        self._client, self._artifacts = _client(config.mlflow.tracking_uri, workdir.absolute())
         try:
             self._run, self._sent = self._open(config)
         except Exception as error:  # MLflow raises its own, SQLAlchemy's and requests'
@@ -99,10 +98,7 @@ class MlflowRun:
             self._warn(error)
         left = len(self._unsent) + len(self._tags)
         if left:
-            print(
-                f"topojax: warning: {left} numbers and tags did not reach MLflow; {remedy(self._workdir)}",
-                file=sys.stderr,
-            )
+            tell(f"topojax: warning: {left} numbers and tags did not reach MLflow; {remedy(self._workdir)}")
 
     def _open(self, config: Any) -> tuple[str, int]:
         """(run id, last epoch that is whole there)."""
@@ -111,7 +107,7 @@ class MlflowRun:
         kept = self._workdir / "mlflow.json"
         client = self._client
         if kept.exists():
-            known = json.loads(kept.read_text())
+            known = json.loads(kept.read_text(encoding="utf-8"))
             try:
                 run = client.get_run(known["run_id"]) if known["tracking_uri"] == client.tracking_uri else None
             except MlflowException:  # deleted for good, or another server at the same address
@@ -124,7 +120,7 @@ class MlflowRun:
                 return run.info.run_id, int(run.data.metrics.get("epoch", 0))
         name = config.mlflow.experiment
         experiment = client.get_experiment_by_name(name)
-        experiment_id = experiment.experiment_id if experiment else client.create_experiment(name)
+        experiment_id = experiment.experiment_id if experiment else client.create_experiment(name, self._artifacts)
         tags = {f"version.{package}": version for package, version in versions().items()}
         tags["labels_used"] = str(config.supervised.enabled).lower()
         run = client.create_run(experiment_id, run_name=config.mlflow.run_name or config.name, tags=tags)
@@ -150,7 +146,7 @@ class MlflowRun:
     def _warn(self, error: Exception) -> None:
         if not self._failed:
             self._failed = True
-            print(f"topojax: warning: MLflow does not answer, training goes on: {_line(error)}", file=sys.stderr)
+            tell(f"topojax: warning: MLflow does not answer, training goes on: {_line(error)}")
 
 
 def ends(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
@@ -165,7 +161,7 @@ def ends(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
 
 def remedy(workdir: pathlib.Path) -> str:
     """How to send what MLflow lacks."""
-    return f"send them with python -m topojax.mlflow_writer --workdir={workdir}"
+    return f"send them with topojax mlflow --workdir={workdir}"
 
 
 class _Lines:
@@ -185,16 +181,22 @@ class _Lines:
         return [json.loads(line) for line in whole.splitlines()]
 
 
-def _client(uri: str | None) -> Any:
-    """A client that says soon when nobody listens."""
+def _client(uri: str | None, workdir: pathlib.Path) -> tuple[Any, str | None]:
+    """A client that says soon when nobody listens, and where a new experiment keeps its files, None: as MLflow does.
+
+    MLflow's own defaults, `mlflow.db` and `mlruns`, would lie in whatever folder the command was called from.
+    """
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{workdir / 'mlflow.db'}"
+    artifacts = None
+    if (database := urllib.parse.urlsplit(uri)).scheme not in ("", "file", "http", "https", "databricks"):
+        local = database.scheme.partition("+")[0] == "sqlite" and database.path.strip("/")
+        folder = pathlib.Path(database.path[1:]).absolute().parent if local else workdir
+        artifacts = (folder / "mlartifacts").as_uri()
+        os.environ["_MLFLOW_SERVER_ARTIFACT_ROOT"] = artifacts  # or a store makes `mlruns` when it is opened
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # its default, 7, waits for minutes
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    try:
+    with needing("mlflow", "MLflow"):
         from mlflow.tracking import MlflowClient
-    except ImportError as error:
-        raise UserError(
-            f"config.mlflow.enabled needs MLflow ({error}): pip install 'topojax[mlflow]', or leave it off"
-        ) from error
     try:
         client = MlflowClient(uri)
     except Exception as error:
@@ -209,7 +211,7 @@ def _client(uri: str | None) -> Any:
                 f"config.mlflow.tracking_uri = {client.tracking_uri}: nobody answers ({error}); start one with "
                 "mlflow server, or set config.mlflow.enabled to false"
             ) from error
-    return client
+    return client, artifacts
 
 
 def _line(error: Exception) -> str:

@@ -1,12 +1,9 @@
-"""A run on MLflow while it trains, and after.
-
-  python -m topojax.mlflow_writer --workdir=runs/digits       sends what MLflow lacks, and files made since (a report)
+"""A run on MLflow while it trains, and after: `topojax mlflow --workdir=runs/digits` sends what MLflow lacks.
 
 A training run does so by itself where `config.mlflow.enabled` says so, through a process of its own: MLflow writes some
 hundred numbers a logged epoch one object at a time, and training should share no interpreter with that.
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -17,7 +14,7 @@ import time
 from collections.abc import Mapping
 from typing import IO, Any, cast
 
-from topojax.errors import UserError, exit_status
+from topojax.errors import UserError, tell
 from topojax.storage.logs import Row, Sink
 from topojax.storage.workdir import finished, read_config
 from topojax.tracking.mlflow_run import MlflowRun, remedy
@@ -46,9 +43,10 @@ class Mlflow(Sink):
 
     def __init__(self, workdir: pathlib.Path):
         self._workdir, self._told = workdir, time.monotonic()
-        command = [sys.executable, "-m", "topojax.mlflow_writer", f"--workdir={workdir}", "--follow"]
+        command = [sys.executable, "-m", "topojax", "mlflow", f"--workdir={workdir}", "--follow"]
         # A session of its own: an interrupt at the terminal is for training, which then ends this one.
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        pipes |= {"encoding": "utf-8", "errors": "backslashreplace"}
         self._process: subprocess.Popen = subprocess.Popen(command, start_new_session=True, **pipes)
         self._stdin, self._stdout = cast(IO[str], self._process.stdin), cast(IO[str], self._process.stdout)
         said = ""
@@ -76,8 +74,7 @@ class Mlflow(Sink):
         status = self._process.wait()
         self._stdout.close()
         if status:
-            message = f"the process that sends to MLflow ended ({status}); {remedy(self._workdir)}"
-            print(f"topojax: warning: {message}", file=sys.stderr)
+            tell(f"topojax: warning: the process that sends to MLflow ended ({status}); {remedy(self._workdir)}")
 
     def _tell(self, what: str) -> None:
         with contextlib.suppress(BrokenPipeError):  # it has ended: `close` says so
@@ -103,34 +100,21 @@ def follow(workdir: pathlib.Path) -> None:
     run.close(finished=told == _FINISH)
 
 
-def sync(workdir: pathlib.Path) -> None:
-    """Send what MLflow lacks of a run, and its files; says where they are.
+def sync(workdir: pathlib.Path) -> str:
+    """Send what MLflow lacks of a run, and its files.
+
+    Returns:
+      Where they are, in words.
 
     Raises:
       UserError: no run there, or what `MlflowRun` refuses.
     """
     run = MlflowRun(workdir)
     run.close(finished=finished(workdir, read_config(workdir).train.epochs))
-    print(f"MLflow: {where(workdir)}")
+    return f"MLflow: {where(workdir)}"
 
 
 def where(workdir: pathlib.Path) -> str:
     """Where MLflow has the run of a workdir that it knows."""
-    known = json.loads((workdir / "mlflow.json").read_text())
+    known = json.loads((workdir / "mlflow.json").read_text(encoding="utf-8"))
     return f"run {known['run_id']} of experiment {known['experiment']} at {known['tracking_uri']}"
-
-
-def main() -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m topojax.mlflow_writer", description="Send to MLflow what it lacks of a run, and its files."
-    )
-    parser.add_argument("--workdir", required=True, help="where the run lives")
-    parser.add_argument("--follow", action="store_true", help="send at each line on stdin, until it ends")
-    arguments = parser.parse_args()
-    send = follow if arguments.follow else sync
-    return exit_status(lambda: send(pathlib.Path(arguments.workdir)))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

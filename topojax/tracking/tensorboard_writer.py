@@ -21,8 +21,9 @@ from topojax.atlas.controllers import make_control
 from topojax.atlas.model import Model
 from topojax.config.io import telling
 from topojax.data.sets import Dataset
-from topojax.errors import UserError
+from topojax.errors import needing
 from topojax.storage.logs import Row, Sink
+from topojax.tracking.canvas import import_matplotlib
 
 POINTS = 2000
 """Test points in the picture of the atlas, at most."""
@@ -145,15 +146,10 @@ def pairs(x: np.ndarray, x_hat: np.ndarray, shape: tuple[int, int, int]) -> np.n
 
 def _writer(directory: pathlib.Path) -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    try:
+    with needing("tf", "config.log.tensorboard"):
+        import tensorflow as tf
         from clu import metric_writers
-    except ImportError as error:
-        raise UserError(
-            f"config.log.tensorboard needs TensorFlow and tensorboard ({error}): "
-            "pip install 'topojax[tf]', or leave it off"
-        ) from error
-    import matplotlib.figure  # noqa: F401  here, so that the first picture's time is a picture's
-    import tensorflow as tf
+    import_matplotlib()  # here, so that the first picture's time is a picture's
 
     class Scalars(metric_writers.SummaryWriter):
         """One event for all scalars of a row; clu makes an operation for each, which takes longer than an epoch may."""

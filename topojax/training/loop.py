@@ -20,7 +20,7 @@ from topojax.atlas.feasible import unstable_gains
 from topojax.config.validate import validate
 from topojax.data import sets
 from topojax.errors import UserError
-from topojax.scoring.audit import audit, last_fifth
+from topojax.scoring.audit import last_fifth
 from topojax.scoring.run import Run, build, restore
 from topojax.scoring.scores import scores
 from topojax.scoring.split import evaluate_run
@@ -28,12 +28,13 @@ from topojax.step.predict import compile_evaluate, predict
 from topojax.step.state import TrainState
 from topojax.storage import workdir as workdirs
 from topojax.storage.checkpoint import Checkpoints, last_epoch
-from topojax.storage.logs import Sink, Writers, number, numbers, write_json
+from topojax.storage.logs import Sink, Writers, number, numbers
 from topojax.storage.program_cache import compile_epoch
 from topojax.storage.runtime import compile_program, use_compilation_cache, versions
-from topojax.tracking.console import Progress, table
+from topojax.tracking.console import Progress
 from topojax.tracking.console import number as number_text
 from topojax.tracking.events import events, unsatisfied
+from topojax.training.result import result_of, write_result
 from topojax.types import Batch, Metrics
 
 
@@ -58,30 +59,34 @@ def train_and_evaluate(config: Any, workdir: str | pathlib.Path, *, started: flo
     validate(config)
     path = pathlib.Path(workdir)
 
-    def finished() -> bool:
-        done = last_epoch(path)
-        if done:
-            workdirs.same_config(path, config)
-        if done > config.train.epochs:
-            raise UserError(f"config.train.epochs = {config.train.epochs}, but {path} has trained {done} already")
-        if done < config.train.epochs or not workdirs.finished(path, done):
-            return False
-        print(f"{path} is finished: {done} epochs, results in {path / 'result.json'}")
-        return True
-
     try:
-        if finished():  # data take their time
-            return restore(path).state
+        done = _finished(path, config)  # before the data, which take their time
+        if done is not None:
+            return done
         # Before the folder is claimed: what does not fit the data leaves nothing there.
         training = _Training(config, path, started)
         with workdirs.claim(path):
-            if finished():  # by another process, meanwhile
-                return restore(path).state
+            done = _finished(path, config)  # by another process, while the data were read
+            if done is not None:
+                return done
             with contextlib.closing(Checkpoints(path, keep=config.checkpoint.keep)) as checkpoints:
                 workdirs.write_config(path, config)
                 return training.run(checkpoints)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"the same command goes on from epoch {last_epoch(path)} of {path}") from None
+
+
+def _finished(path: pathlib.Path, config: Any) -> TrainState | None:
+    """The final state of a run that has trained all its epochs and written its result; None if there is more to do."""
+    done = last_epoch(path)
+    if done:
+        workdirs.same_config(path, config)
+    if done > config.train.epochs:
+        raise UserError(f"config.train.epochs = {config.train.epochs}, but {path} has trained {done} already")
+    if done < config.train.epochs or not workdirs.finished(path, done):
+        return None
+    print(f"{path} is finished: {done} epochs, results in {path / 'result.json'}")
+    return restore(path).state
 
 
 class _Training:
@@ -135,7 +140,7 @@ class _Training:
                 progress.advance()
                 logs, saves = (self._due(epoch, block) for block in (self.config.log, self.config.checkpoint))
                 if logs or saves:
-                    self._hear(epoch, waiting, writers, progress)
+                    self._fetch(epoch, waiting, writers, progress)
                     waiting = []
                 if logs:
                     step, (tested, predictions) = epoch * self.program.steps_per_epoch, self._test(state)
@@ -221,7 +226,7 @@ class _Training:
         with where if traced else contextlib.nullcontext():
             yield traced
 
-    def _hear(self, epoch: int, waiting: list[Metrics], writers: Writers, progress: Progress) -> None:
+    def _fetch(self, epoch: int, waiting: list[Metrics], writers: Writers, progress: Progress) -> None:
         """Fetch the epochs since the last time, write their events, stop a run that has diverged."""
         with self._training_time():
             rows = jax.device_get(waiting)
@@ -274,28 +279,18 @@ class _Training:
             manifest=self.dataset.manifest,
         )
         tested = evaluate_run(run, self.dataset.test, self.dataset.train, compiled=self.evaluate.result())
-        result = {
-            "name": self.config.name,
-            **tested.named(),
-            "labels_used": self.config.supervised.enabled,
-            "readout_labels_used": True,
-            "epochs": self.config.train.epochs,
-            "step": int(state.step),
-            "best_epoch": self.checkpoints.best(),
-            "seed": self.config.seed,
-            "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-            "data": self.dataset.manifest,
-            "contracts": audit(self.config, self.previous, last_fifth(self.path, self.config.train.epochs)),
-            "versions": versions(),
-            "time/first_epoch_s": round(self.first_epoch_s, 3),
-            "time/compile_s": round(self.compile_s, 3),
-            "time/train_s": round(self.train_s, 3),
-            "time/total_s": round(time.perf_counter() - self.started, 3),
-        }
-        write_json(self.path / "result.json", result)
-        print(table(result))
-        print(
-            f"\n{self.path / 'result.json'}: {result['time/total_s']:.1f} s in all, "
-            f"{result['time/compile_s']:.1f} s of it compiling"
+        result = result_of(
+            run,
+            tested,
+            best_epoch=self.checkpoints.best(),
+            metrics=self.previous,
+            history=last_fifth(self.path, run.epoch),
+            seconds={
+                "first_epoch": self.first_epoch_s,
+                "compile": self.compile_s,
+                "train": self.train_s,
+                "total": time.perf_counter() - self.started,
+            },
         )
+        write_result(self.path, result)
         return result

@@ -98,7 +98,7 @@ class _Atlas(nn.Module):
 
 
 def make_model(config, *, input_dim: int, num_classes: int) -> Model:
-    """Build the atlas from `config.model` (see `topojax/config.py`).
+    """Build the atlas from `config.model` (see `topojax/config/defaults.py`).
 
     Args:
       config: mapping with the fields of `config.model`.

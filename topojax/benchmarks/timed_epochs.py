@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from topojax.atlas import optim
 from topojax.atlas.controllers import select_rows
 from topojax.atlas.measure import make_settings
-from topojax.atlas.objective import INVARIANCES, Lazy, make_objective
+from topojax.atlas.objective import Objective
+from topojax.atlas.terms import INVARIANCES, Lazy
 from topojax.benchmarks.timing import seconds
 from topojax.benchmarks.variants import interval
 from topojax.control import precision
@@ -107,7 +108,7 @@ def bare(config: Any, about: dict[str, Any]) -> Loop:
     model, program = build(config, about)
     batch_size, steps, image_shape = config.train.batch_size, program.steps_per_epoch, about["image_shape"]
     rows = select_rows(config)
-    gradient = jax.value_and_grad(make_objective(config, model, rows).loss, has_aux=True)
+    gradient = jax.value_and_grad(Objective(config, model, rows).loss, has_aux=True)
     optimizer = optim.make_optimizer(config.optim, steps_per_epoch=steps)
     settings_of = make_settings(config, rows)
     views_of = make_views(config, image_shape, second=any(row.name in INVARIANCES for row in rows))

@@ -1,0 +1,17 @@
+"""Print the contracts of any checkpoint of a run: who is satisfied, who is not, and what to do about it."""
+
+import pathlib
+from collections.abc import Sequence
+
+from topojax.commands import Parser
+
+
+def main(argv: Sequence[str]) -> None:
+    """Command line."""
+    parser = Parser("contracts", description="Print the contracts of a run.")
+    parser.add_argument("--workdir", required=True, help="where the run lives")
+    parser.add_argument("--step", type=int, help="which checkpoint, by epoch (default: the last)")
+    arguments = parser.parse_args(argv)
+    from topojax.scoring.audit import show
+
+    print(show(pathlib.Path(arguments.workdir), arguments.step))

@@ -1,0 +1,35 @@
+"""Train an atlas.
+
+  topojax train                                        digits, with the defaults
+  topojax train --config=configs/mnist.py --config.seed=1
+  topojax train --config=configs/mnist.py:full --workdir=runs/full
+
+The same command goes on from the last checkpoint of its workdir.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from topojax.commands import STARTED
+from topojax.config import command_line
+from topojax.config.io import to_json
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "where the run lives (default: runs/<config.name>)")
+_PRINT = flags.DEFINE_bool("print_config", False, "print the configuration that the flags make, and exit")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Command line."""
+    return command_line.carry_out(train, __doc__ or "", ["topojax train", *argv])
+
+
+def train(config: Any) -> None:
+    """Print the configuration, or train."""
+    if _PRINT.value:
+        print(to_json(config), end="")
+        return
+    from topojax.training.loop import train_and_evaluate
+
+    train_and_evaluate(config, _WORKDIR.value or f"runs/{config.name}", started=STARTED)

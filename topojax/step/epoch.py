@@ -1,0 +1,107 @@
+"""An epoch: updates one after the other in the order of (seed, epoch), as one scan, and the end of it."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from topojax.atlas.controllers import Rows
+from topojax.data.augment import Views
+from topojax.data.neighbours import partners
+from topojax.data.sets import batch_indices, shuffled
+from topojax.step.closing import Closing
+from topojax.step.metrics import expanded, of_step, pack, reduce_epoch
+from topojax.step.state import TrainState
+from topojax.step.update import Update
+from topojax.types import Array, Batch, Metrics
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Epochs:
+    """What an epoch is closed over.
+
+    Attributes:
+      config: of the run.
+      rows: its contracts.
+      update: one step.
+      closing: the end of an epoch.
+      views_of: (key, batch) → Views.
+      compares: whether a contract compares two views of a batch.
+      num_train: training examples.
+    """
+
+    config: Any
+    rows: Rows
+    update: Update
+    closing: Closing
+    views_of: Callable[[Array, Batch], Views]
+    compares: bool
+    num_train: int
+    # Names of the metrics, by tracing `epoch`: to ask again would trace the step once more.
+    _traced: list[tuple[str, ...]] = dataclasses.field(default_factory=list, init=False)
+
+    def train_step(self, state: TrainState, batch: Batch, probe: Batch) -> tuple[TrainState, Metrics]:
+        """One step on a batch, augmented here."""
+        return self.step(state, self.views_of(jax.random.fold_in(state.key, state.step), batch), probe)
+
+    def step(self, state: TrainState, views: Views, probe: Batch) -> tuple[TrainState, Metrics]:
+        """One update, and the end of the epoch if it is the last."""
+        new, record = self.update.descend(state, views)
+        new, of_epoch = self.closing.after(state, new, probe, record)
+        return new, of_step(record, new.control.governor) | of_epoch
+
+    def epoch(self, state: TrainState, data: Batch) -> tuple[TrainState, Array]:
+        """Every batch of an epoch once: the state after it, and its metrics as one vector."""
+        order = batch_indices(
+            self.config.seed,
+            state.step // self.closing.steps_per_epoch,
+            self.num_train,
+            self.config.train.batch_size,
+        )
+        probe = self.probe_of(data)
+        names: set[str] = set()  # known once the body is traced
+
+        def views(step: Array, index: Array) -> Views:
+            batch = Batch(data.image[index], data.label[index])
+            if self.compares and self.config.data.neighbours:
+                batch = batch._replace(partner=partners(state.key, step, data, index))
+            return self.views_of(jax.random.fold_in(state.key, step), batch)
+
+        # Each step prepares the next one's batch: a carry is written to memory once, where XLA would otherwise sample
+        # every pixel again in each of its uses (a third of an MNIST step on a CPU).
+        def body(carry: tuple[TrainState, Views], following: Array) -> tuple[tuple[TrainState, Views], Array]:
+            state, now = carry
+            after = views(state.step + 1, following)
+            state, metrics = self.step(state, now, probe)
+            names.update(metrics)
+            return (state, after), pack(metrics)
+
+        first = views(state.step, order[0])
+        (state, _), metrics = jax.lax.scan(body, (state, first), jnp.roll(order, -1, axis=0))
+        self._traced.append(expanded(names, self.rows))
+        return state, reduce_epoch(self._traced[-1], metrics)
+
+    def probe_of(self, data: Batch) -> Batch:
+        """The probe batch: the same examples of a split for the whole run."""
+        index = shuffled(jax.random.key(self.config.seed), self.num_train)[: self.config.probe.size]
+        return Batch(data.image[index], data.label[index])
+
+    def metric_names(self, init: Callable[[], TrainState], input_dim: int) -> tuple[str, ...]:
+        """Names of the metrics, in the order of `epoch`'s vector.
+
+        Args:
+          init: () → TrainState; traced with a step, if no epoch has been.
+          input_dim: X.
+        """
+        if self._traced:
+            return self._traced[-1]
+
+        def step(data: Batch) -> Metrics:
+            size = self.config.train.batch_size
+            return self.train_step(init(), Batch(data.image[:size], data.label[:size]), self.probe_of(data))[1]
+
+        data = Batch(jnp.zeros((self.num_train, input_dim)), jnp.zeros(self.num_train, jnp.int32))
+        self._traced.append(expanded(jax.eval_shape(step, data), self.rows))
+        return self._traced[-1]
