@@ -1,13 +1,11 @@
 """MNIST: the report's subset, 3,000 images of which 600 are test data, or all, and the official test split.
 
   topojax data fetch mnist
-  python -m topojax.train --config=configs/mnist.py         86 s on 2 cores; test AMI 0.91, accuracy 0.96, MSE 0.044
+  python -m topojax.train --config=configs/mnist.py         about 90 s on 2 cores
   python -m topojax.train --config=configs/mnist.py:full
   python -m topojax.train --config=configs/mnist.py:unsupervised
 
-Measured with seeds 0 to 2 on the official test split, 5 to 7 minutes on one core: `full`, labels used, AMI 0.963,
-0.964, 0.961, accuracy 0.988, 0.988, 0.987, MSE 0.0367, 0.0363, 0.0367; `unsupervised`, labels not used, AMI 0.932,
-0.883, 0.882, MSE 0.0368, 0.0373, 0.0370.
+`full` and `unsupervised` take 5 to 7 minutes on one core. What comes out, seed by seed, is in docs/results.md.
 
 Variants: `subset` (also with no variant): 400 epochs of 18 batches; `full`: all images, a wider atlas; `unsupervised`:
 the same, but labels reach the detached readout alone. Charts come from pairs: an example, and a neighbour of it turned,

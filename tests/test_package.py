@@ -54,7 +54,9 @@ def test_the_wheel_holds_every_module_and_configuration_and_nothing_else(built):
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
         metadata = email.message_from_bytes(wheel.read(f"topojax-{VERSION}.dist-info/METADATA"))
     wanted = {str(path.relative_to(ROOT)) for path in (ROOT / "topojax").rglob("*.py")} | {"topojax/py.typed"}
-    assert names == wanted | {f"topojax/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
+    assert names == wanted | {
+        f"topojax-{VERSION}.data/data/share/topojax/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")
+    }
     assert metadata["Version"] == VERSION
 
 

@@ -140,8 +140,22 @@ def _interrupts() -> Iterator[None]:
     try:
         yield
     finally:
+        _INTERRUPTS.clear()
         if before is not None:
             signal.signal(signal.SIGINT, before)
+
+
+_INTERRUPTS: list[int] = []
+"""Interrupts of this process that have been raised: what raises inside a callback of a library may be dropped there."""
+
+
+def raise_if_interrupted() -> None:
+    """Raise KeyboardInterrupt where an interrupt was raised before and somebody swallowed it.
+
+    For long loops, once a turn.
+    """
+    if _INTERRUPTS:
+        raise KeyboardInterrupt
 
 
 def _on_interrupt(number: int, frame: FrameType | None) -> None:
@@ -151,6 +165,7 @@ def _on_interrupt(number: int, frame: FrameType | None) -> None:
             tell(_interrupted(""))
             os._exit(INTERRUPTED)
         frame = frame.f_back
+    _INTERRUPTS.append(number)
     raise KeyboardInterrupt
 
 

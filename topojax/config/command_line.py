@@ -10,6 +10,7 @@ import importlib.util
 import pathlib
 import re
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -144,7 +145,8 @@ def _located(path: str) -> str:
     name, colon, variant = path.partition(":")
     if pathlib.Path(name).is_file() or not name.startswith("configs/"):
         return path
-    for folder in (DEFAULT_CONFIG.parent, DEFAULT_CONFIG.parent.parent):
+    beside = DEFAULT_CONFIG.parents[2]  # a checkout, or what a wheel was unpacked into
+    for folder in (beside, beside / "share" / "topojax", pathlib.Path(sysconfig.get_path("data"), "share", "topojax")):
         if (folder / name).is_file():
             return f"{folder / name}{colon}{variant}"
     return path

@@ -155,13 +155,13 @@ def fetch(name: str, data_dir: str | None) -> pathlib.Path:
     with contextlib.suppress(UserError):
         return find(name, data_dir)
     url = SOURCES[name].url
+    tfds = _import_tfds()
     try:
         # tfds retries for minutes before it gives up; this asks once. Any answer, 404 too, means "reachable".
         with contextlib.suppress(urllib.error.HTTPError):
             urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_REACH_SECONDS).close()
     except OSError as error:
         raise UserError(f"cannot fetch {name}: no connection to {url} ({_first_line(error)})") from error
-    tfds = _import_tfds()
     try:
         tfds.builder(name, data_dir=str(place)).download_and_prepare()
     except Exception as error:  # network, disk, checksums and parsers each have their own

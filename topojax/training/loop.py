@@ -5,6 +5,7 @@ what was written after it; the epochs left are trained. The state alone fixes wh
 """
 
 import contextlib
+import importlib.util
 import pathlib
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from topojax.atlas.controllers import clipped, start_rate
 from topojax.atlas.feasible import unstable_gains
 from topojax.config.validate import validate
 from topojax.data import sets
-from topojax.errors import UserError
+from topojax.errors import UserError, needing, raise_if_interrupted
 from topojax.scoring.audit import last_fifth
 from topojax.scoring.run import Run, build, restore
 from topojax.scoring.scores import scores
@@ -63,7 +64,8 @@ def train_and_evaluate(config: Any, workdir: str | pathlib.Path, *, started: flo
         done = _finished(path, config)  # before the data, which take their time
         if done is not None:
             return done
-        # Before the folder is claimed: what does not fit the data leaves nothing there.
+        # Before the folder is claimed: what lacks an extra or does not fit the data leaves nothing there.
+        _look_for_extras(config)
         training = _Training(config, path, started)
         with workdirs.claim(path):
             done = _finished(path, config)  # by another process, while the data were read
@@ -74,6 +76,21 @@ def train_and_evaluate(config: Any, workdir: str | pathlib.Path, *, started: flo
                 return training.run(checkpoints)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"the same command goes on from epoch {last_epoch(path)} of {path}") from None
+
+
+def _look_for_extras(config: Any) -> None:
+    """Refuse a run whose numbers go where nothing is installed to take them.
+
+    Raises:
+      UserError: naming the extra.
+    """
+    for wanted, package, extra, field in (
+        (config.log.tensorboard, "tensorflow", "tf", "config.log.tensorboard"),
+        (config.mlflow.enabled, "mlflow", "mlflow", "config.mlflow.enabled"),
+    ):
+        with needing(extra, field):
+            if wanted and importlib.util.find_spec(package) is None:
+                raise ModuleNotFoundError(f"No module named {package!r}")
 
 
 def _finished(path: pathlib.Path, config: Any) -> TrainState | None:
@@ -129,6 +146,7 @@ class _Training:
                 self._warn(writers, progress)
             waiting: list[Metrics] = []  # on the device: nothing waits for the host between two logs
             for epoch in range(done + 1, self.config.train.epochs + 1):
+                raise_if_interrupted()
                 with self._training_time(), self._profiled(epoch) as traced:
                     state, metrics = run_epoch(state, batch)
                     if traced:
