@@ -1,4 +1,4 @@
-"""The command line, in real processes: one line and a status for everything that can be mended."""
+"""The command line: one line and a status for everything that can be mended; in real processes where that matters."""
 
 import json
 import os
@@ -8,6 +8,9 @@ import sys
 
 import pytest
 
+from topojax import commands
+
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # how ml_collections loads a file
 TINY = str(pathlib.Path(__file__).parents[1] / "tiny_config.py")
 
 
@@ -23,15 +26,19 @@ def train(*arguments, **environment):
     return ended.returncode, ended.stdout, ended.stderr
 
 
-def refused(*arguments):
-    """The one line on stderr of a command that is refused."""
-    status, out, err = train(*arguments)
-    assert status == 2, err
-    assert out == ""
-    lines = err.splitlines()
-    assert len(lines) == 1, err
-    assert lines[0].startswith("topojax: error: ")
-    return lines[0].removeprefix("topojax: error: ")
+def one_line(status, out, err):
+    """What a refusal says."""
+    assert (status, out) == (2, ""), err
+    assert err.startswith("topojax: error: ")
+    assert err.count("\n") == 1, err
+    assert err.endswith("\n")
+    return err.removeprefix("topojax: error: ")[:-1]
+
+
+@pytest.fixture
+def refused(capsys):
+    """Arguments → the one line on stderr of a command that is refused, in this process."""
+    return lambda *arguments: one_line(commands.main(["train", *arguments]), *capsys.readouterr())
 
 
 def test_help_is_short_and_lists_only_our_flags():
@@ -93,7 +100,7 @@ def test_print_config_shows_what_the_flags_make():
         ("--config.model.num_charts=1", "config.model.num_charts = 1: must lie in [2, inf)"),
     ],
 )
-def test_a_bad_command_is_one_line(argument, said, tmp_path):
+def test_a_bad_command_is_one_line(argument, said, refused, tmp_path):
     assert said in refused(argument, f"--workdir={tmp_path / 'run'}" if argument != "--workdi=x" else "--config.seed=1")
     assert not (tmp_path / "run").exists()
 
@@ -111,7 +118,7 @@ def test_a_bad_command_is_one_line(argument, said, tmp_path):
         ("def get_config():\n    return 1\n", "", "get_config() returns int, not a ConfigDict"),
     ],
 )
-def test_a_bad_configuration_file_is_one_line(text, suffix, said, tmp_path):
+def test_a_bad_configuration_file_is_one_line(text, suffix, said, refused, tmp_path):
     file = tmp_path / "bad.py"
     file.write_text(text)
     assert refused(f"--config={file}{suffix}") == f"--config={file}{suffix}: {said}"
@@ -119,7 +126,9 @@ def test_a_bad_configuration_file_is_one_line(text, suffix, said, tmp_path):
 
 def test_a_workdir_that_cannot_be_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    assert "cannot be written: Not a directory" in refused("--config", TINY, f"--workdir={tmp_path / 'file' / 'run'}")
+    assert "cannot be written: Not a directory" in one_line(
+        *train("--config", TINY, f"--workdir={tmp_path / 'file' / 'run'}")
+    )
 
 
 def test_an_interrupt_says_how_to_go_on(tmp_path):
