@@ -60,8 +60,8 @@ def after(c):
 
 def one_step(baselines):
     states = baselines.init(jax.random.key(0))
-    grads = jax.grad(baselines.loss, has_aux=True)(params_of(states), data())[0]
-    return baselines.update(states, grads, jnp.int32(0))
+    grads = jax.jit(jax.grad(baselines.loss, has_aux=True))(params_of(states), data())[0]
+    return jax.jit(baselines.update)(states, grads, jnp.int32(0))
 
 
 def atlas_bits(state):
@@ -206,8 +206,8 @@ def test_their_rate_falls_with_the_schedule():
         c = config(**BOTH, optim__schedule=schedule, optim__warmup_epochs=0)
         baselines, _ = compared(c)
         states = jax.jit(baselines.init)(jax.random.key(0))
-        grads = jax.grad(baselines.loss, has_aux=True)(params_of(states), data())[0]
-        moved = baselines.update(states, grads, jnp.int32(30))["ae"].params  # half of 20 epochs of 3
+        grads = jax.jit(jax.grad(baselines.loss, has_aux=True))(params_of(states), data())[0]
+        moved = jax.jit(baselines.update)(states, grads, jnp.int32(30))["ae"].params  # half of 20 epochs of 3
         difference = jax.tree.map(lambda a, b: a - b, moved["body"], states["ae"].params["body"])
         rates.append(max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(difference)))
     # Adam's first step has size 1 where the gradient is not tiny; half-way a cosine from 1 to 0.01 is 0.505.
@@ -218,9 +218,9 @@ def test_their_rate_falls_with_the_schedule():
 def test_a_gradient_that_is_not_finite_moves_nothing_of_its_baseline():
     baselines, _ = compared(config(**BOTH))
     states = jax.jit(baselines.init)(jax.random.key(0))
-    grads = jax.grad(baselines.loss, has_aux=True)(params_of(states), data())[0]
+    grads = jax.jit(jax.grad(baselines.loss, has_aux=True))(params_of(states), data())[0]
     grads["ae"]["body"]["output"]["bias"] = grads["ae"]["body"]["output"]["bias"].at[0].set(jnp.nan)
-    new = baselines.update(states, grads, jnp.int32(0))
+    new = jax.jit(baselines.update)(states, grads, jnp.int32(0))
     assert bits(new["ae"]) == bits(states["ae"])
     assert bits(new["vq"]) != bits(states["vq"])
 

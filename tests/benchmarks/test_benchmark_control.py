@@ -374,6 +374,7 @@ def test_a_run_is_what_training_comes_to(compared, tmp_path):
     assert arm["I_XK"]["values"][1] == pytest.approx(result["test/I_XK"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_runner_reads_what_another_wrote(compared, monkeypatch):
     folder, found, _, _ = compared
     monkeypatch.setattr(comparison, "compile_runs", None)

@@ -60,6 +60,7 @@ def run(tmp_path_factory):
     return folder / "run", ended.returncode
 
 
+@pytest.mark.slow
 def test_training_needs_no_stream_and_no_home(run):
     workdir, status = run
     assert status == 0
@@ -71,6 +72,7 @@ def test_training_needs_no_stream_and_no_home(run):
             json.loads(part)
 
 
+@pytest.mark.slow
 def test_every_command_prints_in_ascii_without_a_home_and_draws_without_a_backend(run, tmp_path):
     workdir, _ = run
     words = [

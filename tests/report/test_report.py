@@ -157,17 +157,12 @@ def test_data_that_are_gone_leave_the_curves(digits_run, tmp_path, monkeypatch, 
     "cut, expected",
     [
         (lambda b: Batch(b.image[:1], b.label[:1]), ["One example: entropies", "Nobody uses chart", "No example uses"]),
-        pytest.param(
-            lambda b: Batch(b.image[b.label == 3], b.label[b.label == 3]), ["One class: AMI"], marks=pytest.mark.slow
-        ),
-        pytest.param(
-            lambda b: Batch(b.image, None),
-            ["No labels: nothing is compared", "P(Y|K) cannot be measured"],
-            marks=pytest.mark.slow,
-        ),
+        (lambda b: Batch(b.image[b.label == 3], b.label[b.label == 3]), ["One class: AMI"]),
+        (lambda b: Batch(b.image, None), ["No labels: nothing is compared", "P(Y|K) cannot be measured"]),
     ],
     ids=["one sample", "one class", "no labels"],
 )
+@pytest.mark.slow
 def test_poor_splits_are_told_and_their_gaps_named(restored, digits_run, cut, expected):
     run, train, test = restored
     embedding = embed(run, cut(test), train)

@@ -60,6 +60,7 @@ def test_training_lowers_the_loss_it_descends(run):
     assert np.mean(recon[-STEPS:]) < 0.7 * np.mean(recon[:STEPS])
 
 
+@pytest.mark.slow
 def test_no_gradient_reaches_control_or_what_the_probe_saw(tiny, run):
     last = run[0][-1]
     leaves, structure = jax.tree.flatten((last.control, last.probed))
