@@ -44,6 +44,7 @@ def nowhere():
     return environment(
         HOME=None,
         XDG_CACHE_HOME=None,
+        JAX_COMPILATION_CACHE_DIR=None,
         PYTHONIOENCODING="ascii",
         MPLBACKEND="module://no_such_module.backend",
     )

@@ -183,9 +183,9 @@ def test_the_command_prints_a_line_that_a_shell_runs_and_says_what_is_lost():
 
 
 def readme_commands():
-    """The report's commands as the README's table has them."""
-    text = (ROOT / "README.md").read_text()
-    return re.findall(r"`python -m topojax\.train (--config=configs/\w+\.py:report_[^`]*)`", text)
+    """The report's commands as the table of the commands' page has them."""
+    text = (ROOT / "docs" / "commands.md").read_text()
+    return re.findall(r"`topojax train (--config=configs/\w+\.py:report_[^`]*)`", text)
 
 
 def test_the_readme_has_the_reports_commands():
