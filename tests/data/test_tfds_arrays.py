@@ -201,7 +201,7 @@ def test_digest_tells_contents_shapes_and_dtypes_apart():
 def test_cached_load_imports_no_tensorflow(directory, decoder, cache_home):
     tfds_arrays.load(directory)
     done = _python(
-        "import sys, types; from topojax import data;"
+        "import sys, types; from topojax.data import sets;"
         f"c = types.SimpleNamespace(name='mnist', num_examples=None, data_dir={str(directory.parents[1])!r},"
         " neighbours=0, test_fraction=None, noise=0.0, cache=True);"
         "d = sets.load(c, seed=0); assert d.train.image.shape == (7, 16), d.train.image.shape;"
