@@ -282,6 +282,7 @@ def test_codes_on_their_points_have_no_ratio_to_speak_of():
     assert math.isfinite(seen.ratio_rms)
 
 
+@pytest.mark.slow
 def test_what_is_measured_carries_no_gradient():
     model, params, spectral, x, label = atlas()
 

@@ -1,7 +1,6 @@
 """The command `topojax`: its table, what it costs to ask, and what it refuses."""
 
 import io
-import os
 import pathlib
 import subprocess
 import sys
@@ -74,7 +73,7 @@ def test_an_interrupt_is_one_line_and_leaves_the_handler_as_it_was(monkeypatch, 
     import signal
 
     before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(config_fields, "page", lambda: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(config_fields, "page", lambda: signal.raise_signal(signal.SIGINT))
     assert commands.main(["fields"]) == 130
     assert capsys.readouterr() == ("", "topojax: interrupted\n")
     assert signal.getsignal(signal.SIGINT) is before

@@ -69,6 +69,7 @@ def test_help_is_short_and_lists_only_our_flags():
     assert "verbosity" not in out
 
 
+@pytest.mark.slow
 def test_the_command_topojax_trains_by_the_same_code():
     arguments = ("--config", TINY, "--config.seed=7", "--print_config")
     ended = subprocess.run(

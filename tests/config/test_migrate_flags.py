@@ -170,6 +170,7 @@ def test_a_line_that_means_nothing_is_refused(line, said):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_line_that_a_shell_runs_and_says_what_is_lost():
     command = [sys.executable, "-m", "topojax", "migrate-flags", "--", "--dataset", "mnist", "--vision_preproc", "true"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
@@ -182,16 +183,16 @@ def test_the_command_prints_a_line_that_a_shell_runs_and_says_what_is_lost():
     assert len(refused.stderr.splitlines()) == 1
 
 
-def readme_commands():
-    """The report's commands as the table of the commands' page has them."""
+def documented_commands():
+    """The report's commands as the documentation's table has them."""
     text = (ROOT / "docs" / "commands.md").read_text()
     return re.findall(r"`topojax train (--config=configs/\w+\.py:report_[^`]*)`", text)
 
 
-def test_the_readme_has_the_reports_commands():
-    starts = [command.split()[0].removeprefix("--config=") for command in readme_commands()]
+def test_the_documentation_has_the_reports_commands():
+    starts = [command.split()[0].removeprefix("--config=") for command in documented_commands()]
     assert set(starts) == set(REPORT)
-    assert readme_commands()[-1].endswith("report_lr7 --config.train.epochs=2000")
+    assert documented_commands()[-1].endswith("report_lr7 --config.train.epochs=2000")
 
 
 def shortened(command, workdir, epochs):
@@ -215,7 +216,7 @@ prepared = pytest.mark.skipif(
 @prepared
 @pytest.mark.slow
 @pytest.mark.parametrize("start", REPORT)
-def test_the_readmes_command_means_a_program_that_takes_its_data(start):
+def test_the_documented_command_means_a_program_that_takes_its_data(start):
     """Traced, which takes seconds; what it costs is compiling, and each of them is a program of its own."""
     config = command_line.load(str(ROOT / start))
     dataset = sets.load(config.data, seed=config.seed)
@@ -230,8 +231,8 @@ def test_the_readmes_command_means_a_program_that_takes_its_data(start):
 @prepared
 @pytest.mark.slow
 @pytest.mark.parametrize("start", REPORT)
-def test_the_readmes_command_trains_and_resumes(start, tmp_path):
-    command = next(command for command in readme_commands() if command.split()[0] == f"--config={start}")
+def test_the_documented_command_trains_and_resumes(start, tmp_path):
+    command = next(command for command in documented_commands() if command.split()[0] == f"--config={start}")
     for epochs in (1, 2):
         ended = shortened(command, tmp_path / "run", epochs)
         assert ended.returncode == 0, ended.stderr

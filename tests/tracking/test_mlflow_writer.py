@@ -273,6 +273,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert history["loss"] == [(1, 0.5)]
 
 
+@pytest.mark.slow
 def test_by_default_a_run_keeps_all_of_mlflow_in_its_workdir(tmp_path):
     workdir, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
     elsewhere.mkdir()

@@ -28,6 +28,7 @@ def made(config, workdir):
     return tensorboard_writer.TensorBoard(workdir / "tensorboard", config, model, dataset), program, dataset
 
 
+@pytest.mark.slow
 def test_without_tensorflow_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "clu", None)
     with pytest.raises(UserError, match=r"config\.log\.tensorboard needs .*topojax\[tf\]"):

@@ -18,6 +18,7 @@ from topojax.storage.logs import number, numbers
 from topojax.tracking.events import events
 from topojax.training import loop
 
+pytestmark = pytest.mark.slow  # programs of their own, tens of epochs each
 ROWS = ("commitment", "route", "entropy", "diversity", "window", "per_chart_code_entropy", "residual_scale")
 UPDATE_RATIO = 0.01
 
@@ -110,7 +111,6 @@ def lines(workdir, name):
     return [json.loads(line) for line in (pathlib.Path(workdir) / name).read_text().splitlines()]
 
 
-@pytest.mark.slow
 def test_an_unreachable_target_halts_the_run_saved_and_with_advice(calm, tmp_path):
     halting = config(**UNREACHABLE, monitor__on_saturation="halt", train__epochs=10)
     with pytest.raises(UserError, match=r"contract residual_scale cannot be satisfied .*use more codes per chart"):
@@ -139,7 +139,6 @@ def test_an_unreachable_target_halts_the_run_saved_and_with_advice(calm, tmp_pat
     assert not any(row["contract/residual_scale/unsatisfiable"] for row in calm[1])
 
 
-@pytest.mark.slow
 def test_a_target_out_of_reach_can_hold_the_rate():
     slow = {"optim__learning_rate": 0.004}  # of at most 0.01: a healthy rate grows
     _, rows, told = Driven(
@@ -154,7 +153,6 @@ def test_a_target_out_of_reach_can_hold_the_rate():
 HOT = {"optim__learning_rate": 1.0, "optim__learning_rate_max": 1.0}  # 100 times
 
 
-@pytest.mark.slow
 def test_a_rate_far_too_high_is_capped_at_once_and_cut(calm):
     state, rows, told = Driven(config(**HOT)).run(20)
     assert finite(state)
@@ -168,7 +166,6 @@ def test_a_rate_far_too_high_is_capped_at_once_and_cut(calm):
     assert not named(calm[2], "rate")
 
 
-@pytest.mark.slow
 def test_without_caps_barrier_and_grounding_cut_what_is_too_high():
     state, rows, told = Driven(config(**HOT, optim__update_ratio=0.0, optim__latent_speed=0.0)).run(24)
     assert finite(state)
@@ -202,7 +199,6 @@ def test_labels_that_change_under_a_run_are_a_spike(healthy, calm):
 
 
 @pytest.mark.parametrize("share", [1.0, 100.0])
-@pytest.mark.slow
 def test_a_decoder_that_outruns_the_signal_is_a_barrier_and_loses_its_share(share):
     _, rows, told = Driven(config(optim__group_rates__decoder=share, optim__update_ratio=0.05)).run(14)
     barriers = named(told, "barrier", scale="gamma")
@@ -222,7 +218,6 @@ def test_a_decoder_that_outruns_the_signal_is_a_barrier_and_loses_its_share(shar
     assert not named(told, "grounding_given_up")
 
 
-@pytest.mark.slow
 def test_charts_that_nothing_pulls_apart_are_not_grounded(calm):
     bare = ("commitment", "per_chart_code_entropy", "residual_scale")
     _, rows, told = Driven(config(bare, supervised__enabled=False)).run(27)

@@ -160,6 +160,7 @@ def test_fewer_epochs_than_trained_are_refused(run):
         loop.train_and_evaluate(config(train__epochs=3), run)
 
 
+@pytest.mark.slow
 def test_other_data_of_the_same_name_are_refused(run, monkeypatch):
     load = loop.sets.load
 
@@ -210,6 +211,7 @@ def test_two_processes_do_not_share_a_workdir(tmp_path):
         loop.train_and_evaluate(config(), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_stops_and_overwrites_nothing(run, monkeypatch):
     """A finished run, extended by epochs whose images are all NaN: no step is finite any more."""
     load = loop.sets.load
