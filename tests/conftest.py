@@ -6,6 +6,7 @@ import gc
 import os
 import pathlib
 import shutil
+import signal
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -22,6 +23,8 @@ try:
 except ImportError:  # Windows has no such lock: there every worker makes its own
     fcntl = None
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in its background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # How long an example takes depends on what else the machine does.
 hypothesis.settings.register_profile("patient", deadline=None)
@@ -91,6 +94,7 @@ def digits_run(made_once):
     from topojax.training.loop import train_and_evaluate
 
     c = get_config()
+    c.log.every_epochs, c.monitor.max_failures = 1, 10
     c.baselines.autoencoder = c.baselines.vq = True
     return made_once("digits", lambda workdir: train_and_evaluate(c, workdir))
 

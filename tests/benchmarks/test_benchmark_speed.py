@@ -185,8 +185,16 @@ def test_the_users_cache_is_not_touched(quick):
     "arguments, said",
     [
         (("--config.train.batch_size=500",), "config.train.batch_size = 500 exceeds the 160 training examples"),
-        (("--config.model.num_charts=1",), "config.model.num_charts = 1: must lie in [2, inf)"),
-        (("--json=no/such/folder/x.json",), "--json=no/such/folder/x.json cannot be written: name a file in a folder"),
+        pytest.param(
+            ("--config.model.num_charts=1",),
+            "config.model.num_charts = 1: must lie in [2, inf)",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ("--json=no/such/folder/x.json",),
+            "--json=no/such/folder/x.json cannot be written: name a file in a folder",
+            marks=pytest.mark.slow,
+        ),
         (("--qick",), "unknown flag --qick: did you mean --quick?"),
     ],
 )

@@ -101,7 +101,7 @@ def test_every_command_prints_in_ascii_without_a_home_and_draws_without_a_backen
     assert (tmp_path / "projector" / "sprite.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "cp1252"])
+@pytest.mark.parametrize("encoding", ["latin-1", pytest.param("cp1252", marks=pytest.mark.slow)])
 def test_what_an_encoding_does_not_have_is_written_out(encoding, tmp_path):
     words = [["fields"], ["migrate-flags", "--table"], ["data", "list"]]
     command = [sys.executable, "-c", SEVERAL, json.dumps(words), str(tmp_path / "statuses.json")]

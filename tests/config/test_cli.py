@@ -80,7 +80,7 @@ def test_the_command_topojax_trains_by_the_same_code():
     assert ended.stdout == train(*arguments)[1]
 
 
-@pytest.mark.parametrize("name", ["speed", "control", "simple"])
+@pytest.mark.parametrize("name", ["speed", *(pytest.param(n, marks=pytest.mark.slow) for n in ("control", "simple"))])
 def test_the_help_of_a_benchmark_is_short(name):
     command = [sys.executable, "-m", f"topojax.benchmarks.{name}", "--help"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120)

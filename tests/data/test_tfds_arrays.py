@@ -246,6 +246,7 @@ def test_fetch_of_what_is_there_downloads_nothing(directory, capsys, monkeypatch
     assert capsys.readouterr().out.strip() == f"mnist is in {directory}"
 
 
+@pytest.mark.slow
 def test_fetch_without_network_is_one_line_and_status_2(tmp_path):
     # A proxy at a closed port: no connection, wherever the test runs.
     closed = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")

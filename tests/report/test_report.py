@@ -104,10 +104,10 @@ def test_an_earlier_step_is_told_as_it_was_then(digits_run, tmp_path, without_pi
     assert "epoch 2 of 4" in text
     assert "result.json" not in re.sub(r"<script.*?</script>", "", text, flags=re.S)
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    assert [row["epoch"] for row in rows] == [2, 4]
-    assert history.read(workdir, until=2).epoch.tolist() == [2]
-    assert f"<td>{rows[0]['test/mse']}</td>" in text
-    assert f"<td>{rows[1]['test/mse']}</td>" not in text
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    assert history.read(workdir, until=2).epoch.tolist() == [1, 2]
+    assert f"<td>{rows[1]['test/mse']}</td>" in text
+    assert f"<td>{rows[3]['test/mse']}</td>" not in text
 
 
 def test_a_step_that_does_not_exist_lists_those_that_do(digits_run, capsys):

@@ -1,14 +1,10 @@
 """Events: one dict of metrics after another, in words."""
 
-import pathlib
-import re
-
 import pytest
 
 from topojax.atlas.hierarchy import BARRIERS, GROUPS
 from topojax.atlas.phases import PHASES
 from topojax.control.governor import CAUSES
-from topojax.tracking import events as module
 from topojax.tracking.events import CAPS, events, unsatisfied
 
 # An epoch in which all is well.
@@ -181,15 +177,6 @@ def test_an_unsatisfied_contract_comes_with_its_numbers_and_advice():
     assert unsatisfied(STUCK, advice) == [expected]
     assert events(QUIET, STUCK, advice) == [{"event": "constraint_unsatisfied", **expected}]
     assert events(STUCK, STUCK, advice) == []
-
-
-def test_every_kind_is_documented_and_every_documented_kind_occurs():
-    """The docstring's table against the words in the module and in these tests."""
-    documented = set(re.findall(r"^      ([a-z_]+)  +\w", events.__doc__, flags=re.M))
-    source = pathlib.Path(module.__file__).read_text().split('"""Metrics of one epoch')[1]
-    said = set(re.findall(r'"event": "(\w+)"', source)) | set(module._FLAGS.values())
-    assert documented == said
-    assert said <= set(re.findall(r'"event": "(\w+)"', pathlib.Path(__file__).read_text()))
 
 
 def test_many_at_once_come_in_the_order_of_questions():

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -25,8 +26,10 @@ from topojax.tracking import mlflow_run
 from topojax.tracking.mlflow_run import MlflowRun, ends
 from topojax.tracking.mlflow_writer import Mlflow, sync
 
-pytest.importorskip("mlflow")
-pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own dependencies warn of each other
+pytestmark = [
+    pytest.mark.skipif(find_spec("mlflow") is None, reason="MLflow is not installed"),
+    pytest.mark.filterwarnings("ignore"),  # MLflow's own dependencies warn of each other
+]
 TINY = str(pathlib.Path(__file__).parents[1] / "tiny_config.py")
 
 
@@ -251,6 +254,7 @@ def test_what_the_sending_process_is_refused_is_one_line_of_the_run(tmp_path):
         Mlflow(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_is_sent_to_its_end_and_called_killed(tmp_path, uri):
     """The process that sends outlives the one that trains, however that ends."""
     write_config(tmp_path, config(uri))

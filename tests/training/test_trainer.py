@@ -28,7 +28,7 @@ VOLATILE = ("time/first_epoch_s", "time/train_s", "time/compile_s", "time/total_
 def config(**fields):
     c = get_config()
     c.log.every_epochs, c.monitor.max_failures = 1, 10
-    c.baselines.autoencoder = c.baselines.vq = True  # the program of `digits_run`, which is compiled already
+    c.baselines.autoencoder = c.baselines.vq = True  # the configuration of `digits_run`: its program is compiled
     c.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
     return c
 
