@@ -265,7 +265,7 @@ def test_every_position_is_as_likely_for_an_example():
     assert np.abs(landed - 500).max() < 4 * 21
 
 
-def test_batches_follow_the_permutation_and_drop_the_remainder():
+def test_padding_follow_the_permutation_and_drop_the_remainder():
     batches = jax.jit(lambda epoch: sets.batch_indices(2, epoch, 23, 5))(4)
     assert batches.shape == (4, 5)
     assert batches.dtype == jnp.int32

@@ -22,7 +22,7 @@ from topojax.benchmarks.timing import Patience, Quartiles, quartiles, repeated, 
 from topojax.benchmarks.variants import constant_control, recon_vq
 from topojax.config.validate import validate
 from topojax.data import sets
-from topojax.data.batches import BATCH_SIZE
+from topojax.data.padding import BATCH_SIZE
 from topojax.scoring.run import build
 from topojax.scoring.scores import scores
 from topojax.step.predict import predict

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from topojax.data.batches import BATCH_SIZE
+from topojax.data.padding import BATCH_SIZE
 from topojax.data.sets import Dataset
 from topojax.scoring.run import build
 from topojax.step.predict import predict

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from topojax.atlas.baselines import Baselines, BaselineState
-from topojax.data.batches import BATCH_SIZE, in_batches
+from topojax.data.padding import BATCH_SIZE, in_batches
 from topojax.scoring.scores import Number, calibration, calibration_error, clustering, effective_rank, entropy
 from topojax.storage.runtime import compile_program
 from topojax.types import Batch

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from topojax.atlas.model import Model, make_model
 from topojax.atlas.optim import eval_params
-from topojax.data.batches import in_batches
+from topojax.data.padding import in_batches
 from topojax.errors import UserError
 from topojax.step.program import Program, make_program
 from topojax.step.state import TrainState

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from topojax.atlas.model import Model
-from topojax.data.batches import BATCH_SIZE, padded_batches
+from topojax.data.padding import BATCH_SIZE, padded_batches
 from topojax.storage.runtime import compile_program
 from topojax.types import Array, Params
 

@@ -11,7 +11,7 @@ from topojax.atlas import losses
 from topojax.atlas.baselines import Baselines
 from topojax.atlas.model import Model
 from topojax.atlas.optim import eval_params
-from topojax.data.batches import BATCH_SIZE, in_batches
+from topojax.data.padding import BATCH_SIZE, in_batches
 from topojax.storage.runtime import compile_program
 from topojax.types import Array, Batch
 

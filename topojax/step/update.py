@@ -47,7 +47,7 @@ class Rate(NamedTuple):
     """η and what set it; scalars."""
 
     value: Array  # η
-    cap: Array  # int32: 0 the governor, k the k-th of `events.CAPS`
+    cap: Array  # int32: 0 the governor, k the k-th of `tracking.events.CAPS`
     allowed: Array  # by the cap of the update ratio
 
 
@@ -162,7 +162,7 @@ class Update:
         """η: the least of the governor's rate, the schedule, the update ratio's cap and the latent speed's."""
         ratio = self.config.optim.update_ratio or jnp.inf
         allowed = caps.update_ratio_cap(norms["direction"], norms["params"], ratio)
-        # The order of the bounds is events.CAPS'.
+        # The order of the bounds is tracking.events.CAPS'.
         bounds = (state.control.governor.rate, self.schedule(state.step), allowed, state.probed.speed_cap)
         return Rate(*caps.active_cap(*bounds), allowed)
 

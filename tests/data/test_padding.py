@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from topojax.data.batches import in_batches, padded_batches
+from topojax.data.padding import in_batches, padded_batches
 
 
 @given(n=st.integers(1, 12), size=st.integers(1, 8))
@@ -24,7 +24,7 @@ def test_every_row_comes_back_once_and_padding_is_of_the_data(n, size):
         assert set(first.tolist()) <= set(range(n))
 
 
-def test_batches_have_no_more_rows_than_asked_for():
+def test_padding_have_no_more_rows_than_asked_for():
     parts = list(padded_batches(lambda x: x, np.arange(7), 3))
     assert [part.tolist() for part in parts] == [[0, 1, 2], [3, 4, 5], [6]]
 
