@@ -54,7 +54,9 @@ class Mlflow(Sink):
             if line == _READY:
                 return
             said = line.strip()
-        raise UserError(said or f"the process that sends to MLflow ended ({self._process.wait()})")
+        with self._process:  # closes its ends of the pipes, and waits
+            pass
+        raise UserError(said or f"the process that sends to MLflow ended ({self._process.returncode})")
 
     def metrics(self, epoch: int, step: int, values: Row) -> None:
         """Have the rows sent, if some seconds have passed."""
