@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from topojax.control.base import require_choice, require_positive, static, typed, where_active
+from topojax.control.base import checked, require_choice, require_positive, typed, where_active
 from topojax.types import Array
 
 MODES = ("target", "capacity")
@@ -88,7 +88,7 @@ class Coupling:
     def __post_init__(self) -> None:
         require_choice("mode", self.mode, MODES)
         fractions = {"capacity_fraction": self.capacity_fraction, "floor_fraction": self.floor_fraction}
-        static(log_charts=self.log_charts, **fractions)
+        checked(log_charts=self.log_charts, **fractions)
         require_positive(log_charts=self.log_charts)
         high, low = self.over_mixing
         for name, value in (("over_mixing", high), ("over_mixing", low), *fractions.items()):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from topojax.control.base import require_choice, require_positive, static, typed, where_active
+from topojax.control.base import checked, require_choice, require_positive, typed, where_active
 from topojax.control.caps import barrier_latch
 from topojax.types import Array
 
@@ -97,7 +97,7 @@ class Hierarchy:
 
     def __post_init__(self) -> None:
         ratios = {"delta_gamma": self.delta_gamma, "gamma_alpha": self.gamma_alpha}
-        static(**ratios, margin=self.margin, freeze_limit=self.freeze_limit, recover=self.recover)
+        checked(**ratios, margin=self.margin, freeze_limit=self.freeze_limit, recover=self.recover)
         require_positive(**ratios, shrink=self.shrink, minimum=self.minimum)
         require_choice("action", self.action, ACTIONS)
         for name, holds, interval in (

@@ -5,8 +5,9 @@ metric, the error is metric − target; where it raises the metric, target − m
 (divided by a tolerance, a target or the log of an alphabet) and clipped to ± `error_clip`.
 
 Everything is elementwise. Gains, bounds, weights and errors are scalars () or vectors (n,), so n contracts
-are one controller with vector gains. Gains are static: NumPy values, closed over, validated when the
-controller is built.
+are one controller with vector gains. A controller is a pytree whose leaves are its gains and bounds: closed over they
+are constants of the program, passed as an argument they are numbers that a `vmap` maps and a checkpoint holds. They are
+validated when the controller is built, as far as their values are known by then (a tracer's is not).
 """
 
 from typing import Any, NamedTuple, Protocol
@@ -18,8 +19,22 @@ from jax.typing import ArrayLike
 
 from topojax.types import Array
 
-Static = Any
-"""A NumPy array that is closed over. Not typed as one: to NumPy's types its product with a traced array is NumPy's."""
+Gain = Any
+"""A number of a controller, float32, () or (n,): NumPy's where its value is known, else traced.
+
+Not typed as an array: to NumPy's types its product with a traced array is NumPy's.
+"""
+
+SIGNED = ("minimum", "maximum", "initial", "nu")
+"""What may be negative."""
+
+UNBOUNDED = ("minimum", "maximum", "error_clip", "max_step")
+"""What may be infinite: it limits, and need not."""
+
+
+def is_known(value: Any) -> bool:
+    """Whether a value can be looked at: it is not traced."""
+    return not isinstance(value, jax.core.Tracer)
 
 
 class Info(NamedTuple):
@@ -76,38 +91,35 @@ class Reading(NamedTuple):
     usable: Array  # bool, weight's shape
 
 
-def static(**values: ArrayLike) -> dict[str, Any]:
+def checked(**values: ArrayLike) -> dict[str, Any]:
     """Validate gains and bounds: float32 arrays of one common shape.
 
     Args:
-      **values: name to scalar or vector, each finite and ≥ 0 unless it is `minimum`, `maximum` or `initial`.
+      **values: name to scalar or vector, each finite and ≥ 0; what is in `SIGNED` may be negative, what is in
+        `UNBOUNDED` infinite. What is traced is not looked at.
 
     Returns:
-      The same names to NumPy arrays, broadcast against each other.
+      The same names to arrays, broadcast against each other: NumPy's where the value is known.
 
     Raises:
       ValueError: not finite, negative, minimum > maximum, initial outside [minimum, maximum] or shapes
         that do not broadcast; the message names the value.
     """
-    arrays = {}
-    for name, value in values.items():
-        with np.errstate(over="ignore"):  # what overflows float32 is reported as not finite
-            array = np.asarray(value, np.float32)
-        if not np.isfinite(array).all():
-            raise ValueError(f"{name} must be finite, got {value}")
-        if name not in ("minimum", "maximum", "initial") and (array < 0).any():
-            raise ValueError(f"{name} must be >= 0, got {value}")
-        arrays[name] = array
+    arrays = {name: _sound(name, value) for name, value in values.items()}
     try:
         shape = np.broadcast_shapes(*(array.shape for array in arrays.values()))
     except ValueError as error:
         shapes = {name: array.shape for name, array in arrays.items()}
         raise ValueError(f"gains must be scalars or share one shape, got {shapes}") from error
-    arrays = {name: np.broadcast_to(array, shape) for name, array in arrays.items()}
-    if {"minimum", "maximum", "initial"} <= set(arrays):
+    known = {name for name, array in arrays.items() if is_known(array)}
+    arrays = {
+        name: np.broadcast_to(array, shape) if name in known else jnp.broadcast_to(array, shape)
+        for name, array in arrays.items()
+    }
+    if {"minimum", "maximum"} <= known and (arrays["minimum"] > arrays["maximum"]).any():
+        raise ValueError(f"minimum must be <= maximum, got {values['minimum']} > {values['maximum']}")
+    if {"minimum", "maximum", "initial"} <= known:
         low, high, start = arrays["minimum"], arrays["maximum"], arrays["initial"]
-        if (low > high).any():
-            raise ValueError(f"minimum must be <= maximum, got {values['minimum']} > {values['maximum']}")
         if ((start < low) | (start > high)).any():
             raise ValueError(
                 f"initial must lie in [minimum, maximum] = [{values['minimum']}, {values['maximum']}], "
@@ -116,10 +128,23 @@ def static(**values: ArrayLike) -> dict[str, Any]:
     return arrays
 
 
+def _sound(name: str, value: ArrayLike) -> Any:
+    """A value as a float32 array, refused if it makes no sense; a tracer as it is."""
+    if not is_known(value):
+        return jnp.asarray(value, jnp.float32)
+    with np.errstate(over="ignore"):  # what overflows float32 is reported as not finite
+        array = np.asarray(value, np.float32)
+    if not np.isfinite(array).all() and (name not in UNBOUNDED or np.isnan(array).any()):
+        raise ValueError(f"{name} must be finite, got {value}")
+    if name not in SIGNED and (array < 0).any():
+        raise ValueError(f"{name} must be >= 0, got {value}")
+    return array
+
+
 def require_positive(**values: ArrayLike) -> None:
-    """Raise ValueError for the first value that is not > 0 everywhere."""
+    """Raise ValueError for the first value that is known and not > 0 everywhere."""
     for name, value in values.items():
-        if not (np.asarray(value) > 0).all():
+        if is_known(value) and not (np.asarray(value) > 0).all():
             raise ValueError(f"{name} must be > 0, got {value}")
 
 
@@ -131,10 +156,10 @@ def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 def typed(value: ArrayLike, dtype: Any = jnp.float32) -> Array:
     """A strongly typed copy: a weak type would cost a second trace, a shared buffer cannot be donated."""
-    return jnp.array(np.asarray(value, dtype))
+    return jnp.array(np.asarray(value, dtype) if is_known(value) else value, dtype)
 
 
-def read(error: ArrayLike, dt: ArrayLike, clip: np.ndarray) -> Reading:
+def read(error: ArrayLike, dt: ArrayLike, clip: Gain) -> Reading:
     """Clip the error to ±clip and say where it can be used.
 
     Args:
@@ -185,7 +210,7 @@ def finish(
     return state, Info(p, i, d, state.weight <= minimum, state.weight >= maximum, ~finite)
 
 
-def limited(weight: Array, proposal: Array, max_step: np.ndarray | None) -> Array:
+def limited(weight: Array, proposal: Array, max_step: Gain | None) -> Array:
     """The proposal, at most `max_step` away from the present weight (None: no limit)."""
     if max_step is None:
         return proposal

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from topojax.control.base import Static
+from topojax.control.base import Gain
 from topojax.control.rows import Contract
 from topojax.types import Array
 
@@ -34,16 +34,16 @@ class Columns:
 
     rows: tuple[Contract, ...]
     slices: dict[str, slice]
-    target: Static
-    unit: Static
-    by_target: Static
-    sign: Static
-    adaptive: Static
-    maximum: Static
-    warming: Static
-    equal: Static
-    ratio: Static
-    mean: Static
+    target: Gain
+    unit: Gain
+    by_target: Gain
+    sign: Gain
+    adaptive: Gain
+    maximum: Gain
+    warming: Gain
+    equal: Gain
+    ratio: Gain
+    mean: Gain
 
     def by_gate(self, values: Mapping[str, Array], dtype: Any) -> Array:
         """A value of every gate → of every weight behind it."""

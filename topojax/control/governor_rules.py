@@ -32,7 +32,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from topojax.control.base import require_positive, static
+from topojax.control.base import checked, require_positive
 from topojax.control.governor_state import CAUSES, GovernorState, in_a_row, moving_average
 from topojax.types import Array
 
@@ -120,7 +120,7 @@ class Rules:
 
     def __post_init__(self) -> None:
         values = dataclasses.asdict(self) | {"recover": self.recovery}
-        static(**values)
+        checked(**values)
         positive = ("minimum", "shrink", "stable_patience", "unstable_patience")
         require_positive(**{name: values[name] for name in positive})
         intervals = {"grow": (1, np.inf), "recover": (1, np.inf), "shrink": (0, 1)}

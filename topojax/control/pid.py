@@ -26,11 +26,12 @@ while a limit cuts λ and e pushes further, and stays in [minimum − λ_0, maxi
 import dataclasses
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from topojax.control.base import Info, Reading, Static, finish, limited, read, require_choice, static, typed, weight_of
+from topojax.control.base import Gain, Info, Reading, checked, finish, limited, read, require_choice, typed, weight_of
 from topojax.types import Array
 
 FORMS = ("incremental", "report", "position")
@@ -50,20 +51,21 @@ class PidState(NamedTuple):
 Terms = tuple[Array, Array, Array]  # p, i and d of an increment
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pid:
     """A controller made by `pid`, which checks its gains: float32 arrays of one shape, () or (n,)."""
 
-    form: str
-    kp: Static
-    ki: Static
-    kd: Static
-    derivative_filter: Static
-    minimum: Static
-    maximum: Static
-    initial: Static
-    error_clip: Static
-    max_step: Static | None = None
+    form: str = dataclasses.field(metadata={"static": True})
+    kp: Gain
+    ki: Gain
+    kd: Gain
+    derivative_filter: Gain
+    minimum: Gain
+    maximum: Gain
+    initial: Gain
+    error_clip: Gain
+    max_step: Gain | None = None
 
     def init(self) -> PidState:
         """The weight at its initial value, without history."""
@@ -77,7 +79,7 @@ class Pid:
         """The weight an update later, as `Controller.update` has it."""
         reading = read(error, dt, self.error_clip)
         # A filter of 0 becomes one so short that exp(−Δt/lag) underflows to 0.
-        lag = np.maximum(self.derivative_filter, np.float32(1e-20))
+        lag = jnp.maximum(self.derivative_filter, np.float32(1e-20))
         past = jnp.where(state.started, state.filtered, reading.error)
         filtered = past - jnp.expm1(-reading.dt / lag) * (reading.error - past)
         slope = (filtered - past) / reading.dt
@@ -159,11 +161,11 @@ def pid(
     require_choice("form", form, FORMS)
     limits = {"minimum": minimum, "maximum": maximum, "initial": initial, "error_clip": error_clip}
     limits |= {} if max_step is None else {"max_step": max_step}
-    gains = static(kp=kp, ki=ki, kd=kd, derivative_filter=derivative_filter, **limits)
+    gains = checked(kp=kp, ki=ki, kd=kd, derivative_filter=derivative_filter, **limits)
     return Pid(form, **gains)
 
 
-def report_integral(state: PidState, error: Array, growth: Array, low: np.ndarray, high: np.ndarray) -> Array:
+def report_integral(state: PidState, error: Array, growth: Array, low: Gain, high: Gain) -> Array:
     """The report form's I after this error: frozen at a bound, dropped on the way back, |I| ≤ range."""
     top, bottom = state.weight >= high, state.weight <= low
     outward = (top & (error > 0)) | (bottom & (error < 0))
@@ -200,6 +202,6 @@ def report_form_is_stable(
     References:
       theory 1.1 ("Exact form of B"), B1.
     """
-    checked = static(kp=kp, ki=ki, lag=lag, kd=kd, gain=gain)
-    stiffness = checked["kp"] * (1 + checked["gain"] * checked["kd"])
-    return (checked["ki"] == 0) | (stiffness > checked["lag"] * checked["ki"])
+    values = checked(kp=kp, ki=ki, lag=lag, kd=kd, gain=gain)
+    stiffness = values["kp"] * (1 + values["gain"] * values["kd"])
+    return (values["ki"] == 0) | (stiffness > values["lag"] * values["ki"])

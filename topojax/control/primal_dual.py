@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from topojax.control.base import Info, Static, finish, limited, read, require_choice, require_positive, static, typed
+from topojax.control.base import Gain, Info, checked, finish, limited, read, require_choice, require_positive, typed
 from topojax.types import Array
 
 FORMS = ("additive", "multiplicative")
@@ -20,18 +20,19 @@ class DualState(NamedTuple):
     error: Array  # float32, last usable error, clipped; 0 before the first update
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class DualAscent:
     """A controller made by `dual_ascent`, which checks its gains: float32 arrays of one shape, () or (n,)."""
 
-    form: str
-    rate: Static
-    damping: Static
-    minimum: Static
-    maximum: Static
-    initial: Static
-    error_clip: Static
-    max_step: Static | None = None
+    form: str = dataclasses.field(metadata={"static": True})
+    rate: Gain
+    damping: Gain
+    minimum: Gain
+    maximum: Gain
+    initial: Gain
+    error_clip: Gain
+    max_step: Gain | None = None
 
     def init(self) -> DualState:
         """The multiplier at its initial value, no error seen."""
@@ -108,7 +109,7 @@ def dual_ascent(
     require_choice("form", form, FORMS)
     limits = {"minimum": minimum, "maximum": maximum, "initial": initial, "error_clip": error_clip}
     limits |= {} if max_step is None else {"max_step": max_step}
-    gains = static(rate=rate, damping=damping, **limits)
+    gains = checked(rate=rate, damping=damping, **limits)
     if form == "multiplicative":
         require_positive(minimum=minimum)
     return DualAscent(form, **gains)

@@ -3,11 +3,12 @@
 import dataclasses
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from topojax.control.base import Info, Static, finish, read, require_positive, static, typed, weight_of
+from topojax.control.base import Gain, Info, checked, finish, read, require_positive, typed, weight_of
 from topojax.types import Array
 
 _RESOLUTION = 1e-6  # of a float32 logarithm: what is nearer than this has arrived
@@ -19,16 +20,17 @@ class TrackingState(NamedTuple):
     weight: Array  # float32, in [minimum, maximum]
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Tracking:
     """A controller made by `tracking`, which checks its gains: float32 arrays of one shape, () or (n,)."""
 
-    factor: Static
-    lag: Static
-    minimum: Static
-    maximum: Static
-    initial: Static
-    max_step: Static | None = None
+    factor: Gain
+    lag: Gain
+    minimum: Gain
+    maximum: Gain
+    initial: Gain
+    max_step: Gain | None = None
 
     def init(self) -> TrackingState:
         """The weight at its initial value."""
@@ -44,7 +46,7 @@ class Tracking:
         reading = reading._replace(usable=reading.usable & (reading.error > 0))
         aim = jnp.clip(self.factor * reading.error, low, high)
         gap = jnp.log(aim) - jnp.log(state.weight)
-        gain = jnp.where(lagged, -jnp.expm1(-reading.dt / np.where(lagged, self.lag, np.float32(1))), 1.0)
+        gain = jnp.where(lagged, -jnp.expm1(-reading.dt / jnp.where(lagged, self.lag, np.float32(1))), 1.0)
         move = gain * gap if self.max_step is None else jnp.clip(gain * gap, -self.max_step, self.max_step)
         # Arriving is exact: the exponential of a logarithm is not.
         proposal = jnp.where(jnp.abs(gap - move) <= _RESOLUTION, aim, state.weight * jnp.exp(move))
@@ -99,6 +101,6 @@ def tracking(
       report §3; theory 1.9, 1.11.
     """
     limits = {} if max_step is None else {"max_step": max_step}
-    gains = static(factor=factor, lag=lag, minimum=minimum, maximum=maximum, initial=initial, **limits)
+    gains = checked(factor=factor, lag=lag, minimum=minimum, maximum=maximum, initial=initial, **limits)
     require_positive(factor=factor, minimum=minimum)
     return Tracking(**gains)
