@@ -1,9 +1,9 @@
 """Control of a loss of many terms, and of the learning rate: pure functions, usable in any JAX training loop.
 
-`contracts` makes a problem of constraints over pytrees (`at_most`, `at_least`, `equal`, `between`) and of weighed terms
-(`likelihood`, `balanced`); it holds the signs, the terms and the multipliers. Their laws are controllers that also stand
-alone: `dual_ascent`, `nu_pi`, `pid`, `tracking`, `by_optax`. `governor` and `caps` are for the rate, `gate` for what has
-to wait for a condition, `bank` for a table of contracts as rows of data.
+`contracts` makes a problem of constraints over pytrees (`at_most`, `at_least`, `equal`, `between`) and of weighed
+terms (`likelihood`, `balanced`); it holds the signs, the terms and the multipliers. Their laws are controllers that
+also stand alone: `dual_ascent`, `nu_pi`, `pid`, `tracking`, `by_optax`. `governor` and `caps` are for the rate, `gate`
+for what has to wait for a condition, `bank` for a table of contracts as rows of data.
 """
 
 from topojax.control import caps, precision

@@ -213,11 +213,15 @@ def _shaped(relation: str, what: str, tree: Any, shape: tuple[int, ...]) -> Any:
 
 def _ordered(lower: Any, upper: Any) -> None:
     """Refuse a > b where both are known."""
-    if jax.tree.structure(lower) != jax.tree.structure(upper):
+    if not _alike(lower, upper):
         raise ValueError(f"between: the bounds differ in structure, {lower!r} and {upper!r}")
     for low, high in zip(jax.tree.leaves(lower), jax.tree.leaves(upper), strict=True):
         if is_known(low) and is_known(high) and (low > high).any():
             raise ValueError(f"between: the lower bound must be <= the upper, got {low} > {high}")
+
+
+def _alike(one: Any, other: Any) -> bool:
+    return bool(jax.tree.structure(one) == jax.tree.structure(other))
 
 
 def _positive(relation: str, name: str, tree: Any) -> None:

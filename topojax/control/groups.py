@@ -32,7 +32,7 @@ class GroupState(NamedTuple):
     error: Array  # float32: mean error of the last update; NaN before the first
     violation: Array  # float32: of the last update; ∞ before the first
     total: Array  # float32: errors since the last update
-    count: Array  # int32: how many
+    seen: Array  # int32: how many
     frozen: Array  # int32: measurements that were not finite
     saturated: Array  # int32: updates in a row at the bound and violated
 
@@ -41,7 +41,7 @@ class Heard(NamedTuple):
     """A measurement of the whole group."""
 
     error: Array  # shape=(m,), float32: m = n entries, or the B examples of a batch
-    index: Array | None  # shape=(B,), int32: their examples; n where there is no such example
+    places: Array | None  # shape=(B,), int32: their examples; n where there is no such example
     active: Array  # shape=(m,), bool: measured at all
 
 
@@ -95,14 +95,14 @@ class Group:
         """Σ ψ(e, λ, c) over what is finite, the mean over a batch of examples; shape=()."""
         multiplier = state.law.effective(state.dual)
         coefficient, equality = state.coefficient, jnp.asarray(self.equality)
-        if heard.index is not None:
-            multiplier, coefficient = at(multiplier, heard.index), at(coefficient, heard.index)
+        if heard.places is not None:
+            multiplier, coefficient = at(multiplier, heard.places), at(coefficient, heard.places)
             equality = self.equality[0]
         usable = heard.active & jnp.isfinite(heard.error)
         error = jnp.where(usable, heard.error, 0.0)
         value = penalty.value(error, multiplier, coefficient, equality) if self.penalised else multiplier * error
         total = jnp.sum(jnp.where(usable, value, 0.0))
-        return total if heard.index is None else total / heard.error.shape[0]
+        return total if heard.places is None else total / heard.error.shape[0]
 
     def update(self, state: GroupState, heard: Heard, dt: Array, active: Array) -> GroupState:
         """The group after a measurement: multipliers whose `every` is complete move, the others wait."""
@@ -110,8 +110,8 @@ class Group:
         here = heard.active & active
         total, count = self._gathered(heard, jnp.where(here & finite, heard.error, 0.0), here & finite)
         _, lost = self._gathered(heard, jnp.zeros_like(heard.error), here & ~finite)
-        total, count = state.total + total, state.count + count
-        due = (count >= state.every) & (count > state.count)
+        total, count = state.total + total, state.seen + count
+        due = (count >= state.every) & (count > state.seen)
         mean = total / jnp.maximum(count, 1)
         waited = jnp.where(state.every > 1, count, 1).astype(jnp.float32)  # examples seen twice in a batch move once
         dual, info = state.law.update(state.dual, self._driving(state, mean), dt=dt * waited, active=due)
@@ -128,7 +128,7 @@ class Group:
             violation=violation,
             error=jnp.where(due, mean, state.error),
             total=jnp.where(due, 0.0, total),
-            count=jnp.where(due, 0, count),
+            seen=jnp.where(due, 0, count),
             frozen=state.frozen + lost,
             saturated=jnp.where(due, jnp.where(stuck, state.saturated + 1, 0), state.saturated),
         )
@@ -144,10 +144,10 @@ class Group:
 
     def _gathered(self, heard: Heard, values: Array, counted: Array) -> tuple[Array, Array]:
         """Sums and counts by entry: of a batch each example's own."""
-        if heard.index is None:
+        if heard.places is None:
             return values, counted.astype(jnp.int32)
-        sums = jnp.zeros(self.examples, jnp.float32).at[heard.index].add(values, mode="drop")
-        return sums, jnp.zeros(self.examples, jnp.int32).at[heard.index].add(counted, mode="drop")
+        sums = jnp.zeros(self.examples, jnp.float32).at[heard.places].add(values, mode="drop")
+        return sums, jnp.zeros(self.examples, jnp.int32).at[heard.places].add(counted, mode="drop")
 
 
 def at(values: Array, index: Array, missing: float = 0.0) -> Array:
@@ -212,7 +212,7 @@ def _group(shelf: list[tuple[str, Constraint, Any, dict[str, Gain]]]) -> tuple[G
         error=jnp.full(start, jnp.nan, jnp.float32),
         violation=jnp.full(start, jnp.inf, jnp.float32),
         total=zeros,
-        count=counts,
+        seen=counts,
         frozen=counts + 0,
         saturated=counts + 0,
     )

@@ -1,6 +1,7 @@
 """Contracts as stretches of one vector: how a measurement in a contract's structure becomes the vector's entries."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -55,7 +56,7 @@ class Member:
         return trees if len(trees) > 1 else trees[0]
 
     def _unraveled(self, flat: Array) -> Any:
-        ends = np.cumsum([int(np.prod(shape)) for shape in self.shapes])
+        ends = np.cumsum([math.prod(shape) for shape in self.shapes])
         leaves = [part.reshape(shape) for part, shape in zip(jnp.split(flat, ends[:-1]), self.shapes, strict=True)]
         return jax.tree.unflatten(self.structure, leaves)
 
@@ -64,7 +65,7 @@ def member(name: str, constraint: Constraint, start: int) -> Member:
     """A contract that begins at `start` of its group's vector."""
     leaves, structure = jax.tree.flatten(constraint.bound)
     shapes = tuple(leaf.shape for leaf in leaves)
-    size = sum(int(np.prod(shape)) for shape in shapes) * (1 if constraint.upper is None else 2)
+    size = sum(math.prod(shape) for shape in shapes) * (1 if constraint.upper is None else 2)
     return Member(name, constraint, slice(start, start + size), structure, shapes)
 
 
@@ -88,7 +89,7 @@ def columns_of(constraint: Constraint, size: int) -> dict[str, Gain]:
         grows["most"] = penalty.maximum
     columns = {name: _spread(value, size) for name, value in (spread | grows).items()}
     scale = numbers["scale"]
-    if jax.tree.structure(scale) != jax.tree.structure(0.0):
+    if not jax.tree_util.all_leaves([scale]):
         scale = _flat([scale] * len(sides))
     columns["scale"] = _spread(scale, size)
     columns["bound"] = _flat(sides)
@@ -100,12 +101,12 @@ def _flat(trees: list[Any]) -> Gain:
     leaves = [leaf for tree in trees for leaf in jax.tree.leaves(tree)]
     traced = not all(is_known(leaf) for leaf in leaves)
     library: Any = jnp if traced else np
-    return library.concatenate([library.asarray(leaf, np.float32).reshape(-1) for leaf in leaves])
+    return library.concatenate([library.asarray(leaf, dtype=np.float32).reshape(-1) for leaf in leaves])
 
 
 def _spread(value: Any, size: int) -> Gain:
     library: Any = np if is_known(value) else jnp
-    array = library.asarray(value, np.float32)
+    array = library.asarray(value, dtype=np.float32)
     if array.ndim > 1:
         array = array.reshape(-1)
     return library.broadcast_to(array, (size,))

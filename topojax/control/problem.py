@@ -122,7 +122,7 @@ class Problem:
         for group, state in zip(self.groups, duals.groups, strict=True):
             heard = group.hear(state, measured, _places(group, index), strict=True)
             new = group.update(state, heard, time, active)
-            told = heard if not _has_proxy(group, measured) else group.hear(state, measured, heard.index, strict=False)
+            told = heard if not _has_proxy(group, measured) else group.hear(state, measured, heard.places, strict=False)
             work = work + jnp.where(active, group.term(new, told) - group.term(state, told), 0.0)
             groups.append(new)
         weights = dict(duals.weights)
@@ -187,7 +187,7 @@ def _places(group: Group, index: Index) -> Array | None:
 
 
 def _check_index(name: str, index: ArrayLike, examples: int) -> None:
-    array = index if not is_known(index) else np.asarray(index)
+    array: Any = np.asarray(index) if is_known(index) else index
     if array.ndim != 1 or not jnp.issubdtype(array.dtype, jnp.integer):
         raise ValueError(f"index[{name!r}] must be integers of shape (B,), got {array.dtype}{list(array.shape)}")
     if is_known(index):
