@@ -13,7 +13,6 @@ import tomllib
 
 import pytest
 
-pytestmark = pytest.mark.slow
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = ROOT / "tests" / "tiny_config.py"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -66,6 +65,7 @@ def trains(python, folder):
     assert 0 < result["test/mse"] < 1
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("minor", DECLARED)
 def test_it_installs_and_trains_on(minor, wheel, tmp_path):
     if python(minor) is None:
@@ -81,6 +81,7 @@ def test_it_installs_and_trains_on(minor, wheel, tmp_path):
     trains(there, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(UV is None, reason="uv, which resolves to lowest versions, is not installed")
 def test_it_trains_with_the_lowest_versions_it_allows(wheel, tmp_path):
     if python(LOWEST) is None:

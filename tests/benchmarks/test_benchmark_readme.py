@@ -101,7 +101,7 @@ def test_a_page_that_differs_is_found_and_written_again(repository):
         figures.check(repository)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_a_set_is_trained_written_and_not_trained_again(repository, tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # of the child: it is trained for its files alone
     fields = {"train.epochs": 1, "baselines.autoencoder": True, "data.num_examples": 100}

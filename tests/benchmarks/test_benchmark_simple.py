@@ -31,7 +31,7 @@ def test_clusters_that_are_the_classes_agree():
 
 
 @pytest.mark.tf
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_mnist_s_official_test_split(monkeypatch):
     """The mean image has error 0.0675; k-means of the pixels ends, by its start, at AMI 0.44 to 0.53."""
     c = default_config()

@@ -313,7 +313,7 @@ def train(workdir, uri, *arguments):
     assert ended.returncode == 0, ended.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_training_on_a_server_that_goes_away_and_comes_back(tmp_path, store, port, capfd):
     """A real run logs to a real server, resumes in the same run, loses the server, and is made whole again."""
     workdir = tmp_path / "run"

@@ -221,7 +221,8 @@ def _ordered(lower: Any, upper: Any) -> None:
 
 
 def _alike(one: Any, other: Any) -> bool:
-    return bool(jax.tree.structure(one) == jax.tree.structure(other))
+    structures: list[Any] = [jax.tree.structure(tree) for tree in (one, other)]
+    return structures[0] == structures[1]
 
 
 def _positive(relation: str, name: str, tree: Any) -> None:

@@ -83,6 +83,9 @@ class Group:
                 parts.append(jnp.full((size,), jnp.nan, jnp.float32))
             else:
                 parts.append(one.entries(value))
+                if index is not None and parts[-1].shape != index.shape:
+                    shapes = f"{parts[-1].shape}, its index {index.shape}"
+                    raise ValueError(f"measured[{one.name!r}] has shape {shapes}")
             active.append(np.full(parts[-1].shape, value is not None))
         entries = parts[0] if len(parts) == 1 else jnp.concatenate(parts)
         if index is None:

@@ -56,7 +56,7 @@ class Member:
         return trees if len(trees) > 1 else trees[0]
 
     def _unraveled(self, flat: Array) -> Any:
-        ends = np.cumsum([math.prod(shape) for shape in self.shapes])
+        ends = np.cumsum(np.asarray([math.prod(shape) for shape in self.shapes]))
         leaves = [part.reshape(shape) for part, shape in zip(jnp.split(flat, ends[:-1]), self.shapes, strict=True)]
         return jax.tree.unflatten(self.structure, leaves)
 
@@ -72,7 +72,7 @@ def member(name: str, constraint: Constraint, start: int) -> Member:
 def signs(constraint: Constraint, size: int) -> np.ndarray:
     """+1 for an entry that must stay below, −1 above; shape=(size,), float32."""
     if constraint.upper is not None:
-        return np.repeat(np.float32([-1, 1]), size // 2)
+        return np.repeat(np.asarray([-1.0, 1.0], np.float32), size // 2)
     return np.full(size, -1.0 if constraint.relation == "at_least" else 1.0, np.float32)
 
 
