@@ -1,4 +1,4 @@
-"""Problems of contracts: terms and multipliers against numbers worked out by hand, and what must hold of any of them."""
+"""Problems of contracts: terms and multipliers against numbers worked out by hand, and what holds of any of them."""
 
 import jax
 import jax.numpy as jnp

@@ -32,6 +32,7 @@ class Duals(NamedTuple):
     groups: tuple[GroupState, ...]
     weights: dict[str, WeighingState]
     work: Array  # shape=(), float32: what the moves of multipliers and weights have added to the Lagrangian
+    rounding: Array  # shape=(), float32: what float32 lost of it (Kahan's sum: it is subtracted from its like)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,7 +57,7 @@ class Problem:
     def init(self) -> Duals:
         """Multipliers at their start, nothing measured; new buffers, which may be donated."""
         groups = jax.tree.map(jnp.copy, self.start)
-        return Duals(groups, {name: one.init() for name, one in self.weighings.items()}, jnp.zeros((), jnp.float32))
+        return Duals(groups, {name: one.init() for name, one in self.weighings.items()}, *jnp.zeros((2,), jnp.float32))
 
     def lagrangian(self, duals: Duals, loss: ArrayLike, measured: Mapping[str, Any], *, index: Index = None) -> Array:
         """The loss to differentiate: the task's and what the contracts add.
@@ -118,7 +119,7 @@ class Problem:
         self._check(measured, index)
         measured, active = jax.lax.stop_gradient(dict(measured)), jnp.asarray(active, bool)
         time = jnp.asarray(dt, jnp.float32)
-        work, groups = duals.work, []
+        work, groups = -duals.rounding, []
         for group, state in zip(self.groups, duals.groups, strict=True):
             heard = group.hear(state, measured, _places(group, index), strict=True)
             new = group.update(state, heard, time, active)
@@ -131,7 +132,8 @@ class Problem:
                 value, follows = one.read(name, measured[name])
                 before, weights[name] = weights[name], one.update(weights[name], value, follows, time, active)
                 work = work + one.term(weights[name], value) - one.term(before, value)
-        return Duals(tuple(groups), weights, work)
+        total = duals.work + work
+        return Duals(tuple(groups), weights, total, (total - duals.work) - work)
 
     def multipliers(self, duals: Duals) -> dict[str, Any]:
         """Name → multipliers in the contract's structure (`between`: a pair, lower and upper), or the term's weight."""
