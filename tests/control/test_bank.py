@@ -387,3 +387,17 @@ def test_bad_gains_name_their_contract():
         bank([Contract("c", "pid", "m", "<=", 0.5, form="additive")], UNITS)
     with pytest.raises(ValueError, match=r"contracts\.c: minimum must be > 0"):
         bank([Contract("c", "track", "m", "<=", 0.5, follows="ratio")], UNITS)
+
+
+@pytest.mark.parametrize("row", [SHARP, GROUND, PARTS, dataclasses.replace(SHARP, mechanism="track", minimum=0.1)])
+def test_a_sweep_over_numbers_of_a_row_is_one_vmap(row):
+    def after(gain, target, maximum):
+        numbers = {"kp": gain, "ki": gain, "rate": gain, "target": target, "maximum": maximum}
+        controller = bank([dataclasses.replace(row, **numbers)], UNITS)
+        state, _ = controller.update(controller.init(), FIRST | {row.follows: FIRST["h"]}, dt=0.5, moving=ALL_MOVE)
+        return controller.weights(state, OPEN)[row.name]
+
+    numbers = ([0.1, 0.2, 0.4], [0.1, 0.2, 0.3], [1.0, 2.0, 0.6])
+    swept = jax.jit(jax.vmap(after))(*map(jnp.array, numbers))
+    alone = [after(*one) for one in zip(*numbers, strict=True)]
+    np.testing.assert_allclose(swept, alone, rtol=1e-6)

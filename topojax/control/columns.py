@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from topojax.control.base import Gain
+from topojax.control.base import Gain, is_known
 from topojax.control.rows import Contract
 from topojax.types import Array
 
@@ -71,8 +71,8 @@ def columns(rows: Sequence[Contract], units: Mapping[str, float]) -> Columns:
     starts = np.cumsum([0, *sizes])
     identity = np.eye(len(sizes), dtype=np.float32)
 
-    def column(value: Callable[[Contract], Any], dtype: Any) -> np.ndarray:
-        return np.repeat(np.asarray([value(row) for row in rows]), sizes).astype(dtype)
+    def column(value: Callable[[Contract], Any], dtype: Any) -> Gain:
+        return repeated([value(row) for row in rows], rows).astype(dtype)
 
     return Columns(
         rows=rows,
@@ -88,6 +88,14 @@ def columns(rows: Sequence[Contract], units: Mapping[str, float]) -> Columns:
         ratio=column(lambda row: row.ratio, np.float32),
         mean=np.repeat(identity / sizes[:, None].astype(np.float32), sizes, axis=1),
     )
+
+
+def repeated(values: Sequence[Any], rows: Sequence[Contract]) -> Gain:
+    """A value of each row, repeated over the row's weights; traced if one of them is."""
+    sizes = np.array([row.size for row in rows], int)
+    if all(is_known(value) for value in values):
+        return np.repeat(np.asarray(values), sizes)
+    return jnp.repeat(jnp.asarray(values), sizes, total_repeat_length=int(sizes.sum()))
 
 
 def join(parts: Sequence[Array], dtype: Any = jnp.float32) -> Array:

@@ -5,16 +5,17 @@ from typing import Any
 
 import numpy as np
 
-from topojax.control.base import Controller, require_choice
+from topojax.control.base import Controller, Gain, require_choice
+from topojax.control.columns import repeated
 from topojax.control.pid import pid
 from topojax.control.primal_dual import dual_ascent
 from topojax.control.rows import Contract
 from topojax.control.tracking import tracking
 
 
-def column(rows: Sequence[Contract], field: str) -> np.ndarray:
+def column(rows: Sequence[Contract], field: str) -> Gain:
     """A field of every weight: that of its row, repeated over the row's weights."""
-    return np.repeat([getattr(row, field) for row in rows], [row.size for row in rows])
+    return repeated([getattr(row, field) for row in rows], rows)
 
 
 def controller(rows: Sequence[Contract]) -> Controller:
