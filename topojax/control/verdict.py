@@ -82,7 +82,7 @@ def of_weighing(name: str, kind: str, state: WeighingState) -> Line:
 
 def _cells(line: Line) -> tuple[str, ...]:
     satisfied = "yes" if line.satisfied else "no"
-    if line.entries > 1:
+    if line.entries > 1 and not line.satisfied:
         satisfied += f" ({line.holding} of {line.entries})"
     if np.isnan(line.value):
         satisfied = "not measured"
