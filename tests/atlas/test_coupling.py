@@ -35,15 +35,14 @@ def epochs(control, values, state=None):
 # Flow and mixing.
 
 
-def test_mixing_is_the_mean_positive_increment():
-    # increments +0.5, −0.3, +0.1: 0.6 over 3; the first step has nothing before it
+def test_mixing_is_what_usage_rose_by_over_the_epoch():
+    # increments +0.5, −0.3, +0.1; the first step has nothing before it
     state = steps(FIXED, (1.0, 1.5, 1.2, 1.3))
-    assert int(state.steps) == 3
-    state, info = FIXED.end_epoch(state, information=0.3, usage_entropy=1.3)
-    assert float(info.lambda_mix) == pytest.approx(0.2, rel=1e-5)
-    assert float(info.lambda_in) == pytest.approx(0.3)
+    state, info = FIXED.end_epoch(state, information=0.7, usage_entropy=1.3)
+    assert float(info.lambda_mix) == pytest.approx(0.6, rel=1e-5)
+    assert float(info.lambda_in) == pytest.approx(0.7)
     assert bool(info.flows)
-    # sums start anew, the increment across the border of epochs counts: +0.4 over 1 step
+    # sums start anew, the increment across the border of epochs counts: +0.4
     _, info = FIXED.end_epoch(steps(FIXED, (1.7,), state), information=0.3, usage_entropy=1.3)
     assert float(info.lambda_mix) == pytest.approx(0.4, rel=1e-5)
     assert not bool(info.flows)

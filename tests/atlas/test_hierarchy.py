@@ -55,7 +55,16 @@ def test_a_barrier_cuts_its_groups_and_never_the_heads(probe, latched, cut):
     _, infos, factors = drive([probe])
     assert infos[0].latched.tolist() == latched
     assert factors[0] == only(**cut)
-    assert bool(infos[0].barrier) is latched[2]
+    assert not infos[0].barrier  # the governor's turn comes when the router's cuts are used up
+
+
+def test_the_rate_of_all_is_cut_where_the_router_s_own_cuts_were_not_enough():
+    _, infos, factors = drive([{"beta": 2.0}] * 3 + [{}], freeze_limit=2)
+    assert [bool(i.barrier) for i in infos] == [False, False, True, False]
+    assert [f["router"] for f in factors] == [0.5, 0.25, 0.25, 0.3125]
+    _, infos, factors = drive([{"beta": 2.0}, {}], action="warn")
+    assert [bool(i.barrier) for i in infos] == [True, False]
+    assert factors == [only()] * 2
 
 
 def test_ratios_can_be_moved():
@@ -66,14 +75,14 @@ def test_ratios_can_be_moved():
 def test_scales_are_averages_that_start_at_the_first_value():
     # decay 0.5: β = 0.5, then 0.25 + 0.5·1.4 = 0.95, then 0.475 + 0.7 = 1.175 > 1
     state, infos, _ = drive([{}, {"beta": 1.4}, {"beta": 1.4}], decay=0.5)
-    assert [bool(i.barrier) for i in infos] == [False, False, True]
+    assert [bool(i.latched[2]) for i in infos] == [False, False, True]
     np.testing.assert_allclose(state.scales, [1.0, 1.175, 0.3, 0.1], rtol=1e-6)
 
 
 def test_the_dead_band_keeps_the_latch():
     # margin 0.2: on above 1, off below 0.8
     _, infos, factors = drive([{"beta": b} for b in (1.1, 0.9, 0.81, 0.79, 0.9)])
-    assert [bool(i.barrier) for i in infos] == [True, True, True, False, False]
+    assert [bool(i.latched[2]) for i in infos] == [True, True, True, False, False]
     # 1/2, 1/4, 1/8, then ×1.25 twice
     assert [f["router"] for f in factors] == [0.5, 0.25, 0.125, 0.15625, 0.1953125]
 

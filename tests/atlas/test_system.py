@@ -255,16 +255,17 @@ def test_violation_is_half_the_sum_of_squared_violations():
     assert float(value) == pytest.approx(0.625)
 
 
-def test_a_new_barrier_cuts_the_rate_and_its_group_and_an_old_one_does_not():
+def test_a_barrier_cuts_its_group_until_its_cuts_are_used_up_and_then_the_rate():
     system = make()
     crossed = {"beta": 2.0}
-    state, _, said = drive(system, [crossed, {**crossed, "probed": False}, crossed])
-    assert [cause == "barrier" for cause in causes(said)] == [True, False, True]
-    assert column("rate/router", said) == [0.5, 0.5, 0.25]
-    assert column("rate/encoder", said) == [1.0, 1.0, 1.0]
-    assert column("hierarchy/behind_beta", said) == [1.0, 1.0, 1.0]
-    assert column("hierarchy/beta", said) == [2.0, 2.0, 2.0]
-    assert int(state.governor.frozen) == 2
+    old = {**crossed, "probed": False}
+    state, _, said = drive(system, [crossed, old, *[crossed] * 4, crossed, old])
+    assert [cause == "barrier" for cause in causes(said)] == [False] * 6 + [True, False]
+    assert column("rate/router", said) == [0.5, 0.5, 0.25, 0.125, *[0.0625] * 4]
+    assert column("rate/encoder", said) == [1.0] * 8
+    assert column("hierarchy/behind_beta", said) == [1.0] * 8
+    assert column("hierarchy/beta", said) == [2.0] * 8
+    assert int(state.governor.frozen) == 1
 
 
 def test_of_a_per_chart_contract_the_log_keeps_the_mean_and_any_chart():

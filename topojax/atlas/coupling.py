@@ -28,14 +28,13 @@ class CouplingState(NamedTuple):
     entropy: Array  # shape=(), float32: H(K) at the last counted step
     entropy_seen: Array  # shape=(), bool: `entropy` holds a value
     mixing: Array  # shape=(), float32: sum of the positive increments of H(K) in this epoch
-    steps: Array  # shape=(), int32: increments of this epoch, of either sign
 
 
 class CouplingInfo(NamedTuple):
     """What an epoch says of the window; every field has shape=()."""
 
     lambda_in: Array  # float32, nats: I(X;K) as given, not finite where it was not measured
-    lambda_mix: Array  # float32, nats per step: mean positive increment of H(K); 0 if there was none to measure
+    lambda_mix: Array  # float32, nats: by how much H(K) rose over the epoch; 0 if there was nothing to measure
     flows: Array  # bool: λ_in ≥ λ_mix
     over_mixing: Array  # bool: H(K) near log N and I(X;K) low, both at once
     grounded: Array  # bool: I(X;K) ≥ ε
@@ -48,16 +47,16 @@ class Coupling:
     """Measures of the window ε ≤ I(X;K), H(K) ≤ log N − ε, λ_in ≳ λ_mix.
 
       λ_in          I(X;K)
-      λ_mix         mean over the epoch's steps of (H_{t+1}(K) − H_t(K))₊
+      λ_mix         Σ over the epoch's steps of (H_{t+1}(K) − H_t(K))₊
       over_mixing   H(K) > (1 − high) log N  and  I(X;K) < low log N
       ε, target     given
       ε, capacity   max(ε, floor log N, fraction · clip(Q₀.₉[I], [clip, 1] log N)), Q over the last `horizon` epochs;
                     floor log N until the first epoch; it never falls
 
     H(K) of a mini-batch is no measure of λ_mix: its increments are sampling noise, σ_H/√π per step whatever the model
-    does. Give `update_step` a usage EMA or a fixed probe. Even then λ_in ~ 1 and λ_mix ~ 0.01 nats, so λ_in ≥ λ_mix
-    seldom binds (theory 1.3): `grounded` and `over_mixing` are the ones to react to. What is not measured is neither
-    grounded nor over-mixed, and does not flow.
+    does. Give `update_step` a usage EMA or a fixed probe. λ_in and λ_mix are both of an epoch: a mean over its steps
+    would make λ_mix a hundred times smaller than what it is compared with. What is not measured is neither grounded nor
+    over-mixed, and does not flow.
 
     Attributes:
       mode: `target` or `capacity`.
@@ -111,7 +110,6 @@ class Coupling:
             entropy=typed(0.0),
             entropy_seen=typed(False, bool),
             mixing=typed(0.0),
-            steps=typed(0, jnp.int32),
         )
 
     def update_step(self, state: CouplingState, usage_entropy: ArrayLike, counted: ArrayLike) -> CouplingState:
@@ -128,7 +126,6 @@ class Coupling:
             entropy=entropy,
             entropy_seen=jnp.ones_like(state.entropy_seen),
             mixing=state.mixing + rise,
-            steps=state.steps + state.entropy_seen,
         )
         return where_active(finite & jnp.asarray(counted, bool), new, state)
 
@@ -149,7 +146,7 @@ class Coupling:
         history = jnp.where(here & known, inflow, state.history)
         recorded = state.recorded + known
         epsilon = self._epsilon(state.epsilon, history, recorded)
-        mix = state.mixing / jnp.maximum(state.steps, 1)
+        mix = state.mixing
         high, low = self.over_mixing
         used, uninformed = entropy > (1 - high) * self.log_charts, inflow < low * self.log_charts
         info = CouplingInfo(
@@ -166,7 +163,6 @@ class Coupling:
             history=history,
             recorded=recorded,
             mixing=jnp.zeros_like(state.mixing),
-            steps=jnp.zeros_like(state.steps),
         )
         return new, info
 

@@ -44,7 +44,7 @@ class HierarchyInfo(NamedTuple):
 
     latched: Array  # shape=(3,), bool, in BARRIERS' order
     exhausted: Array  # shape=(3,), bool: `freeze_limit` measurements were not enough: report it
-    barrier: Array  # shape=(), bool: β's latch, the governor's `barrier` signal
+    barrier: Array  # shape=(), bool: β's latch once the router's own cuts are used up: the governor's `barrier`
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,6 +66,9 @@ class Hierarchy:
     0. Where a measurement is not finite its scale keeps its value, and the barriers that read it keep their latches and
     neither cut nor recover, but their counts go on: a freeze ends even if nothing can be measured any more. While
     a frozen decoder has γ = 0, δ is not judged by it.
+
+    One signal moves one thing at a time: β cuts the router first, and the rate of all only where that was not enough
+    (or where the action is `warn`, and nothing else would be cut).
 
     Attributes:
       delta_gamma: r₁ > 0.
@@ -154,10 +157,11 @@ class Hierarchy:
         factors = self._factors(state.factors, latched, judged, frozen)
         proposed = HierarchyState(scales, state.seen | finite, latched, frozen, factors.astype(jnp.float32))
         new = where_active(jnp.asarray(measured, bool), proposed, state)
+        exhausted = new.latched & (new.frozen > self.freeze_limit)
         return new, HierarchyInfo(
             latched=new.latched,
-            exhausted=new.latched & (new.frozen > self.freeze_limit),
-            barrier=new.latched[BARRIERS.index("beta")],
+            exhausted=exhausted,
+            barrier=(new.latched if self.action == "warn" else exhausted)[BARRIERS.index("beta")],
         )
 
     def _latched(self, state: HierarchyState, scales: Array, finite: Array) -> tuple[Array, Array]:

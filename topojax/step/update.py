@@ -49,6 +49,7 @@ class Rate(NamedTuple):
     value: Array  # η
     cap: Array  # int32: 0 the governor, k the k-th of `tracking.events.CAPS`
     allowed: Array  # by the cap of the update ratio
+    asked: Array  # what the governor, the schedule and the latent speed would have it
 
 
 class Record(NamedTuple):
@@ -112,7 +113,7 @@ class Update:
         encoding = losses.aux.outputs.encoding
         usage = self.counted(state, encoding, finite)
         measured = self.measure(losses.aux, usage, settings)
-        measured |= {"update_ratio": state.control.governor.rate / rate.allowed}
+        measured |= {"update_ratio": rate.asked / rate.allowed}
         told = measured | self.prober.signals(state.probed, weights)
         control, control_metrics = self.system.update(state.control, told, dt=self.dt, finite=finite)
         new = TrainState(
@@ -164,7 +165,8 @@ class Update:
         allowed = caps.update_ratio_cap(norms["direction"], norms["params"], ratio)
         # The order of the bounds is tracking.events.CAPS'.
         bounds = (state.control.governor.rate, self.schedule(state.step), allowed, state.probed.speed_cap)
-        return Rate(*caps.active_cap(*bounds), allowed)
+        asked, _ = caps.active_cap(bounds[0], bounds[1], bounds[3])
+        return Rate(*caps.active_cap(*bounds), allowed, asked)
 
     def moved(self, params: Params, direction: Params, rate: Array, finite: Array) -> Params:
         """θ − η u, back within the model's bounds."""

@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from topojax.errors import UserError
+from topojax.storage import layouts
 
 _NAMED = 3
 
@@ -110,23 +111,25 @@ class Checkpoints:
         """
         epoch = self._existing(epoch)
         meta = self.meta(epoch)
-        self._same_leaves(meta.get("leaves", {}), describe(abstract), epoch)
+        described = meta.get("leaves", {})
+        self._same_leaves(described, describe(abstract), epoch)
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        known = dict(_named(abstract))
+        held = {name: known[name] if name in known else layouts.shape_of(text) for name, text in described.items()}
         target = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
-            for name, leaf in _present(abstract).items()
+            for name, leaf in held.items()
+            if leaf.size
         }
         try:
             args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
             saved = self._manager.restore(epoch, args=args)["state"]
         except Exception as error:
             raise self._damaged(epoch, error) from error
-        state = jax.tree.unflatten(
-            jax.tree.structure(abstract),
-            [saved[name] if leaf.size else jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in _named(abstract)],
-        )
-        if digest(state) != meta["digest"]:
+        if digest([saved.get(name, _NOTHING) for name in held]) != meta["digest"]:
             raise self._damaged(epoch, "its contents do not match their digest")
+        leaves = [saved[name] if name in saved else layouts.begun(name, leaf) for name, leaf in known.items()]
+        state = jax.tree.unflatten(jax.tree.structure(abstract), leaves)
         return state, meta
 
     def close(self) -> None:
@@ -144,11 +147,7 @@ class Checkpoints:
         return epoch
 
     def _same_leaves(self, saved: dict[str, str], wanted: dict[str, str], epoch: int) -> None:
-        lines = [
-            f"{name}: saved {saved.get(name, 'nothing')}, wanted {wanted.get(name, 'nothing')}"
-            for name in [*wanted, *(name for name in saved if name not in wanted)]
-            if saved.get(name) != wanted.get(name)
-        ]
+        lines = layouts.differences(saved, wanted)
         if lines:
             more = f" and {len(lines) - _NAMED} more" if len(lines) > _NAMED else ""
             raise UserError(
@@ -161,6 +160,9 @@ class Checkpoints:
         advice = f"delete that folder to go on from one of {_listed(earlier)}" if earlier else "start anew"
         reason = " ".join(str(cause).split())[:200]
         return UserError(f"checkpoint {self.directory / str(epoch)} cannot be read ({reason}): {advice}")
+
+
+_NOTHING = np.zeros(0)  # the bytes of a leaf of size 0, which orbax does not hold
 
 
 def last_epoch(workdir: pathlib.Path) -> int:

@@ -1,0 +1,38 @@
+"""Former layouts of the training state: leaves that are gone or came, so that older checkpoints restore."""
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from topojax.types import Array
+
+GONE = frozenset({"control.coupling.steps"})
+"""Leaves that former layouts hold: read, checked with the rest, and dropped."""
+ADDED: dict[str, float] = {}
+"""Leaves that former layouts lack → what every entry of theirs starts from."""
+
+
+def differences(saved: dict[str, str], wanted: dict[str, str]) -> list[str]:
+    """What keeps a checkpoint from being read as this state, a line each: leaves as `checkpoint.describe` has them."""
+    names = [*wanted, *(name for name in saved if name not in wanted)]
+    return [
+        f"{name}: saved {saved.get(name, 'nothing')}, wanted {wanted.get(name, 'nothing')}"
+        for name in names
+        if saved.get(name) != wanted.get(name)
+        and not (name in GONE and name not in wanted)
+        and not (name in ADDED and name not in saved)
+    ]
+
+
+def shape_of(described: str) -> jax.ShapeDtypeStruct:
+    """A leaf from its description, 'float32[2, 3]'; only of a kind of number."""
+    dtype, sizes = re.fullmatch(r"(\w+)\[([\d, ]*)\]", described).groups()  # type: ignore[union-attr]
+    return jax.ShapeDtypeStruct(tuple(int(size) for size in sizes.split(",") if size.strip()), np.dtype(dtype))
+
+
+def begun(name: str, leaf: Any) -> Array:
+    """A leaf that a former layout lacks, as a run of it would have begun."""
+    return jnp.full(leaf.shape, ADDED.get(name, 0), leaf.dtype)
