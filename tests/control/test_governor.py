@@ -178,6 +178,20 @@ def test_a_barrier_is_counted_by_measurement_not_by_epoch():
     assert drive([{}, new], state=state, freeze_limit=2, grow=1.0)[2] == ["none", "barrier"]
 
 
+def test_behind_a_barrier_an_epoch_without_a_measurement_is_no_evidence():
+    # Measured every fifth epoch, never cleared. Limit 2: cuts in epochs 1 and 6, then the barrier is ignored, but
+    # only the measured epochs 11, 16, 21, 26 are evidence: patience 2, growth in 16, 21 and 26.
+    epochs = [{"barrier": True, "barrier_measured": k % 5 == 0} for k in range(30)]
+    state, rates, causes = drive(epochs, freeze_limit=2)
+    assert {k + 1: cause for k, cause in enumerate(causes) if cause != "none"} == {
+        **dict.fromkeys((1, 6), "barrier"),
+        **dict.fromkeys((16, 21, 26), "grow"),
+    }
+    assert rates[-1] == pytest.approx(0.01 / 4 * 1.1**3)
+    # once it clears, as before
+    assert drive([{}, {}], state=state, freeze_limit=2)[2] == ["grow", "grow"]
+
+
 def test_a_hold_stops_growth_and_recovery_and_no_cut():
     held = {"hold": True}
     _, rates, causes = drive([held] * 4 + [{}])
@@ -346,6 +360,28 @@ def test_vmap_over_runs_equals_each_run():
     for k in range(3):
         for one, all_ in zip(run(losses[k]), together, strict=True):
             np.testing.assert_allclose(one, all_[k], rtol=1e-6)
+
+
+def test_vmap_over_its_numbers_equals_each_governor():
+    def run(initial, maximum, shrink):
+        control = governor(**{**BASE, "initial": initial, "maximum": maximum, "shrink": shrink})
+
+        def body(state, loss):
+            return control.update_epoch(state, loss=loss)[0], None
+
+        return jax.lax.scan(body, control.init(), jnp.float32([1.0, 0.9, 0.8, 2.0, 2.0, 0.7, 0.7]))[0]
+
+    numbers = [(0.01, 0.1, 0.5), (0.02, 0.02, 0.25), (0.001, 0.0011, 0.9)]
+    together = jax.jit(jax.vmap(run))(*(jnp.float32(column) for column in zip(*numbers, strict=True)))
+    for k, one in enumerate(numbers):
+        for mine, all_ in zip(run(*one), together, strict=True):
+            np.testing.assert_allclose(mine, all_[k], rtol=1e-6)
+
+
+def test_it_is_a_pytree_of_its_numbers():
+    control = governor(**BASE)
+    halved = jax.tree.map(lambda number: number / 2, control)
+    assert (halved.initial, halved.maximum) == (BASE["initial"] / 2, BASE["maximum"] / 2)
 
 
 def test_it_finds_a_stable_rate_on_a_quadratic():

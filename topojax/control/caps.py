@@ -16,7 +16,7 @@ NO_CAP = float(np.finfo(np.float32).max)
 
 
 def update_ratio_cap(
-    direction_norm: ArrayLike, param_norm: ArrayLike, ratio: ArrayLike, *, minimum_norm: float = 1e-3
+    direction_norm: ArrayLike, param_norm: ArrayLike, ratio: ArrayLike, *, minimum_norm: ArrayLike = 1e-3
 ) -> Array:
     """Largest η with ‖η u‖ ≤ ρ max(‖θ‖, floor).
 

@@ -4,9 +4,11 @@ It grows the rate while training is stable and cuts it when the loss jumps, when
 data, when updates are oversized or outrun the signal. Every change carries its cause.
 """
 
+import dataclasses
+from typing import Any
+
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
 from topojax.control.governor_rules import Measured, Rules
@@ -16,6 +18,8 @@ from topojax.types import Array
 __all__ = ["CAUSES", "Decision", "Governor", "GovernorState", "governor"]
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Governor(Rules):
     """Learning rate controlled by measured health, by the rules and settings of `governor_rules.Rules`.
 
@@ -107,14 +111,14 @@ class Governor(Rules):
                 failures_total=state.failures_total + failed,
             ),
             jnp.int32(CAUSES.index("non_finite")),
-            jnp.where(first, np.float32(self.shrink), jnp.float32(1)),
+            jnp.where(first, jnp.float32(self.shrink), jnp.float32(1)),
         )
         no, yes = jnp.bool_(False), jnp.bool_(True)
         return new, Decision(cause, state.rate, spike=no, grounded=yes, exhausted=no)
 
     def _change(self, state: GovernorState, cause: Array, factor: Array) -> tuple[GovernorState, Array]:
         """Apply a factor; a change that a bound swallows is none."""
-        rate = jnp.clip(state.rate * factor, np.float32(self.minimum), np.float32(self.maximum))
+        rate = jnp.clip(state.rate * factor, jnp.float32(self.minimum), jnp.float32(self.maximum))
         changed = rate != state.rate
         cause = jnp.where(changed, cause, CAUSES.index("none")).astype(jnp.int32)
         new = state._replace(
@@ -126,5 +130,12 @@ class Governor(Rules):
         return new, cause
 
 
-governor = Governor
-"""A governor of these settings (`governor_rules.Rules`), in the manner of the other controllers."""
+def governor(**settings: Any) -> Governor:
+    """A governor of these settings, those of `governor_rules.Rules`, each a number or traced.
+
+    Raises:
+      ValueError: a value out of its range, as far as it is known; the message holds it.
+    """
+    made = Governor(**settings)
+    made.check()
+    return made

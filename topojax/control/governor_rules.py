@@ -18,8 +18,9 @@ While grounding is lost or mixing is excessive the rate never goes up.
 
 Patience n: the reaction comes at the end of the n-th such epoch in a row, and counting starts anew after each cut.
 Spikes, oversized updates and non-finite losses share one count. An epoch is healthy if nothing of the above but a
-plateau speaks against it. A rate that is already at its bound does not change and makes no event. With grow = shrink =
-1 the rate is constant, bit for bit.
+plateau speaks against it. Behind a barrier, an epoch without a new measurement is evidence of nothing: it neither
+counts as healthy nor lets the rate grow. A rate that is already at its bound does not change and makes no event. With
+grow = shrink = 1 the rate is constant, bit for bit.
 
 The EMA is compared before it is updated, starts at the first finite loss, and takes in an unconfirmed spike only up to
 twice its size, so one outlier neither becomes the new normal nor hides the next; a lasting change of level is absorbed
@@ -29,10 +30,11 @@ at the EMA's own pace. Comparisons are plain and relative: right for losses of e
 import dataclasses
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from topojax.control.base import checked, require_positive
+from topojax.control.base import checked, is_known, require_positive
 from topojax.control.governor_state import CAUSES, GovernorState, in_a_row, moving_average
 from topojax.types import Array
 
@@ -58,6 +60,7 @@ class Health(NamedTuple):
     oversized: Array  # bool: the update asked for more than is allowed
     lost: Array  # bool: the average of information is below its target
     barred: Array  # bool: the barrier was measured, holds, and has cuts left
+    unproven: Array  # bool: the barrier held when last measured, and was not measured now
     confirmed: Array  # bool: one of the first three has held for its patience
     information_ema: Array  # float32, nats
     information_seen: Array  # bool
@@ -75,9 +78,10 @@ class Memory(NamedTuple):
     plateau: Array  # int32
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rules:
-    """Bounds, factors and patience of a governor, and the rules above.
+    """Bounds, factors and patience of a governor, and the rules above; a pytree whose leaves are these numbers.
 
     Attributes:
       initial: η before the first epoch.
@@ -96,9 +100,6 @@ class Rules:
       plateau_patience: epochs; 0 turns the rule off. With growth on, it ratchets the rate down: choose one.
       plateau_tolerance: relative improvement that makes a new best.
       freeze_limit: cuts that one uninterrupted barrier or loss of grounding may cause.
-
-    Raises:
-      ValueError: a value out of its range; the message holds it.
     """
 
     initial: float
@@ -118,7 +119,12 @@ class Rules:
     plateau_tolerance: float = 1e-3
     freeze_limit: int = 5
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Look at the numbers whose values are known.
+
+        Raises:
+          ValueError: a value out of its range; the message holds it.
+        """
         values = dataclasses.asdict(self) | {"recover": self.recovery}
         checked(**values)
         positive = ("minimum", "shrink", "stable_patience", "unstable_patience")
@@ -126,7 +132,7 @@ class Rules:
         intervals = {"grow": (1, np.inf), "recover": (1, np.inf), "shrink": (0, 1)}
         intervals |= dict.fromkeys(("loss_decay", "grounding_decay"), (0, 1 - 1e-9))
         for name, (low, high) in intervals.items():
-            if not low <= values[name] <= high:
+            if is_known(values[name]) and not low <= values[name] <= high:
                 raise ValueError(f"{name} must lie in [{low}, {high:g}], got {values[name]}")
 
     @property
@@ -150,6 +156,7 @@ class Rules:
         ungrounded = in_a_row(state.ungrounded, (lost | measured.over_mixing) & ~muted)
         frozen = jnp.where(measured.barrier_measured, in_a_row(state.frozen, measured.barrier), state.frozen)
         barred = measured.barrier & measured.barrier_measured & (frozen <= self.freeze_limit)
+        unproven = measured.barrier & ~measured.barrier_measured
         healthy = ~(bad | barred | (ungrounded > 0))
         return Health(
             finite=finite,
@@ -157,10 +164,11 @@ class Rules:
             oversized=oversized,
             lost=lost,
             barred=barred,
+            unproven=unproven,
             confirmed=unstable >= self.unstable_patience,
             information_ema=average,
             information_seen=information_seen,
-            stable=in_a_row(state.stable, healthy),
+            stable=jnp.where(healthy & unproven, state.stable, in_a_row(state.stable, healthy)),
             unstable=unstable,
             ungrounded=ungrounded,
             frozen=frozen,
@@ -183,8 +191,8 @@ class Rules:
         """The first rule that holds: its cause (int32 index), its factor (float32), and whether it is a cut (bool)."""
         turn = (health.ungrounded > 0) & ((health.ungrounded - 1) % self.unstable_patience == 0)
         turn &= health.ungrounded <= self.freeze_limit * self.unstable_patience
-        grows = (health.stable >= self.stable_patience) & ~hold
-        far = state.rate < self.recovery_threshold * np.float32(self.maximum)
+        grows = (health.stable >= self.stable_patience) & ~hold & ~health.unproven
+        far = state.rate < self.recovery_threshold * jnp.float32(self.maximum)
         rules = (
             ("non_finite", health.confirmed & ~health.finite, self.shrink),
             ("spike", health.confirmed & health.spike, self.shrink),

@@ -19,6 +19,9 @@ CAUSES = (
     "barrier",
     "plateau",
     "non_finite",
+    "settle",
+    "acquit",
+    "horizon",
 )
 """Names of the int32 indices in `GovernorState.cause` and `Decision.cause`."""
 
