@@ -1,4 +1,4 @@
-"""The atlas's forward pass and some of its losses once more, in NumPy and float64, straight from the formulas (model §1-5).
+"""The atlas's forward pass and some losses once more, in NumPy and float64, straight from the formulas (model §1-5).
 
 Slow and plain: the transport is the dense Cayley transform of every sample, and nothing is shared with the package.
 """
@@ -34,7 +34,7 @@ def gate(x, beta):
 
 
 class Atlas:
-    """Of the original's form: no ball, straight-through parity, no gains; params and spectral are the package's trees."""
+    """Of the original's form: no ball, parity, no gains; params and vectors are the package's trees."""
 
     def __init__(self, params, vectors, config):
         self.p, self.u, self.c = params, vectors, config
