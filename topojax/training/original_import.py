@@ -1,4 +1,4 @@
-"""An ordinary workdir of a checkpoint of the original: evaluated, reported on, explored and trained on like any other."""
+"""An ordinary workdir of a checkpoint of the original: evaluated, explored and trained on like any other."""
 
 import contextlib
 import hashlib
@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from topojax.config.io import to_json
 from topojax.config.original_checkpoint import Saved, config_of, weights_of
 from topojax.data import sets
 from topojax.errors import UserError
@@ -88,7 +87,7 @@ def import_original(path: pathlib.Path, workdir: pathlib.Path, *, reference: pat
     compared = [] if reference is None else verified(reference, model, state)
     with _written(workdir):
         if arrays is not None:
-            np.savez_compressed(workdir / "data.npz", **arrays)
+            np.savez_compressed(workdir / "data.npz", **arrays)  # type: ignore[arg-type]
         _write(path, workdir, config, state, saved, tree, lines)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     return [f"{path}: epoch {saved.epoch}, {parameters} parameters", *lines, *compared]
@@ -151,7 +150,6 @@ def _write(
                 file.write(entry)
     with contextlib.closing(Checkpoints(workdir, keep=config.checkpoint.keep)) as checkpoints:
         checkpoints.save(saved.epoch, state, json.loads(json.dumps(meta)), loss=previous.get("signal/task"))
-    to_json(config)
 
 
 def _event(saved: Saved, state: TrainState, source: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,8 +168,7 @@ def _saved(path: pathlib.Path, tree: Mapping[str, Any]) -> Saved:
     bad = [name for name, value in tensors.items() if not np.isfinite(value).all()]
     if bad:
         raise UserError(f"{path}: {bad[0]} has values that are not finite")
-    metrics = tree.get("metrics") if isinstance(tree.get("metrics"), Mapping) else {}
-    optim = tree.get("optim") if isinstance(tree.get("optim"), Mapping) else {}
+    metrics, optim = (_mapping(tree.get(name)) for name in ("metrics", "optim"))
     return Saved(
         epoch=max(epoch, 1),
         config=config,
@@ -181,6 +178,10 @@ def _saved(path: pathlib.Path, tree: Mapping[str, Any]) -> Saved:
         targets=_numbers(metrics.get("adaptive_target_state")),
         rate=_numbers(metrics.get("adaptive_lr_state")),
     )
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _moments(optim: Any) -> dict[int, dict[str, np.ndarray]]:
