@@ -100,12 +100,23 @@ WEIGHTS = {
 TARGETS = {
     name: WEIGHTS[name].removesuffix("_weight")
     for name in (
-        *("separation", "chart_center_sep", "codebook_center", "residual_scale", "disentangle", "orthogonality"),
+        *(
+            "variance",
+            "separation",
+            "chart_center_sep",
+            "codebook_center",
+            "residual_scale",
+            "disentangle",
+            "orthogonality",
+        ),
         *("prior_n", "prior_tex", "orbit", "vicreg_inv", "jump", "sup_purity", "sup_balance", "sup_metric"),
     )
 }
 """Contract → the term of the original whose average over a warm-up set its target."""
 
+WITHOUT_GRADIENT = ("entropy", "code_entropy", "per_chart_code_entropy")
+"""Contracts whose terms were counts or plain numbers there: their weights ran to a bound and moved nothing, so they are
+off here. Their loss would act at once, with a weight that nothing has held."""
 _COMPUTED_ONLY_IF_WEIGHED = ("orbit", "vicreg_inv")
 _LARGEST_WEIGHT = 1e6
 
@@ -184,14 +195,14 @@ def _contracts(there: Mapping[str, Any], weights: Mapping[str, float]) -> dict[s
             block |= {"initial": value, "maximum": max(top, value), "enabled": value > 0 or adaptive}
             if row.name in _COMPUTED_ONLY_IF_WEIGHED:
                 block |= {"mechanism": "dual", "enabled": value > 0}
+            if row.name in WITHOUT_GRADIENT:
+                block |= {"enabled": False}
         blocks[row.name] = block
     blocks["jump"] |= {"mechanism": "dual", "gate": "window", "minimum": 0.0}
     sup = float(there.get("sup_weight", 1.0))
     blocks["route"] |= {"mechanism": "constant", "form": "", "initial": sup, "minimum": 0.0, "maximum": max(top, sup)}
     blocks["commitment"] |= {"mechanism": "constant", "initial": 0.25}
     blocks["sup_temperature"] |= {"enabled": False}
-    # There a hinge of the loss, relu(σ²D − energy) with σ = 1, whose contract was the hinge's own value.
-    blocks["variance"] |= {"target": float(there["latent_dim"])}
     return {f"contracts.{name}.{field}": value for name, block in blocks.items() for field, value in block.items()}
 
 

@@ -38,7 +38,10 @@ def controlled(system: Control, state: ControlState, saved: Saved, config: Any, 
         if average is None:
             continue
         place = system.bank.slices[row.name]
-        average *= 0.5 if row.name.startswith("prior_") else 1.0  # there one term, the sum of both
+        if row.name.startswith("prior_"):  # there one term, the sum of both
+            average *= 0.5
+        if row.name == "variance":  # there relu(σ²D − energy) with σ = 1, here the energy
+            average = config.model.latent_dim - average
         baseline[place], warmed[place] = average, epochs
         if saved.epoch >= config.targets.warmup_epochs:
             target[place] = max(row.ratio * average, config.targets.warmup_minimum)

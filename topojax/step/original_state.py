@@ -10,7 +10,7 @@ import numpy as np
 
 from topojax.atlas.controllers import make_control
 from topojax.atlas.original_names import PRECISIONS, filled
-from topojax.config.original_checkpoint import Saved
+from topojax.config.original_checkpoint import WEIGHTS, WITHOUT_GRADIENT, Saved
 from topojax.step.original_control import controlled
 from topojax.step.original_moments import with_moments
 from topojax.step.program import Program
@@ -54,6 +54,13 @@ def imported(config: Any, program: Program, saved: Saved, *, num_classes: int) -
     opt_state, counted = with_moments(config.optim, state.opt_state, params, saved, charts)
     if not counted:
         lines.append("no moments of Adam in the file: they start at 0")
+    off = [
+        f"{name} {saved.weights[key]['value']:.3g}"
+        for name in WITHOUT_GRADIENT
+        if (key := WEIGHTS[name]) in saved.weights
+    ]
+    if off:
+        lines.append(f"weights of terms that had no gradient there, off here: {', '.join(off)} (config.contracts)")
     system, _ = make_control(config, num_classes=num_classes)
     steps = saved.epoch * program.steps_per_epoch
     new = dataclasses.replace(

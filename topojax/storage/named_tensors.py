@@ -66,9 +66,10 @@ def _nested(path: pathlib.Path, flat: Mapping[str, Any], texts: Mapping[str, str
         at[last] = value
     for name, text in texts.items():
         try:
-            out[name] = json.loads(text)
-        except ValueError as error:
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: {name!r} is not JSON") from error
+        out[name] = {**value, **out.get(name, {})} if isinstance(value, dict) else value
     return out
 
 

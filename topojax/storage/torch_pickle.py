@@ -80,8 +80,8 @@ def _look_through(path: pathlib.Path, program: bytes) -> None:
     argument: Any
     for opcode, argument, _ in pickletools.genops(program):
         if opcode.name in ("GLOBAL", "INST"):  # STACK_GLOBAL is asked for by `find_class`
-            module, _, name = str(argument).partition(" ")
-            _allowed(module, name)
+            _allowed(*str(argument).split(" ", 1))
+    for opcode, argument, _ in pickletools.genops(program):
         if opcode.name not in _OPCODES:
             raise UserError(f"{path}: the pickle has the opcode {opcode.name}, which torch.save does not write")
         if opcode.name in ("BINPUT", "LONG_BINPUT") and int(argument) > len(program):

@@ -30,9 +30,10 @@ def history(metrics: Any, epoch: int, *, steps: int) -> list[dict[str, Any]]:
     """
     if not isinstance(metrics, Mapping):
         return []
-    losses, info = (metrics.get(name) or {} for name in ("loss_components", "info_metrics"))
+    losses, info = (_lists(metrics.get(name)) for name in ("loss_components", "info_metrics"))
+    longest = max((len(values) for part in (losses, info) for values in part.values()), default=0)
     rows = []
-    for at in range(1, epoch + 1):
+    for at in range(1, min(epoch + 1, longest)):
         row: dict[str, Any] = {f"loss/{here}": _at(losses, there, at) for there, here in _LOSSES.items()}
         vq = _at(losses, "vq", at)
         if vq is not None:  # both halves have one value
@@ -48,9 +49,13 @@ def history(metrics: Any, epoch: int, *, steps: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _at(lists: Any, name: str, index: int) -> float | None:
-    values = lists.get(name) if isinstance(lists, Mapping) else None
-    if not isinstance(values, list) or index >= len(values):
+def _lists(values: Any) -> dict[str, list]:
+    return {k: v for k, v in values.items() if isinstance(v, list)} if isinstance(values, Mapping) else {}
+
+
+def _at(lists: Mapping[str, list], name: str, index: int) -> float | None:
+    values = lists.get(name, [])
+    if index >= len(values):
         return None
     value = values[index]
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

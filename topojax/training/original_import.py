@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from topojax.atlas.controllers import make_control
 from topojax.config.original_checkpoint import Saved, config_of, weights_of
 from topojax.data import sets
 from topojax.errors import UserError
@@ -63,6 +64,7 @@ def import_original(path: pathlib.Path, workdir: pathlib.Path, *, reference: pat
         raise UserError(f"--workdir={workdir} is not empty: an import begins a run of its own")
     tree = named_tensors.load(path)
     saved = _saved(path, tree)
+    _sizes_agree(path, saved)
     rate = float(saved.rate.get("lr") or saved.config.get("lr") or 1e-3)
     config = config_of(saved.config, weights_of(saved.config, saved.weights), rate=rate)
     config.name = f"imported_{path.stem}"
@@ -125,11 +127,7 @@ def _write(
         "epoch": saved.epoch,
         "notes": lines,
     }
-    previous = {
-        "gate/phase": 1,
-        **(rows[-1] if rows else {}),
-        "lr_governor": number(state.control.governor.rate),
-    }
+    previous = {"gate/phase": 1, **(rows[-1] if rows else {}), **_controlled(config, state, dataset.num_classes)}
     meta = {
         "epoch": saved.epoch,
         "data": dataset.manifest,
@@ -150,6 +148,17 @@ def _write(
                 file.write(entry)
     with contextlib.closing(Checkpoints(workdir, keep=config.checkpoint.keep)) as checkpoints:
         checkpoints.save(saved.epoch, state, json.loads(json.dumps(meta)), loss=previous.get("signal/task"))
+
+
+def _controlled(config: Any, state: TrainState, num_classes: int) -> dict[str, Any]:
+    """What a log would say of the controllers: rate, weights and targets."""
+    system, _ = make_control(config, num_classes=num_classes)
+    weights, targets = system.weights(state.control), system.targets(state.control)
+    return {
+        "lr_governor": number(state.control.governor.rate),
+        **{f"weight/{name}": number(np.mean(value)) for name, value in weights.items()},
+        **{f"contract/{name}/target": number(value) for name, value in targets.items()},
+    }
 
 
 def _event(saved: Saved, state: TrainState, source: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,6 +187,25 @@ def _saved(path: pathlib.Path, tree: Mapping[str, Any]) -> Saved:
         targets=_numbers(metrics.get("adaptive_target_state")),
         rate=_numbers(metrics.get("adaptive_lr_state")),
     )
+
+
+_SIZES = {
+    "atlas/encoder.codebook": ("num_charts", "codes_per_chart", "latent_dim"),
+    "atlas/encoder.chart_centers": ("num_charts", "latent_dim"),
+    "atlas/encoder.feature_extractor.0.weight": ("hidden_dim", "input_dim"),
+}
+"""Tensor → the sizes that its shape consists of."""
+
+
+def _sizes_agree(path: pathlib.Path, saved: Saved) -> None:
+    """Before anything of a size that the configuration says is made."""
+    for name, sizes in _SIZES.items():
+        if name not in saved.tensors:
+            raise UserError(f"{path} is no checkpoint of the original: it has no state/{name}")
+        said = [saved.config.get(size) for size in sizes]
+        if list(saved.tensors[name].shape) != said:
+            told = ", ".join(f"{size} = {value}" for size, value in zip(sizes, said, strict=True))
+            raise UserError(f"{path}: {name} has shape {list(saved.tensors[name].shape)}, its configuration {told}")
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
