@@ -137,9 +137,7 @@ def test_epochs_data_and_history_are_carried_over(imported, run):
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert rows[-1]["loss/recon"] == 0.1
     assert rows[-1]["signal/task"] == pytest.approx(0.1 + 0.0125 / 1.25 + 1.0)
-    assert (
-        json.loads((workdir / "provenance.json").read_text())["notes"] == lines[1:-7]
-    )  # between the first and those of the reference
+    assert json.loads((workdir / "provenance.json").read_text())["notes"] == lines[1:-7]
     assert any("random state" in line for line in lines)
 
 

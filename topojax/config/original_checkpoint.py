@@ -121,13 +121,23 @@ _COMPUTED_ONLY_IF_WEIGHED = ("orbit", "vicreg_inv")
 _LARGEST_WEIGHT = 1e6
 
 
-def config_of(there: Mapping[str, Any], weights: Mapping[str, float], *, rate: float) -> ConfigDict:
+_TRAINED_BY = (
+    *("contracts.", "governor.", "targets.", "optim.", "gates.", "geometry.", "losses.", "window.", "augment."),
+    *("view.", "hierarchy.", "revival.", "precision."),
+)
+_ADAM = ("optim.b1", "optim.b2", "optim.eps", "optim.grad_clip")
+
+
+def config_of(
+    there: Mapping[str, Any], weights: Mapping[str, float], *, rate: float, fresh: bool = False
+) -> ConfigDict:
     """The configuration of a run that goes on from a checkpoint.
 
     Args:
       there: `config` of the checkpoint.
       weights: contract → its weight at the checkpoint (`weights_of`).
       rate: the learning rate in force.
+      fresh: losses, contracts and rate are this package's defaults, and only the model is the original's.
 
     Raises:
       UserError: an option that does not exist here, by name and value; a field missing; values that cannot train.
@@ -149,10 +159,13 @@ def config_of(there: Mapping[str, Any], weights: Mapping[str, float], *, rate: f
         fields = translate(given, defaults=True)
         fields |= PARITY | _contracts(there, weights) | _rates(there, rate)
         fields.pop("data.name")
+        if fresh:
+            fields = {k: v for k, v in fields.items() if k in _ADAM or not k.startswith(_TRAINED_BY)}
         config.update_from_flattened_dict({name: _typed(config, name, value) for name, value in fields.items()})
     except (TypeError, ValueError, KeyError) as error:
         raise UserError(f"the checkpoint's configuration cannot be read: {error}") from error
-    config.losses.separation_margin = float(there.get("separation_margin", 2.0))
+    if not fresh:
+        config.losses.separation_margin = float(there.get("separation_margin", 2.0))
     config.train.epochs = max(1, int(there["epochs"]))
     validate(config)
     return config

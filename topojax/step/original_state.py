@@ -21,7 +21,9 @@ _JUMP = 1e-9
 """Scale of the kernel of a jump that had rank zero: nothing in float32 beside its point, and no saddle of training."""
 
 
-def imported(config: Any, program: Program, saved: Saved, *, num_classes: int) -> tuple[TrainState, list[str]]:
+def imported(
+    config: Any, program: Program, saved: Saved, *, num_classes: int, fresh: bool = False
+) -> tuple[TrainState, list[str]]:
     """The state that goes on where the original stopped, and a line for each thing that is not carried over.
 
     Args:
@@ -29,6 +31,7 @@ def imported(config: Any, program: Program, saved: Saved, *, num_classes: int) -
       program: built with it.
       saved: the checkpoint.
       num_classes: C.
+      fresh: the controllers begin anew.
 
     Raises:
       ValueError: a tensor of another size than its place; the message names both.
@@ -54,14 +57,16 @@ def imported(config: Any, program: Program, saved: Saved, *, num_classes: int) -
     opt_state, counted = with_moments(config.optim, state.opt_state, params, saved, charts)
     if not counted:
         lines.append("no moments of Adam in the file: they start at 0")
-    off = [
-        f"{name} {saved.weights[key]['value']:.3g}"
-        for name in WITHOUT_GRADIENT
-        if (key := WEIGHTS[name]) in saved.weights
-    ]
-    if off:
-        lines.append(f"weights of terms that had no gradient there, off here: {', '.join(off)} (config.contracts)")
-    system, _ = make_control(config, num_classes=num_classes)
+    control = state.control
+    if fresh:
+        lines.append("controllers are fresh: losses, contracts and rate are those of this program")
+    else:
+        system, _ = make_control(config, num_classes=num_classes)
+        control = controlled(system, control, saved, config, 1.0 / program.steps_per_epoch)
+        states = {name: saved.weights[WEIGHTS[name]] for name in WITHOUT_GRADIENT if WEIGHTS[name] in saved.weights}
+        if states:
+            told = ", ".join(f"{name} {its['value']:.3g}" for name, its in states.items())
+            lines.append(f"weights of terms that had no gradient there, off here: {told} (config.contracts)")
     steps = saved.epoch * program.steps_per_epoch
     new = dataclasses.replace(
         state,
@@ -70,7 +75,7 @@ def imported(config: Any, program: Program, saved: Saved, *, num_classes: int) -
         average=jax.tree.map(jnp.copy, params) if config.optim.average else {},
         spectral=spectral,
         opt_state=opt_state,
-        control=controlled(system, state.control, saved, config, 1.0 / program.steps_per_epoch),
+        control=control,
     )
     return new, lines + list(_LOST)
 

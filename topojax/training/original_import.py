@@ -42,7 +42,9 @@ def get_config():
 '''
 
 
-def import_original(path: pathlib.Path, workdir: pathlib.Path, *, reference: pathlib.Path | None = None) -> list[str]:
+def import_original(
+    path: pathlib.Path, workdir: pathlib.Path, *, reference: pathlib.Path | None = None, fresh: bool = False
+) -> list[str]:
     """Read a checkpoint of the original, and write a workdir that goes on from it.
 
     Leaves in `workdir`: checkpoints/, config.json, config.py (the same, for --config), data.npz (the examples that the
@@ -53,6 +55,7 @@ def import_original(path: pathlib.Path, workdir: pathlib.Path, *, reference: pat
       path: a .pt file, or an .npz or .safetensors of the same names (`named_tensors`).
       workdir: a folder that does not exist yet, or is empty.
       reference: an .npz of inputs `x` and what the original made of them, to compare with.
+      fresh: train on by this package's losses, contracts and rate; the model alone is the original's.
 
     Returns:
       Lines on what was imported, what could not be carried over, and how far outputs lie from the reference.
@@ -66,7 +69,7 @@ def import_original(path: pathlib.Path, workdir: pathlib.Path, *, reference: pat
     saved = _saved(path, tree)
     _sizes_agree(path, saved)
     rate = float(saved.rate.get("lr") or saved.config.get("lr") or 1e-3)
-    config = config_of(saved.config, weights_of(saved.config, saved.weights), rate=rate)
+    config = config_of(saved.config, weights_of(saved.config, saved.weights), rate=rate, fresh=fresh)
     config.name = f"imported_{path.stem}"
     arrays = _arrays(path, tree, saved)
     if arrays is None:
@@ -81,7 +84,7 @@ def import_original(path: pathlib.Path, workdir: pathlib.Path, *, reference: pat
     config.train.batch_size = min(config.train.batch_size, about["num_train"])
     model, program = build(config, about)
     try:
-        state, lines = imported(config, program, saved, num_classes=about["num_classes"])
+        state, lines = imported(config, program, saved, num_classes=about["num_classes"], fresh=fresh)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
     if arrays is None:
