@@ -185,12 +185,12 @@ def code_entropy(usage: Array, mass: Array) -> Array:
 
 
 def log_singular_variance(matrix: Array, *, ddof: int = 0) -> Array:
-    """Variance of the log singular values of one matrix: 0 where it is isotropic.
+    """Variance of log max(s, 1e-6) over the singular values s of one matrix: 0 where it is isotropic.
 
     Biased, unlike the original's (ddof = 1), which is NaN for a single singular value (theory A7).
     """
     values = jnp.linalg.svd(matrix, compute_uv=False)
-    return jnp.var(jnp.log(values + LOG_FLOOR), ddof=ddof)
+    return jnp.var(jnp.log(jnp.maximum(values, LOG_FLOOR)), ddof=ddof)
 
 
 def jump(jumped: Array, z_n_all: Array, router: Array, *, returned: Array | None = None) -> Array:

@@ -25,6 +25,7 @@ COMMANDS = {
     "report": ("report", "one page about a run, that opens offline"),
     "data": ("data", "data sets: list them, fetch one"),
     "fields": ("fields", "what configuration fields mean, with their defaults"),
+    "import-torch": ("import_torch", "make a run of a checkpoint of the original program"),
     "migrate-flags": ("migrate_flags", "translate a command line of the original program"),
     "mlflow": ("mlflow", "send to MLflow what it lacks of a run"),
 }

@@ -72,7 +72,7 @@ def load(config_data: Any, *, seed: int) -> Dataset:
       UserError: for an unknown name, sizes that do not fit, a data set that is not there, bad values.
     """
     name, num_examples, fraction = config_data.name, config_data.num_examples, config_data.test_fraction
-    if name not in NAMES:
+    if name not in NAMES and not name.endswith(".npz"):
         raise UserError(f"unknown data set {name!r}: choose one of {', '.join(NAMES)}")
     if seed < 0:
         raise UserError(f"seed = {seed} must not be negative")
@@ -224,6 +224,8 @@ def _pool(config_data: Any, seed: int) -> _Pool:
         n = manifolds.DEFAULT_EXAMPLES if config_data.num_examples is None else config_data.num_examples
         image, label = manifolds.make(name, n, noise=config_data.noise, seed=seed)
         return _Pool(image, label, None, None, manifolds.MANIFOLDS[name].num_classes, 1, "topojax.manifolds")
+    if name.endswith(".npz"):
+        return _archive(pathlib.Path(name))
     directory = tfds_arrays.find(name, config_data.data_dir)
     splits = tfds_arrays.load(directory, cache=config_data.cache)
     return _Pool(
@@ -235,6 +237,19 @@ def _pool(config_data: Any, seed: int) -> _Pool:
         255,
         f"tfds {name} {directory.name}",
     )
+
+
+def _archive(path: pathlib.Path) -> _Pool:
+    """Arrays x_train, y_train, x_test and y_test of a file."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            x, y, x_test, y_test = (file[name] for name in ("x_train", "y_train", "x_test", "y_test"))
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"config.data.name = {path}: {error}") from error
+    shape = cast(tuple[int, int, int], x.shape[1:]) if x.ndim == 4 else None
+    test = (x_test.reshape(len(x_test), -1), y_test.astype(np.int32))
+    classes = int(max(y.max(), y_test.max())) + 1
+    return _Pool(x.reshape(len(x), -1), y.astype(np.int32), test, shape, classes, 1, path.name)
 
 
 def _digits() -> tuple[np.ndarray, np.ndarray]:

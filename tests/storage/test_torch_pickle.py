@@ -1,0 +1,211 @@
+"""Files of torch.save: read as they are, and harmless whatever they say."""
+
+import collections
+import contextlib
+import os
+import pickle
+import pickletools
+import resource
+import time
+import zipfile
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import original_file
+import pytest
+
+from topojax.errors import UserError
+from topojax.storage import named_tensors, torch_pickle
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("original") / "topo_epoch_00003.pt"
+    original_file.save(path, original_file.tree())
+    return path
+
+
+def test_tensors_arrays_and_numbers_come_back(checkpoint):
+    tree = original_file.tree()
+    found = torch_pickle.load(checkpoint)
+    assert found["config"] == tree["config"]
+    assert found["metrics"]["adaptive_weight_state"] == tree["metrics"]["adaptive_weight_state"]
+    wanted = original_file.flat(tree)
+    got = dict(named_tensors.leaves(found))
+    assert got.keys() == wanted.keys()
+    for name, value in wanted.items():
+        np.testing.assert_array_equal(got[name], value, name)
+        assert got[name].shape == value.shape
+
+
+def test_the_flat_formats_hold_the_same(tmp_path, checkpoint):
+    tree = original_file.tree()
+    wanted = dict(named_tensors.leaves(named_tensors.load(checkpoint)))
+    for ending, save in ((".npz", original_file.save_npz), (".safetensors", original_file.save_safetensors)):
+        path = tmp_path / f"file{ending}"
+        save(path, tree)
+        found = named_tensors.load(path)
+        assert found["config"] == tree["config"]
+        assert found["epoch"] == 3
+        got = dict(named_tensors.leaves(found))
+        assert got.keys() == wanted.keys()
+        for name in wanted:
+            np.testing.assert_array_equal(got[name], wanted[name], name)
+
+
+class Calls:
+    """Pickles to a call of anything."""
+
+    def __init__(self, function, *arguments):
+        self.call = (function, arguments)
+
+    def __reduce__(self):
+        return self.call
+
+
+def by_hand(*opcodes):
+    return b"\x80\x02" + b"".join(opcodes) + b"."
+
+
+def put(index):
+    return b"r" + index.to_bytes(4, "little")
+
+
+RECONSTRUCT = b"cnumpy._core.multiarray\n_reconstruct\n"
+EXPANDED = (  # one number, seen ten thousand million times
+    b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu"
+    b"K\x01tQK\x00\x8a\x05\x00\xe4\x0b\x54\x02\x85K\x00\x85\x89ccollections\nOrderedDict\n)RtR"
+)
+BOMBS = {
+    "10 GB by numpy": by_hand(RECONSTRUCT, b"cnumpy\nndarray\n\x8a\x05\x00\xe4\x0b\x54\x02\x85X\x01\x00\x00\x00b\x87R"),
+    "10 GB by an expanded tensor": by_hand(EXPANDED),
+    "10 GB of memory cells": by_hand(b"]", put(0x7FFFFFFF)),
+    "10 GB by a long length": b"\x80\x04\x8e" + (10**10).to_bytes(8, "little") + b"x.",
+    "an array that is made": by_hand(b"cnumpy\nndarray\n\x8a\x05\x00\xe4\x0b\x54\x02\x85\x85R"),
+    "bytes of a codec": by_hand(b"c_codecs\nencode\nX\x01\x00\x00\x00aX\x03\x00\x00\x00bz2\x86R"),
+    "lists in lists": by_hand(b"]" * 200_000, b"a" * 199_999),
+    "doubled lists": by_hand(b"]q\x00", *(b"]q%c(h%ch%ce" % (i, i - 1, i - 1) for i in range(1, 120))),
+    "no end": b"\x80\x02}",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_does_nothing(tmp_path, name):
+    path = tmp_path / "bomb.pt"
+    original_file.save(path, original_file.Tensor(1.0), program=BOMBS[name])
+    before, since = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    with pytest.raises(UserError) as caught:
+        named_tensors.load(path)
+    assert "\n" not in str(caught.value)
+    assert time.perf_counter() - since < 10
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB
+
+
+def test_a_tensor_larger_than_its_storage_is_told(tmp_path):
+    path = tmp_path / "bomb.pt"
+    original_file.save(path, original_file.Tensor(1.0), program=BOMBS["10 GB by an expanded tensor"])
+    with pytest.raises(UserError, match="a tensor of 10000000000 numbers in a storage of 1"):
+        named_tensors.load(path)
+
+
+def test_a_name_that_is_not_on_the_list_is_told_and_not_called(tmp_path):
+    marker = tmp_path / "marker"
+    for protocol in (0, 1, 2, 4):
+        for call in (Calls(os.system, f"touch {marker}"), Calls(eval, f"open({str(marker)!r}, 'w')")):
+            path = tmp_path / "evil.pt"
+            original_file.save(path, {}, program=pickle.dumps({"state": call}, protocol=protocol))
+            with pytest.raises(UserError, match=r"names (posix\.system|builtins\.eval|__builtin__\.eval)"):
+                named_tensors.load(path)
+    assert not marker.exists()
+
+
+def test_a_pickle_within_an_allowed_name_is_not_followed(tmp_path):
+    """`collections.OrderedDict.fromkeys` and the like: a dotted name is another name."""
+    path = tmp_path / "dotted.pt"
+    program = b"\x80\x04\x8c\x0bcollections\x8c\x14OrderedDict.fromkeys\x93."
+    original_file.save(path, {}, program=program)
+    with pytest.raises(UserError, match=r"OrderedDict\.fromkeys"):
+        named_tensors.load(path)
+
+
+def test_nothing_is_imported(tmp_path, checkpoint):
+    """The seven names are not those of the modules: numpy's own `_reconstruct` is not among what was found."""
+    names = {
+        str(argument) for opcode, argument, _ in pickletools.genops(_program(checkpoint)) if opcode.name == "GLOBAL"
+    }
+    assert len(names) == 7
+    for name in names:
+        stand_in = torch_pickle._allowed(*name.split(" "))
+        assert stand_in is collections.OrderedDict or stand_in.__module__ == torch_pickle.__name__
+
+
+def _program(path):
+    with zipfile.ZipFile(path) as archive:
+        return archive.read("archive/data.pkl")
+
+
+@hypothesis.given(st.data())
+@hypothesis.settings(max_examples=150, deadline=None)
+def test_a_damaged_file_is_refused_or_read(tmp_path_factory, checkpoint, data):
+    content = bytearray(checkpoint.read_bytes())
+    if data.draw(st.booleans(), label="truncated"):
+        content = content[: data.draw(st.integers(0, len(content) - 1))]
+    else:
+        program = _program(checkpoint)
+        start = bytes(content).index(program)
+        for _ in range(data.draw(st.integers(1, 5))):
+            at = data.draw(st.integers(0, len(program) - 1)) if data.draw(st.booleans()) else None
+            place = start + at if at is not None else data.draw(st.integers(0, len(content) - 1))
+            content[place] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.mktemp("damaged") / "file.pt"
+    path.write_bytes(bytes(content))
+    with contextlib.suppress(UserError):
+        assert isinstance(named_tensors.load(path), dict)
+
+
+@hypothesis.given(st.binary(max_size=300))
+@hypothesis.settings(max_examples=200, deadline=None)
+def test_any_pickle_is_refused_or_read(tmp_path_factory, program):
+    path = tmp_path_factory.mktemp("any") / "file.pt"
+    original_file.save(path, original_file.Tensor(1.0), program=b"\x80\x02" + program)
+    with contextlib.suppress(UserError):
+        assert isinstance(named_tensors.load(path), dict)
+
+
+def test_compressed_parts_are_refused(tmp_path):
+    """A thousand million zeros are a megabyte, compressed."""
+    path = tmp_path / "packed.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02}.")
+        archive.writestr("archive/data/0", bytes(10_000_000))
+    with pytest.raises(UserError, match="compressed"):
+        named_tensors.load(path)
+
+
+@pytest.mark.parametrize("ending", [".npz", ".safetensors", ".pt", ".txt"])
+def test_files_that_are_none_of_these(tmp_path, ending):
+    path = tmp_path / f"file{ending}"
+    with pytest.raises(UserError, match=r"there is no file|ends in one of"):
+        named_tensors.load(path)
+    for content in (b"", b"PK\x03\x04", b"\xff" * 100, b"\x08\x00\x00\x00\x00\x00\x00\x00{}      "):
+        path.write_bytes(content)
+        if ending == ".safetensors" and content.endswith(b"{}      "):
+            assert named_tensors.load(path) == {}
+            continue
+        with pytest.raises(UserError):
+            named_tensors.load(path)
+
+
+def test_an_npz_with_a_pickle_or_a_shape_that_lies_is_refused(tmp_path):
+    path = tmp_path / "objects.npz"
+    np.savez(path, config=np.array([{}], dtype=object))
+    with pytest.raises(UserError, match=r"pickle|numbers"):
+        named_tensors.load(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (10000000000,), }"
+        header += b" " * (118 - len(header) - 1) + b"\n"
+        archive.writestr("x.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    with pytest.raises(UserError, match="shorter than its shape"):
+        named_tensors.load(path)

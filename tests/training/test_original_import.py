@@ -1,0 +1,255 @@
+"""A checkpoint of the original becomes a run: its outputs, its controllers, and training that goes on from it."""
+
+import json
+
+import golden_files
+import jax
+import numpy as np
+import optax
+import original_file
+import pytest
+
+from topojax import commands
+from topojax.atlas.controllers import make_control
+from topojax.atlas.optim import labels
+from topojax.config.original_checkpoint import PARITY
+from topojax.errors import UserError
+from topojax.scoring.run import restore
+from topojax.scoring.split import load_splits
+from topojax.training.original_import import import_original
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    """(workdir, lines) of the golden atlas's checkpoint."""
+    folder = tmp_path_factory.mktemp("imported")
+    original_file.save(folder / "topo_epoch_00003.pt", original_file.tree())
+    reference = {"x": original_file.tensors()[1]["in/x"]}
+    data = original_file.tensors()[1]
+    names = ("K_chart", "K_code", "indices", "z_n", "z_geo", "x_hat", "cls_logits")
+    np.savez(folder / "reference.npz", **reference, **{name: data[f"out/{name}"] for name in names})
+    lines = import_original(folder / "topo_epoch_00003.pt", folder / "run", reference=folder / "reference.npz")
+    return folder / "run", lines
+
+
+@pytest.fixture(scope="module")
+def run(imported):
+    return restore(imported[0])
+
+
+def test_the_atlas_is_the_originals(run):
+    data = np.load(golden_files.FOLDER / "cov_sum.npz")
+    encoding = run.encode(data["in/x"])
+    for field, key in {"chart": "K_chart", "code": "K_code", "codes": "indices"}.items():
+        np.testing.assert_array_equal(getattr(encoding, field), data[f"out/{key}"])
+    for field in ("router", "z_geo", "z_n", "z_tex"):
+        wanted = data[f"out/{field}"]
+        np.testing.assert_allclose(getattr(encoding, field), wanted, atol=1e-5 * np.abs(wanted).max())
+    x_hat = run.decode(encoding.z_geo, encoding.z_tex).x_hat
+    np.testing.assert_allclose(x_hat, data["out/x_hat"], atol=1e-5 * np.abs(data["out/x_hat"]).max())
+
+
+def test_every_switch_of_parity_stands_in_the_configuration(imported):
+    saved = json.loads((imported[0] / "config.json").read_text())
+    for name, value in PARITY.items():
+        at = saved
+        for part in name.split("."):
+            at = at[part]
+        assert at == value, name
+
+
+def test_the_average_that_evaluation_reads_is_what_was_imported(run):
+    for a, b in zip(jax.tree.leaves(run.state.average), jax.tree.leaves(run.state.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_moments_of_adam_find_their_places(run):
+    """Each parameter of the file has its own number, and 4 steps of 30 where it had fewer."""
+    tree = original_file.tree()
+    names = [n for part in ("atlas", "jump", "supervised") for n in original_file.trained(tree["state"][part])]
+    of = jax.tree.leaves(labels(run.state.params))
+    leaves = jax.tree_util.tree_leaves_with_path(run.state.params)
+    chosen = {
+        "encoder.centers": ("encoder.chart_centers", 30),
+        "decoder.render_2.bias": ("decoder.renderer.4.bias", 30),
+        "jump.d": ("d", 4),
+        "supervised.table": ("chart_to_class", 30),
+    }
+    (adam,) = (
+        node
+        for node in jax.tree.leaves(
+            run.state.opt_state.inner_states["atlas"], is_leaf=lambda n: isinstance(n, optax.ScaleByAdamState)
+        )
+        if isinstance(node, optax.ScaleByAdamState)
+    )
+    assert adam.count == 30
+    start, seen = 0, set()
+    for (path, leaf), label in zip(leaves, of, strict=True):
+        if label != "atlas":
+            continue
+        name = jax.tree_util.keystr(path, simple=True, separator=".").removeprefix("atlas.")
+        if name in chosen:
+            there, steps = chosen[name]
+            number = names.index(there) + 1
+            scale = [(1 - decay**30) / (1 - decay**steps) for decay in (0.9, 0.999)]
+            np.testing.assert_allclose(adam.mu[start : start + leaf.size], number * scale[0], rtol=1e-5)
+            np.testing.assert_allclose(adam.nu[start : start + leaf.size], number / 100 * scale[1], rtol=1e-5)
+            seen.add(name)
+        start += leaf.size
+    assert seen == set(chosen)
+
+
+def test_controllers_go_on_where_they_were(run):
+    system, _ = make_control(run.config, num_classes=run.num_classes)
+    control, weights = run.state.control, system.weights(run.state.control)
+    states = original_file.tree()["metrics"]["adaptive_weight_state"]
+    for name in ("consistency", "diversity", "separation", "disentangle", "sup_metric", "orbit"):
+        assert weights[name] == pytest.approx(states[f"{name}_weight"]["value"]), name
+    assert weights["prior_n"] == weights["prior_tex"] == pytest.approx(states["kl_prior_weight"]["value"])
+    assert "entropy" not in weights  # it had no gradient there
+    assert run.config.contracts.entropy.initial == pytest.approx(0.01)
+    assert weights["jump"] == pytest.approx(0.5 * states["jump_weight"]["value"])  # half-way up from epoch 1 to 5
+    assert control.governor.rate == pytest.approx(0.002)
+    assert (int(control.governor.stable), int(control.governor.unstable)) == (2, 1)
+    assert control.governor.information_ema == pytest.approx(0.5)
+    assert not control.governor.loss_seen
+    baseline = {row.name: float(control.bank.baseline[system.bank.slices[row.name].start]) for row in system.bank.rows}
+    assert baseline["separation"] == pytest.approx(0.7)
+    assert baseline["prior_n"] == pytest.approx(2.0)
+    assert baseline["variance"] == pytest.approx(2.0 - 1.5)
+    where = next(g.where for g in system.bank.groups if g.mechanism == "pid")
+    group = control.bank.groups[next(i for i, g in enumerate(system.bank.groups) if g.mechanism == "pid")]
+    place = list(where).index(system.bank.slices["diversity"].start)
+    steps = run.program.steps_per_epoch
+    wanted = 0.01 / steps * states["diversity_weight"]["integral"] / np.log(10)
+    assert group.integral[place] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_epochs_data_and_history_are_carried_over(imported, run):
+    workdir, lines = imported
+    assert run.epoch == 3
+    assert run.state.step == 3 * run.program.steps_per_epoch
+    train, test = load_splits(run)
+    tree = original_file.tree()
+    np.testing.assert_array_equal(train.image, tree["data"]["X_train"].array)
+    np.testing.assert_array_equal(test.label, tree["data"]["labels_test"])
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert rows[-1]["loss/recon"] == 0.1
+    assert rows[-1]["signal/task"] == pytest.approx(0.1 + 0.0125 / 1.25 + 1.0)
+    assert json.loads((workdir / "provenance.json").read_text())["notes"] == lines[1:-7]
+    assert any("random state" in line for line in lines)
+
+
+@pytest.mark.slow
+def test_training_goes_on_and_evaluation_follows(imported, tmp_path):
+    import shutil
+
+    from topojax.training.loop import train_and_evaluate
+
+    workdir = tmp_path / "run"
+    shutil.copytree(imported[0], workdir)
+    config = restore(imported[0]).config
+    config.data.name = str(imported[0] / "data.npz")
+    config.train.epochs, config.log.every_epochs, config.log.progress = 5, 1, False
+    state = train_and_evaluate(config, workdir)
+    assert state.step == 5 * (int(restore(imported[0]).state.step) // 3)
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5]
+    assert np.isfinite(rows[-1]["signal/task"])
+
+
+@pytest.mark.slow
+def test_jumps_of_rank_zero_are_points_that_training_may_leave(tmp_path):
+    tree = original_file.tree(jump_global_rank=0)
+    jump = tree["state"]["jump"]
+    for name in list(jump):
+        if name.startswith(("encoders", "decoders")):
+            charts = jump[name].array.shape
+            jump[name] = original_file.Tensor(np.zeros((0, 2) if "encoders" in name else (2, 0))[: charts[0]])
+    points = np.random.default_rng(0).normal(size=(10, 2)).astype(np.float32)
+    jump["c"], jump["d"] = original_file.Tensor(np.zeros((10, 0))), original_file.Tensor(points)
+    original_file.save(tmp_path / "old.pt", tree)
+    lines = import_original(tmp_path / "old.pt", tmp_path / "run")
+    assert any("rank 0" in line for line in lines)
+    run = restore(tmp_path / "run")
+    z = np.random.default_rng(1).normal(size=(3, 10, 2)).astype(np.float32)
+    jumped = run.model.jump(run.weights, z)
+    np.testing.assert_allclose(jumped, np.broadcast_to(points[None, None], jumped.shape), atol=1e-7)
+    gradient = jax.grad(lambda w: run.model.jump(w, z).sum())(run.weights)["jump"]
+    assert np.abs(gradient["down"]["kernel"]).max() > 1e-3
+
+
+REFUSED = {
+    "covariant_attn_tau_min": (0.02, "covariant_attn_tau_min = 0.02"),
+    "covariant_attn_denom_min": (0.01, "covariant_attn_denom_min"),
+    "vision_preproc": (True, "vision_preproc = True"),
+    "soft_equiv_metric": (True, "soft_equiv_metric = True"),
+    "hidden_dim": (48, "hidden_dim = 48"),
+    "latent_dim": ("two", "latent_dim = two"),
+    "num_charts": (10**9, "num_charts = 1000000000"),
+    "input_dim": (65, "input_dim = 65"),
+    "covariant_attn_rank": (5, "q_gamma_out has shape"),
+    "batch_size": (0, "batch_size"),
+    "lr_min": (-1.0, "learning_rate_min"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_means_something_else_is_refused_and_nothing_is_written(tmp_path, name):
+    value, message = REFUSED[name]
+    original_file.save(tmp_path / "file.pt", original_file.tree(**{name: value}))
+    with pytest.raises(UserError, match=message):
+        import_original(tmp_path / "file.pt", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def spoiled(tree, way, value):
+    *ways, last = way.split("/")
+    at = tree
+    for part in ways:
+        at = at[part]
+    if value is None:
+        del at[last]
+    else:
+        at[last] = value
+    return tree
+
+
+@pytest.mark.parametrize(
+    ("way", "value", "message"),
+    [
+        ("config", None, "no config"),
+        ("config/hidden_dim", None, "hidden_dim = None"),
+        ("state", "weights", "no config and state/atlas"),
+        ("epoch", -1, "no epoch"),
+        ("state/atlas/encoder.codebook", original_file.Tensor(np.full((10, 32, 2), np.nan)), "not finite"),
+        ("state/atlas/encoder.codebook", original_file.Tensor(np.zeros((9, 32, 2))), r"encoder\.codebook has shape"),
+        ("metrics/adaptive_weight_state/window_weight/value", -1.0, "window_weight = -1"),
+        ("data/X_train", original_file.Tensor(np.zeros((5, 63))), "do not fit"),
+        ("data/X_train", original_file.Tensor(np.full((96, 64), 2.0)), r"outside \[0, 1\]"),
+    ],
+)
+def test_a_file_with_something_missing_or_wrong(tmp_path, way, value, message):
+    original_file.save(tmp_path / "file.pt", spoiled(original_file.tree(), way, value))
+    with pytest.raises(UserError, match=message):
+        import_original(tmp_path / "file.pt", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_reference_that_says_otherwise_is_refused(tmp_path):
+    original_file.save(tmp_path / "file.pt", original_file.tree())
+    data = original_file.tensors()[1]
+    np.savez(tmp_path / "other.npz", x=data["in/x"], x_hat=data["out/x_hat"] * 1.01)
+    with pytest.raises(UserError, match="x_hat: off by 9"):
+        import_original(tmp_path / "file.pt", tmp_path / "run", reference=tmp_path / "other.npz")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command(tmp_path, capsys, imported):
+    assert commands.main(["import-torch", str(tmp_path / "none.pt"), f"--workdir={tmp_path / 'run'}"]) == 2
+    assert commands.main(["import-torch", str(tmp_path), f"--workdir={imported[0]}"]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2
+    assert "not empty" in told[1]
+    assert not (tmp_path / "run").exists()

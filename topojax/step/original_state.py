@@ -1,0 +1,93 @@
+"""From the tensors of a checkpoint of the original to a training state of this package, and what is lost on the way."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from topojax.atlas.controllers import make_control
+from topojax.atlas.original_names import PRECISIONS, filled
+from topojax.config.original_checkpoint import WEIGHTS, WITHOUT_GRADIENT, Saved
+from topojax.step.original_control import controlled
+from topojax.step.original_moments import with_moments
+from topojax.step.program import Program
+from topojax.step.state import TrainState
+from topojax.types import Params
+
+_JUMP = 1e-9
+"""Scale of the kernel of a jump that had rank zero: nothing in float32 beside its point, and no saddle of training."""
+
+
+def imported(
+    config: Any, program: Program, saved: Saved, *, num_classes: int, fresh: bool = False
+) -> tuple[TrainState, list[str]]:
+    """The state that goes on where the original stopped, and a line for each thing that is not carried over.
+
+    Args:
+      config: of `original_checkpoint.config_of`.
+      program: built with it.
+      saved: the checkpoint.
+      num_classes: C.
+      fresh: the controllers begin anew.
+
+    Raises:
+      ValueError: a tensor of another size than its place; the message names both.
+    """
+    state = jax.jit(program.init)()
+    charts = config.model.num_charts
+    of_rank_zero = not saved.config.get("jump_global_rank")
+    tensors = {name: value for name, value in saved.tensors.items() if not (of_rank_zero and name.startswith("jump/"))}
+    atlas, missing = filled(state.params["atlas"], tensors, charts)
+    spectral, without = filled(state.spectral, tensors, charts)
+    fresh = [name for name in missing + without if not (of_rank_zero and name.startswith("jump/"))]
+    lines = [f"not in the file, so fresh: {', '.join(fresh)}"] if fresh else []
+    if of_rank_zero:
+        atlas = {**atlas, "jump": _of_rank_zero(state.params["atlas"]["jump"], saved.tensors)}
+        lines.append("jumps had rank 0, points d_j: kept to 1e-9, and given the full rank that training may use")
+    params = {**state.params, "atlas": atlas}
+    if "precision" in params:
+        found = {name: saved.tensors.get(f"precisions/{PRECISIONS[name]}") for name in params["precision"]}
+        params["precision"] = {
+            name: params["precision"][name] if value is None else jnp.asarray(value, jnp.float32).reshape(())
+            for name, value in found.items()
+        }
+    opt_state, counted = with_moments(config.optim, state.opt_state, params, saved, charts)
+    if not counted:
+        lines.append("no moments of Adam in the file: they start at 0")
+    control = state.control
+    if fresh:
+        lines.append("controllers are fresh: losses, contracts and rate are those of this program")
+    else:
+        system, _ = make_control(config, num_classes=num_classes)
+        control = controlled(system, control, saved, config, 1.0 / program.steps_per_epoch)
+        states = {name: saved.weights[WEIGHTS[name]] for name in WITHOUT_GRADIENT if WEIGHTS[name] in saved.weights}
+        if states:
+            told = ", ".join(f"{name} {its['value']:.3g}" for name, its in states.items())
+            lines.append(f"weights of terms that had no gradient there, off here: {told} (config.contracts)")
+    steps = saved.epoch * program.steps_per_epoch
+    new = dataclasses.replace(
+        state,
+        step=jnp.asarray(steps, jnp.int32),
+        params=params,
+        average=jax.tree.map(jnp.copy, params) if config.optim.average else {},
+        spectral=spectral,
+        opt_state=opt_state,
+        control=control,
+    )
+    return new, lines + list(_LOST)
+
+
+_LOST = (
+    "not carried over: random state; the order of examples is this program's",
+    "not carried over: averages of the weighted loss, which is another here: loss_ema and its best start anew",
+    "not carried over: usage counts, probes and drift scales, which are measured anew within an epoch",
+)
+
+
+def _of_rank_zero(jump: Params, tensors: Mapping[str, np.ndarray]) -> Params:
+    """L(z) = d_j: a fresh jump whose kernel that draws is scaled to nothing, with the points of the file."""
+    d = jnp.asarray(tensors["jump/d"], jnp.float32) if "jump/d" in tensors else jump["d"]
+    return {**jump, "down": {**jump["down"], "kernel": _JUMP * jump["down"]["kernel"]}, "d": d}

@@ -1,0 +1,142 @@
+"""A checkpoint of the original as one nested dict, from any of the files that may hold it.
+
+  .pt, .pth       what `torch.save` wrote (`torch_pickle`)
+  .npz            NumPy's archive, nothing pickled in it
+  .safetensors    the format of that name
+
+The last two are flat: their names are the ways through the nested dict, as `state/atlas/encoder.codebook`,
+`optim/atlas/state/3/exp_avg`, `data/X_train`; `config` (and `metrics`, `epoch`) is JSON: in the npz a string under that
+name, in safetensors among the metadata.
+"""
+
+import json
+import math
+import pathlib
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from topojax.errors import UserError
+from topojax.storage import torch_pickle
+
+_KINDS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "u1", "BOOL": "?"}
+_LONGEST_HEADER = 16 << 20
+_JSON = ("config", "metrics", "epoch")
+
+
+def load(path: pathlib.Path) -> dict[str, Any]:
+    """The nested dict; arrays are NumPy's.
+
+    Args:
+      path: of a file of a known ending.
+
+    Raises:
+      UserError: another ending, no such file, one that is damaged or of another kind.
+    """
+    reader = _READERS.get(path.suffix)
+    if reader is None:
+        raise UserError(f"{path}: a checkpoint ends in one of {', '.join(_READERS)}")
+    found = reader(path)
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is no checkpoint of the original: it holds {type(found).__name__}, not a dict")
+    return found
+
+
+def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
+    """Every array of a nested dict as (way through it, array)."""
+    for name, value in tree.items() if isinstance(tree, Mapping) else ():
+        found = torch_pickle.array(value)
+        if found is not None:
+            yield f"{prefix}{name}", found
+        elif isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{name}/")
+
+
+def _nested(path: pathlib.Path, flat: Mapping[str, Any], texts: Mapping[str, str]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for name, value in flat.items():
+        *ways, last = name.split("/")
+        at = out
+        for way in ways:
+            at = at.setdefault(way, {})
+            if not isinstance(at, dict):
+                raise UserError(f"{path}: {name!r} lies below an array")
+        at[last] = value
+    for name, text in texts.items():
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}: {name!r} is not JSON") from error
+        out[name] = {**value, **out.get(name, {})} if isinstance(value, dict) else value
+    return out
+
+
+def _npz(path: pathlib.Path) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    texts = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                with archive.open(info) as member:
+                    kind, shape = _npy_header(member)
+                    if math.prod(shape) * kind.itemsize > info.file_size:
+                        raise UserError(f"{path}: {info.filename!r} is shorter than its shape says")
+                    if kind.kind not in "biufU":
+                        raise UserError(f"{path}: {info.filename!r} holds {kind}, not numbers; nothing pickled is read")
+                name = info.filename.removesuffix(".npy")
+                with archive.open(info) as member:
+                    value = np.lib.format.read_array(member, allow_pickle=False)
+                if name in _JSON:
+                    texts[name] = str(value)
+                else:
+                    flat[name] = value
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f"there is no file {path}") from error
+    except Exception as error:
+        raise UserError(f"{path} is no checkpoint, or a damaged one: {' '.join(str(error).split())[:200]}") from error
+    return _nested(path, flat, texts)
+
+
+def _npy_header(member: Any) -> tuple[np.dtype, tuple[int, ...]]:
+    version = np.lib.format.read_magic(member)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, kind = read(member)
+    return kind, shape
+
+
+def _safetensors(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"there is no file {path}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or not 0 < length <= min(len(data) - 8, _LONGEST_HEADER):
+        raise UserError(f"{path} is no safetensors file, or a truncated one")
+    body = data[8 + length :]
+    try:
+        header = json.loads(data[8 : 8 + length])
+        texts = header.pop("__metadata__", {})
+        flat = {}
+        for name, entry in header.items():
+            start, end = entry["data_offsets"]
+            kind = np.dtype(_KINDS[entry["dtype"]])
+            if not 0 <= start <= end <= len(body) or math.prod(entry["shape"]) * kind.itemsize != end - start:
+                raise ValueError(f"{name} lies outside the file")
+            flat[name] = np.frombuffer(body[start:end], kind).reshape(entry["shape"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path} is a damaged safetensors file: {' '.join(str(error).split())[:200]}") from error
+    return _nested(path, flat, {name: text for name, text in texts.items() if name in _JSON})
+
+
+_READERS: dict[str, Callable[[pathlib.Path], Any]] = {
+    ".pt": torch_pickle.load,
+    ".pth": torch_pickle.load,
+    ".npz": _npz,
+    ".safetensors": _safetensors,
+}

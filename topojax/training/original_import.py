@@ -1,0 +1,274 @@
+"""An ordinary workdir of a checkpoint of the original: evaluated, explored and trained on like any other."""
+
+import contextlib
+import hashlib
+import json
+import pathlib
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from topojax.atlas.controllers import make_control
+from topojax.config.original_checkpoint import Saved, config_of, weights_of
+from topojax.data import sets
+from topojax.errors import UserError
+from topojax.scoring.run import build
+from topojax.step.original_state import imported
+from topojax.step.state import TrainState
+from topojax.storage import named_tensors, torch_pickle
+from topojax.storage import workdir as workdirs
+from topojax.storage.checkpoint import Checkpoints
+from topojax.storage.logs import JsonLines, number, write_json, write_text
+from topojax.storage.runtime import versions
+from topojax.training.original_history import history
+from topojax.training.original_verify import verified
+
+_PARTS = ("atlas", "jump", "supervised", "classifier", "precisions")
+_DATA = ("X_train", "labels_train", "X_test", "labels_test")
+_SHAPES = {784: (28, 28, 1), 3072: (32, 32, 3)}
+_CONFIG = '''"""The configuration of the run in this folder: --config.FIELD=VALUE changes a field."""
+
+import pathlib
+
+from topojax.config.io import from_json
+
+
+def get_config():
+    path = pathlib.Path(__file__).with_name("config.json")
+    return from_json(path.read_text(encoding="utf-8"), str(path))
+'''
+
+
+def import_original(
+    path: pathlib.Path, workdir: pathlib.Path, *, reference: pathlib.Path | None = None, fresh: bool = False
+) -> list[str]:
+    """Read a checkpoint of the original, and write a workdir that goes on from it.
+
+    Leaves in `workdir`: checkpoints/, config.json, config.py (the same, for --config), data.npz (the examples that the
+    file holds, in its split), metrics.jsonl (its losses), events.jsonl, provenance.json. Everything is checked before
+    anything is written.
+
+    Args:
+      path: a .pt file, or an .npz or .safetensors of the same names (`named_tensors`).
+      workdir: a folder that does not exist yet, or is empty.
+      reference: an .npz of inputs `x` and what the original made of them, to compare with.
+      fresh: train on by this package's losses, contracts and rate; the model alone is the original's.
+
+    Returns:
+      Lines on what was imported, what could not be carried over, and how far outputs lie from the reference.
+
+    Raises:
+      UserError: a file that cannot be read or means something else, outputs that differ, a folder that is in use.
+    """
+    if workdir.exists() and any(workdir.iterdir()):
+        raise UserError(f"--workdir={workdir} is not empty: an import begins a run of its own")
+    tree = named_tensors.load(path)
+    saved = _saved(path, tree)
+    _sizes_agree(path, saved)
+    rate = float(saved.rate.get("lr") or saved.config.get("lr") or 1e-3)
+    config = config_of(saved.config, weights_of(saved.config, saved.weights), rate=rate, fresh=fresh)
+    config.name = f"imported_{path.stem}"
+    arrays = _arrays(path, tree, saved)
+    if arrays is None:
+        config.data.update(name=str(saved.config.get("dataset")), num_examples=int(saved.config.get("n_samples", 3000)))
+        config.data.test_fraction = float(saved.config.get("test_split", 0.2))
+        about = sets.load(config.data, seed=config.seed).sizes()
+    else:
+        config.data.name = str((workdir / "data.npz").absolute())
+        shape, classes = arrays["x_train"].shape[1:], _classes(saved, arrays)
+        about = {"num_train": len(arrays["y_train"]), "input_dim": int(np.prod(shape)), "num_classes": classes}
+        about["image_shape"] = shape if len(shape) == 3 else None
+    config.train.batch_size = min(config.train.batch_size, about["num_train"])
+    model, program = build(config, about)
+    try:
+        state, lines = imported(config, program, saved, num_classes=about["num_classes"], fresh=fresh)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+    if arrays is None:
+        lines.append("no examples in the file: the split is this program's, and may test on what was trained on there")
+    compared = [] if reference is None else verified(reference, model, state)
+    with _written(workdir):
+        if arrays is not None:
+            np.savez_compressed(workdir / "data.npz", **arrays)  # type: ignore[arg-type]
+        _write(path, workdir, config, state, saved, tree, lines)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    return [f"{path}: epoch {saved.epoch}, {parameters} parameters", *lines, *compared]
+
+
+@contextlib.contextmanager
+def _written(workdir: pathlib.Path) -> Iterator[None]:
+    """The folder, claimed; gone again if what is written into it fails."""
+    there = workdir.exists()
+    try:
+        with workdirs.claim(workdir):
+            yield
+    except BaseException:
+        for item in workdir.iterdir() if workdir.is_dir() else ():
+            shutil.rmtree(item, ignore_errors=True) if item.is_dir() else item.unlink()
+        if not there and workdir.is_dir():
+            workdir.rmdir()
+        raise
+
+
+def _write(
+    path: pathlib.Path,
+    workdir: pathlib.Path,
+    config: Any,
+    state: TrainState,
+    saved: Saved,
+    tree: Mapping[str, Any],
+    lines: list[str],
+) -> None:
+    dataset = sets.load(config.data, seed=config.seed)
+    rows = history(tree.get("metrics"), saved.epoch, steps=int(state.step) // max(saved.epoch, 1))
+    source = {
+        "imported_from": path.name,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "epoch": saved.epoch,
+        "notes": lines,
+    }
+    previous = {"gate/phase": 1, **(rows[-1] if rows else {}), **_controlled(config, state, dataset.num_classes)}
+    meta = {
+        "epoch": saved.epoch,
+        "data": dataset.manifest,
+        **dataset.sizes(),
+        "config": config.to_dict(),
+        "versions": versions(),
+        "previous": previous,
+        "train_s": 0.0,
+        "imported": source,
+    }
+    workdirs.write_config(workdir, config)
+    write_text(workdir / "config.py", _CONFIG)
+    write_json(workdir / "provenance.json", source)
+    for name, entries in (("metrics.jsonl", rows), ("events.jsonl", [_event(saved, state, source)])):
+        file = JsonLines(workdir / name, 0)
+        with contextlib.closing(file):
+            for entry in entries:
+                file.write(entry)
+    with contextlib.closing(Checkpoints(workdir, keep=config.checkpoint.keep)) as checkpoints:
+        checkpoints.save(saved.epoch, state, json.loads(json.dumps(meta)), loss=previous.get("signal/task"))
+
+
+def _controlled(config: Any, state: TrainState, num_classes: int) -> dict[str, Any]:
+    """What a log would say of the controllers: rate, weights and targets."""
+    system, _ = make_control(config, num_classes=num_classes)
+    weights, targets = system.weights(state.control), system.targets(state.control)
+    return {
+        "lr_governor": number(state.control.governor.rate),
+        **{f"weight/{name}": number(np.mean(value)) for name, value in weights.items()},
+        **{f"contract/{name}/target": number(value) for name, value in targets.items()},
+    }
+
+
+def _event(saved: Saved, state: TrainState, source: Mapping[str, Any]) -> dict[str, Any]:
+    return {"epoch": saved.epoch, "step": int(state.step), "event": "imported", "from": source["imported_from"]}
+
+
+def _saved(path: pathlib.Path, tree: Mapping[str, Any]) -> Saved:
+    """The parts of a nested dict that are read, each of the type that it should have."""
+    config, state = tree.get("config"), tree.get("state")
+    if not isinstance(config, Mapping) or not isinstance(state, Mapping) or not isinstance(state.get("atlas"), Mapping):
+        raise UserError(f"{path} is no checkpoint of the original: it has no config and state/atlas")
+    epoch = tree.get("epoch", 0)
+    if not isinstance(epoch, int) or not 0 <= epoch < 10**7:
+        raise UserError(f"{path}: epoch = {epoch!r} is no epoch")
+    tensors = dict(named_tensors.leaves({part: state.get(part) for part in _PARTS}))
+    bad = [name for name, value in tensors.items() if not np.isfinite(value).all()]
+    if bad:
+        raise UserError(f"{path}: {bad[0]} has values that are not finite")
+    metrics, optim = (_mapping(tree.get(name)) for name in ("metrics", "optim"))
+    return Saved(
+        epoch=max(epoch, 1),
+        config=config,
+        tensors=tensors,
+        moments={part: _moments(optim.get(part)) for part in ("atlas", "classifier")},
+        weights=_numbers(metrics.get("adaptive_weight_state"), deep=True),
+        targets=_numbers(metrics.get("adaptive_target_state")),
+        rate=_numbers(metrics.get("adaptive_lr_state")),
+    )
+
+
+_SIZES = {
+    "atlas/encoder.codebook": ("num_charts", "codes_per_chart", "latent_dim"),
+    "atlas/encoder.chart_centers": ("num_charts", "latent_dim"),
+    "atlas/encoder.feature_extractor.0.weight": ("hidden_dim", "input_dim"),
+}
+"""Tensor → the sizes that its shape consists of."""
+
+
+def _sizes_agree(path: pathlib.Path, saved: Saved) -> None:
+    """Before anything of a size that the configuration says is made."""
+    for name, sizes in _SIZES.items():
+        if name not in saved.tensors:
+            raise UserError(f"{path} is no checkpoint of the original: it has no state/{name}")
+        said = [saved.config.get(size) for size in sizes]
+        if list(saved.tensors[name].shape) != said:
+            told = ", ".join(f"{size} = {value}" for size, value in zip(sizes, said, strict=True))
+            raise UserError(f"{path}: {name} has shape {list(saved.tensors[name].shape)}, its configuration {told}")
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _moments(optim: Any) -> dict[int, dict[str, np.ndarray]]:
+    states = optim.get("state") if isinstance(optim, Mapping) else None
+    out = {}
+    for index, entry in states.items() if isinstance(states, Mapping) else ():
+        found = dict(named_tensors.leaves(entry)) if isinstance(entry, Mapping) else {}
+        if {"step", "exp_avg", "exp_avg_sq"} <= found.keys():
+            out[int(index)] = found
+    return out
+
+
+def _numbers(values: Any, *, deep: bool = False) -> dict[str, Any]:
+    """The finite numbers of a dict, or of each of its dicts."""
+    if not isinstance(values, Mapping):
+        return {}
+    if deep:
+        found = {str(name): _numbers(value) for name, value in values.items()}
+        return {name: value for name, value in found.items() if {"value", "integral"} <= value.keys()}
+    return {str(k): v for k, v in values.items() if isinstance(v, int | float) and np.isfinite(v)}
+
+
+def _arrays(path: pathlib.Path, tree: Mapping[str, Any], saved: Saved) -> dict[str, np.ndarray] | None:
+    """The examples of the file in the layout of an .npz data set, None where it has none."""
+    data = tree.get("data")
+    found = [torch_pickle.array(data.get(name)) if isinstance(data, Mapping) else None for name in _DATA]
+    if any(value is None for value in found):
+        return None
+    x, y, x_test, y_test = (np.asarray(value) for value in found)
+    if x.ndim != 2 or x.shape[1:] != x_test.shape[1:] or y.shape != (len(x),) or y_test.shape != (len(x_test),):
+        raise UserError(f"{path}: examples {x.shape}, {x_test.shape} and labels {y.shape}, {y_test.shape} do not fit")
+    if x.shape[1] != saved.config.get("input_dim"):
+        raise UserError(f"{path}: examples have {x.shape[1]} numbers, the model takes {saved.config.get('input_dim')}")
+    shape = _shape(x)
+    return {
+        "x_train": x.astype(np.float32).reshape(len(x), *shape),
+        "y_train": y.astype(np.int64),
+        "x_test": x_test.astype(np.float32).reshape(len(x_test), *shape),
+        "y_test": y_test.astype(np.int64),
+    }
+
+
+def _shape(x: np.ndarray) -> tuple[int, ...]:
+    """(H, W, C) where rows are pictures with the channel last; else (X,), as of CIFAR with the channel first."""
+    shape = _SHAPES.get(x.shape[1])
+    if shape is None or shape[2] == 1:
+        return shape or (x.shape[1],)
+    height, width, channels = shape
+    last = x[:64].reshape(-1, height, width, channels)
+    first = x[:64].reshape(-1, channels, height, width)
+    rough = [np.abs(np.diff(images, axis=axis)).mean() for images, axis in ((last, 2), (first, 3))]
+    return shape if rough[0] < rough[1] else (x.shape[1],)
+
+
+def _classes(saved: Saved, arrays: Mapping[str, np.ndarray]) -> int:
+    for name, axis in (("supervised/chart_to_class", 1), ("classifier/chart_logits", 1)):
+        if name in saved.tensors:
+            return int(saved.tensors[name].shape[axis])
+    return int(max(arrays["y_train"].max(), arrays["y_test"].max())) + 1

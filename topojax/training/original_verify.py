@@ -1,0 +1,87 @@
+"""Outputs of an imported atlas beside those that the original gave of the same inputs."""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from topojax.atlas import losses
+from topojax.atlas.model import Model
+from topojax.errors import UserError
+from topojax.step.state import TrainState
+from topojax.types import Array
+
+_OUTPUTS, _LOSSES = 1e-5, 1e-4
+"""Largest difference, relative to the largest entry: of an output in float32, of a loss."""
+_EXACT = ("K_chart", "K_code", "indices")
+_LATENT = ("z_geo", "c_bar", "z_n", "z_n_all", "z_tex")
+"""Points and differences of one space, z_geo = c̄ + z_q + z_n: their errors are relative to the largest entry of all."""
+
+
+def verified(path: pathlib.Path, model: Model, state: TrainState) -> list[str]:
+    """A line for each array of the reference: how far the atlas is off.
+
+    Args:
+      path: .npz with `x` [n, X] and any of the names of `_computed`; others are passed over.
+      model: of the state.
+      state: imported.
+
+    Raises:
+      UserError: the file cannot be read, or an output differs: indices by anything, outputs by more than 1e-5 of their
+        largest entry, losses by more than 1e-4.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            expected = {name: file[name] for name in file.files}
+        x = np.asarray(expected.pop("x"), np.float32)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"--verify={path} cannot be read: {error}") from error
+    found = jax.device_get(jax.jit(_computed(model))(state.params["atlas"], state.spectral, jnp.asarray(x)))
+    lines, wrong = [], []
+    latent = max((np.abs(expected[name]).max() for name in _LATENT if name in expected), default=0.0)
+    for name in (name for name in expected if name in found):
+        actual, wanted = np.asarray(found[name]), expected[name]
+        if actual.shape != wanted.shape:
+            raise UserError(f"--verify={path}: {name} has shape {list(wanted.shape)}, this atlas {list(actual.shape)}")
+        if name in _EXACT:
+            off = int((actual != wanted).sum())
+            lines.append(f"{name}: {off} of {wanted.size} differ")
+            good = off == 0
+        else:
+            largest = latent if name in _LATENT else np.abs(wanted).max()
+            gap = float(np.abs(actual - wanted).max() / max(largest, 1e-12))
+            limit = _LOSSES if wanted.ndim == 0 else _OUTPUTS
+            lines.append(f"{name}: off by {gap:.1e} of the largest entry, {limit:.0e} allowed")
+            good = gap <= limit
+        wrong += [] if good else [lines[-1]]
+    if wrong:
+        raise UserError(f"outputs are not those of {path}: {'; '.join(wrong)}")
+    return lines
+
+
+def _computed(model: Model) -> Callable[[Any, Any, Array], dict[str, Array]]:
+    def computed(params: Any, spectral: Any, x: Array) -> dict[str, Array]:
+        weights, _ = model.normalise(params, spectral)
+        e, d = model(weights, x)
+        local = e.v - e.c_bar
+        table = model.class_table(weights, jnp.ones(()))
+        parts = losses.codebook(local, e.z_q_all, e.router), losses.commitment(local, e.z_q_all, e.router)
+        return {
+            "K_chart": e.chart,
+            "K_code": e.code,
+            "indices": e.codes,
+            **{name: getattr(e, name) for name in ("z_n", "z_tex", "router", "z_geo", "z_n_all", "c_bar")},
+            "vq": parts[0] + 0.25 * parts[1],
+            "x_hat": d.x_hat,
+            "dec_router": d.router,
+            "x_hat_hard": model.decode(weights, e.z_geo, e.z_tex, e.chart).x_hat,
+            "cls_logits": model.readout(weights, e.router, e.z_geo),
+            "p_y_given_k": table,
+            "p_y_x": e.router @ table,
+            "jumped": model.jump(weights, e.z_n_all),
+        }
+
+    return computed
