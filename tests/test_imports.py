@@ -116,11 +116,11 @@ def test_nothing_imports_upward():
 
 
 def test_control_stands_alone():
-    """It works on arrays of anyone's program: of this package types and errors, and of others jax and numpy."""
+    """It works on arrays of anyone's program: of this package types and errors, and of others jax, numpy and optax."""
     names = {name for path in MODULES if room(path) == "control" for name in imported(path)}
     assert {room(name) for name in names if name.startswith("topojax")} <= {"types", "errors", "control"}
     outside = {name.partition(".")[0] for name in names} - {"topojax", *sys.stdlib_module_names}
-    assert outside == {"jax", "numpy"} & outside
+    assert outside == {"jax", "numpy", "optax"} & outside
 
 
 def test_only_checkpoint_knows_orbax_and_only_the_model_linen():
