@@ -41,6 +41,10 @@ class Encoding(NamedTuple):
     v: Array  # shape=(B, D): value projection, in the ball if the model says so
     distances: Array  # shape=(B, N, K): squared distance of v − c̄ to every code
     z_q_all: Array  # shape=(B, N, D): nearest code vector of every chart
+    v_loc: Array  # shape=(B, N, D): what each chart's codes quantise; (B, D), v − c̄, in one plane
+    local: Array  # shape=(B, N, D): coordinates in each chart, in the unit ball; in one plane z_n_all
+    offset: Array  # shape=(B, N, D): of each chart's place from its centre, which jumps map; in one plane z_n_all
+    places: Array  # shape=(B, N, D): where each chart alone reads the example, latent units
 
 
 class Decoding(NamedTuple):

@@ -26,15 +26,20 @@ def recon(x_hat: Array, x: Array) -> Array:
 
 
 def codebook(v_loc: Array, z_q_all: Array, router: Array) -> Array:
-    """Σ_n mean_{b,d} sg(w_bn) (z_q^n − sg v_loc)²: moves the codes ([B, D], [B, N, D], [B, N])."""
+    """Σ_n mean_{b,d} sg(w_bn) (z_q^n − sg v_loc)²: moves the codes ([B, D] or [B, N, D], [B, N, D], [B, N])."""
     w, v = jax.lax.stop_gradient((router, v_loc))
-    return jnp.sum(w * squared_norm(z_q_all - v[:, None])) / v.size
+    return jnp.sum(w * squared_norm(z_q_all - _each(v))) / (len(v) * v.shape[-1])
 
 
 def commitment(v_loc: Array, z_q_all: Array, router: Array) -> Array:
     """Σ_n mean_{b,d} sg(w_bn) (sg z_q^n − v_loc)²: moves the encoder. vq = codebook + β commitment."""
     w, z_q = jax.lax.stop_gradient((router, z_q_all))
-    return jnp.sum(w * squared_norm(z_q - v_loc[:, None])) / v_loc.size
+    return jnp.sum(w * squared_norm(z_q - _each(v_loc))) / (len(v_loc) * v_loc.shape[-1])
+
+
+def _each(v_loc: Array) -> Array:
+    """What every chart quantises, as [B, N, D] or, the same for all, [B, 1, D]."""
+    return v_loc if v_loc.ndim == 3 else v_loc[:, None]
 
 
 def entropy(p: Array) -> Array:
@@ -66,6 +71,16 @@ def consistency(router: Array, decoder_router: Array) -> Array:
     """KL(w ‖ w') between the encoder's and the decoder's routing, mean over the batch."""
     ratio = jnp.log((router + LOG_FLOOR) / (decoder_router + LOG_FLOOR))
     return jnp.mean(jnp.sum(router * ratio, axis=-1))
+
+
+def sync(chart: Array, decoder_router: Array) -> Array:
+    """−mean_b log w'_K(z_K): the decoder's surprise, in nats, at the encoder's chart, read off the place in it.
+
+    KL(e_K ‖ w'(z_K)) of the chart [B] chosen and the decoder's routing [B, N] at its place. Averaged over the charts
+    that claim a point, k ~ w, it bounds KL(w ‖ Σ_k w_k w'(z_k)) from above.
+    """
+    own = jnp.take_along_axis(decoder_router, chart[:, None], axis=1)[:, 0]
+    return -jnp.mean(jnp.log(own + LOG_FLOOR))
 
 
 def orbit(router: Array, augmented: Array) -> Array:

@@ -31,6 +31,11 @@ def task(terms: Mapping[str, Array]) -> Array:
     return jnp.sum(jnp.stack([terms[name] for name in TASK if name in terms]))
 
 
+def told(size: int) -> Array:
+    """Which examples of a batch are drawn by the encoder's routing, the others by the decoder's: every second, [B]."""
+    return jnp.arange(size) % 2 == 0
+
+
 class Aux(NamedTuple):
     """What a pass leaves for signals and logs."""
 
@@ -74,7 +79,8 @@ class Objective:
         """
         lambdas, settings = jax.lax.stop_gradient((dict(lambdas), settings))
         weights, spectral = self.model.normalise(params["atlas"], spectral)
-        out = self.model(weights, batch.image)
+        encoding = self.model.encode(weights, batch.image)
+        out = Outputs(encoding, self.model.reconstruct(weights, encoding, told(len(batch.image))))
         terms = self.terms(params["atlas"], weights, settings, out, batch, view)
         loss = self.total(terms, lambdas, params)
         logits = self.model.readout(weights, out.encoding.router, out.encoding.z_geo)
@@ -96,11 +102,10 @@ class Objective:
           view: a second view of them, [B, X].
         """
         e, names = out.encoding, frozenset(row.name for row in self.rows)
-        v_loc = e.v - e.c_bar
         terms = {
             "recon": losses.recon(out.decoding.x_hat, batch.image),
-            "codebook": losses.codebook(v_loc, e.z_q_all, e.router),
-            "commitment": losses.commitment(v_loc, e.z_q_all, e.router),
+            "codebook": losses.codebook(e.v_loc, e.z_q_all, e.router),
+            "commitment": losses.commitment(e.v_loc, e.z_q_all, e.router),
         }
         found = read(self.config, self.model, params, weights, settings, out, batch, view, names=names)
         terms |= {name: term(found) for name, term in TERMS.items() if name in names}

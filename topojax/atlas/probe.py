@@ -155,8 +155,7 @@ def vq_ratio(model: Model, params: Params, spectral: Spectral, x: Array) -> VQRa
     def quantisation(encoder: Params) -> Array:
         weights, _ = model.normalise({"encoder": encoder}, {"encoder": spectral["encoder"]})
         e = model.encode(weights, x)
-        v_loc = e.v - e.c_bar
-        return losses.codebook(v_loc, e.z_q_all, e.router) + losses.commitment(v_loc, e.z_q_all, e.router)
+        return losses.codebook(e.v_loc, e.z_q_all, e.router) + losses.commitment(e.v_loc, e.z_q_all, e.router)
 
     gradient = jax.grad(quantisation)(params["encoder"])
     codes = gradient["codebook"]
@@ -203,8 +202,7 @@ def route_ratio(
     def both(encoder: Params) -> Array:
         weights, _ = model.normalise({"encoder": encoder}, {"encoder": spectral["encoder"]})
         e, decoding = model({**fixed, **weights}, x)
-        v_loc = e.v - e.c_bar
-        vq = losses.codebook(v_loc, e.z_q_all, e.router) + vq_beta * losses.commitment(v_loc, e.z_q_all, e.router)
+        vq = losses.codebook(e.v_loc, e.z_q_all, e.router) + vq_beta * losses.commitment(e.v_loc, e.z_q_all, e.router)
         return jnp.stack(
             [recon_weight * losses.recon(decoding.x_hat, x) + vq, losses.sup_route(e.router, table, label)]
         )

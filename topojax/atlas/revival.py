@@ -22,6 +22,8 @@ CHART_ROWS = frozenset(
         "encoder/centers",
         "encoder/codebook",
         "encoder/key_offsets",
+        "encoder/values/kernel",  # in discs
+        "encoder/values/bias",
         "decoder/chart_bias",
         "decoder/chart_queries",  # covariant
         "decoder/router/kernel",  # not covariant
@@ -85,7 +87,10 @@ def observe(liveness: Liveness, encoding: Encoding, codebook: Array) -> Liveness
       codebook: shape=(N, K, D), of the weights that made the encoding.
     """
     charts, codes, _ = codebook.shape
-    residual = encoding.v - encoding.c_bar - codebook[encoding.chart, encoding.code]
+    v_loc = encoding.v_loc
+    if v_loc.ndim == 3:
+        v_loc = jnp.take_along_axis(v_loc, encoding.chart[:, None, None], axis=1)[:, 0]
+    residual = v_loc - codebook[encoding.chart, encoding.code]
     chart = jax.nn.one_hot(encoding.chart, charts)
     assigned = chart[:, :, None] * jax.nn.one_hot(encoding.code, codes)[:, None, :]
     log_router = jnp.log(jnp.maximum(encoding.router, _LOG_FLOOR))

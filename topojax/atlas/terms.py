@@ -98,7 +98,7 @@ def read(
 def _code_usage(config: Any, weights: Params, e: Encoding) -> tuple[Array, Array]:
     # Codes spread over the points, not points over the codes: with the encoder's gradient this term fights the
     # charts (digits: AMI 0.80 instead of 0.90).
-    v_loc = jax.lax.stop_gradient(e.v - e.c_bar)
+    v_loc = jax.lax.stop_gradient(e.v_loc)
     distances, *_ = nearest_code(v_loc, weights["encoder"]["codebook"])
     soft = config.losses.code_temperature * jax.lax.stop_gradient(jnp.mean(distances)) + 1e-9
     return losses.code_usage(losses.soft_assignment(distances, soft), e.router)
@@ -107,6 +107,12 @@ def _code_usage(config: Any, weights: Params, e: Encoding) -> tuple[Array, Array
 def _window(p: Pass) -> Array:
     ceiling = jnp.log(p.router.shape[1]) - p.settings.window if p.config.losses.window_two_sided else None
     return losses.window(p.router, p.settings.window * p.aim, ceiling)
+
+
+def _consistency(p: Pass) -> Array:
+    if p.config.model.discs:
+        return losses.sync(p.encoding.chart, p.decoder_router)
+    return losses.consistency(p.router, p.decoder_router)
 
 
 def _separation(p: Pass) -> Array:
@@ -129,7 +135,7 @@ def _orbit(p: Pass) -> Array:
 
 
 def _jump(p: Pass) -> Array:
-    z = p.encoding.z_n_all
+    z = p.encoding.offset
     jumped = p.model.jump(p.weights, z)
     returned = p.model.round_trip(p.weights, z) if p.config.losses.jump_cycle else None
     return losses.jump(jumped, z, p.router, returned=returned)
@@ -153,7 +159,7 @@ TERMS: dict[str, Callable[[Pass], Array]] = {
     # Routing: sharp charts, all of them used, the decoder in step with the encoder, charts that say something of x.
     "entropy": lambda p: losses.routing_entropy(p.router),
     "diversity": lambda p: losses.diversity(p.router),
-    "consistency": lambda p: losses.consistency(p.router, p.decoder_router),
+    "consistency": _consistency,
     "window": _window,
     # Geometry of the latent.
     "separation": _separation,

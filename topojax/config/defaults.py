@@ -82,6 +82,15 @@ def default_config() -> ConfigDict:
     c.model.ball_scale = 1.5
     # detached: reconstruction trains centres and router; parity: the original, in which it does not.
     c.model.straight_through = "detached"
+    # Each chart in a disc of its own, an example with a place in each; off, the original: one plane for all charts.
+    c.model.discs = True
+    # Distance from a chart's middle, latent units, at which tanh takes a place to the rim of its disc.
+    c.model.disc_scale = 0.3
+    c.model.filter = True
+    # Readout within the data's range [0, 1] and 2 % beyond; off, the original: linear, without bound.
+    c.model.bounded = True
+    # Initial value of a learned factor on what a bounded readout is given.
+    c.model.readout_gain = 4.0
     # Rank of the jump operators; 0 is latent_dim.
     c.model.jump_rank = 0
     # Initial preference of chart k for class k mod C in the supervised table.

@@ -23,7 +23,11 @@ class Number(NamedTuple):
 
 
 NUMBERS: dict[str, Number] = {
-    "mse": Number("mean squared error of dreaming, mean over inputs and examples"),
+    "mse": Number("mean squared error of the reconstruction from the places in all charts, mixed by the encoder's routing"),
+    "mse_by_chart": Number("the same, drawn by the encoder's strongest chart alone, at the place in it"),
+    "mse_dream": Number("the same, decoded from that place alone, by the decoder's own routing"),
+    "mse_worst": Number("largest error of one example, mean over inputs, of the three"),
+    "chart_agreement": Number("share of examples whose strongest chart is the decoder's at their place, too"),
     "ami": Number("adjusted mutual information of charts and labels", "score"),
     "nmi": Number("normalised mutual information of charts and labels", "score"),
     "ari": Number("adjusted Rand index of charts and labels", "score"),
@@ -66,6 +70,10 @@ def scores(predictions: Mapping[str, np.ndarray], labels: np.ndarray | None, pre
     h_pair, h_chart = entropy(pairs), entropy(charts)
     out = {
         "mse": np.mean(predictions["squared_error"], dtype=np.float64),
+        "mse_by_chart": np.mean(predictions["squared_error_by_chart"], dtype=np.float64),
+        "mse_dream": np.mean(predictions["squared_error_dream"], dtype=np.float64),
+        "mse_worst": max(predictions[f"squared_error{of}"].max() for of in ("", "_by_chart", "_dream")),
+        "chart_agreement": np.mean(predictions["decoder_chart"] == chart),
         **clustering(chart, labels),
         **_head(predictions, "readout", labels),
         "I_XK": max(h_k - h_k_given_x.mean(), 0.0),

@@ -49,9 +49,9 @@ def transition_errors(model: Model, weights: Params, image: np.ndarray, size: in
 
     def errors(weights: Params, x: Array) -> tuple[Array, ...]:
         e = model.encode(weights, x)
-        jumped = model.jump(weights, e.z_n_all)
-        returned = model.round_trip(weights, e.z_n_all)
-        differences = (jumped - e.z_n_all[:, None], returned - e.z_n_all[:, :, None])
+        jumped = model.jump(weights, e.offset)
+        returned = model.round_trip(weights, e.offset)
+        differences = (jumped - e.offset[:, None], returned - e.offset[:, :, None])
         return e.router, *(jnp.sum(d**2, axis=-1) for d in differences)
 
     size = min(size, len(image))

@@ -39,15 +39,23 @@ def make_evaluate(config: Any, model: Model, temperature: Callable[[Any], Array]
         params = eval_params(config.optim, state)
         weights, _ = model.normalise(params["atlas"], state.spectral)
         encoding, decoding = model(weights, batch.image)
-        w = encoding.router
+        w, none = encoding.router, jnp.zeros_like(encoding.z_tex)
+        dream = model.decode(weights, encoding.z_geo, none)
+        alone = model.decode(weights, encoding.z_geo, none, encoding.chart)
+        error = lambda decoding: jnp.mean((decoding.x_hat - batch.image) ** 2, axis=-1)  # noqa: E731
         logits = model.readout(weights, w, encoding.z_geo)
         out = {
             "chart": encoding.chart,
             "code": encoding.code,
             "router": w,
             "z_geo": encoding.z_geo,
-            "squared_error": jnp.mean((decoding.x_hat - batch.image) ** 2, axis=-1),
-            "consistency": jax.vmap(lambda a, b: losses.consistency(a[None], b[None]))(w, decoding.router),
+            "squared_error": error(decoding),
+            "squared_error_dream": error(dream),
+            "squared_error_by_chart": error(alone),
+            "decoder_chart": jnp.argmax(dream.router, axis=-1).astype(jnp.int32),
+            "consistency": jax.vmap(lambda a, b: losses.consistency(a[None], b[None]))(
+                w, model.routing(weights, encoding)
+            ),
             "readout_probability": jax.nn.softmax(logits),
             "readout_prediction": jnp.argmax(logits, axis=-1),
         }

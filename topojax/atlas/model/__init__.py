@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -25,8 +26,11 @@ class Model:
         reconstruction unchanged, so that nothing else stops them from drifting, and keys grow with the centres.
       encode: (weights, x [B, X]) → Encoding.
       decode: (weights, z_geo [B, D], z_tex [B, D], chart [B] or None) → Decoding; None is the decoder's own routing.
-      jump: (weights, z_n_all [B, N, D]) → all jumps [B, N, N, D].
-      round_trip: (weights, z_n_all [B, N, D]) → i → j → i, [B, N(i), N(j), D].
+      reconstruct: (weights, Encoding, which [B]) → Decoding: examples of `which` at their own place in each chart, mixed
+        by the encoder's routing, with texture; the others dreamed from the place in their strongest chart alone.
+      routing: (weights, Encoding) → [B, N], Σ_k w_k w'(z_k): the decoder's routing of an example, wherever it has a place.
+      jump: (weights, local [B, N, D]) → all jumps [B, N, N, D].
+      round_trip: (weights, local [B, N, D]) → i → j → i, [B, N(i), N(j), D].
       class_table: (weights, temperature) → P(y|k) [N, C].
       readout: (weights, router, z_geo) → logits [B, C], detached.
     """
@@ -36,15 +40,17 @@ class Model:
     project: Callable[[Params], Params]
     encode: Callable[[Params, Array], Encoding]
     decode: Callable[..., Decoding]
+    reconstruct: Callable[[Params, Encoding, Array], Decoding]
+    routing: Callable[[Params, Encoding], Array]
     jump: Callable[[Params, Array], Array]
     round_trip: Callable[[Params, Array], Array]
     class_table: Callable[[Params, Array], Array]
     readout: Callable[[Params, Array, Array], Array]
 
     def __call__(self, weights: Params, x: Array) -> Outputs:
-        """Encode and dream: decode with the decoder's own routing."""
+        """Encode, and reconstruct from every place that an example has; in one plane, the original, dream."""
         encoding = self.encode(weights, x)
-        return Outputs(encoding, self.decode(weights, encoding.z_geo, encoding.z_tex))
+        return Outputs(encoding, self.reconstruct(weights, encoding, jnp.ones(len(x), bool)))
 
 
 __all__ = ["Model", "make_model", "nearest_code", "normalise"]
@@ -63,10 +69,10 @@ class _Atlas(nn.Module):
             for k in ("covariant", "tensorization", "rank", "transport", "gate_bias_init", "router_gain", "matmul")
         }
         keys = ("center_scale", "code_scale", "ball", "ball_scale", "straight_through", "key_offset")
+        keys += ("discs", "disc_scale", "filter")
         self.encoder = Encoder(codes=c["codes_per_chart"], **sizes, **routing, **{k: c[k] for k in keys})
-        self.decoder = Decoder(
-            output=self.input_dim, **sizes, **routing, **{k: c[k] for k in ("chart_gain", "chart_bias")}
-        )
+        drawing = {k: c[k] for k in ("chart_gain", "chart_bias", "discs", "bounded", "readout_gain")}
+        self.decoder = Decoder(output=self.input_dim, **sizes, **routing, **drawing)
         self.jump = JumpOperator(sizes["charts"], sizes["latent"], c["jump_rank"])
         self.supervised = SupervisedTopology(sizes["charts"], self.num_classes, c["class_affinity"])
         self.readout = Readout(sizes["charts"], self.num_classes, c["readout_bundle"])
@@ -74,8 +80,8 @@ class _Atlas(nn.Module):
     def encode(self, x):
         return self.encoder(x)
 
-    def decode(self, z_geo, z_tex, chart=None):
-        return self.decoder(z_geo, z_tex, chart)
+    def decode(self, z_geo, z_tex, chart=None, centers=None, told=None):
+        return self.decoder(z_geo, z_tex, chart, centers, told)
 
     def jumps(self, z_n_all):
         return self.jump(z_n_all)
@@ -91,7 +97,7 @@ class _Atlas(nn.Module):
 
     def everything(self, x):
         encoding = self.encoder(x)
-        self.decoder(encoding.z_geo, encoding.z_tex)
+        self.decoder(encoding.z_geo, encoding.z_tex, None, encoding.places[0])
         self.jump(encoding.z_n_all)
         self.supervised(jnp.ones(()))
         self.readout(encoding.router, encoding.z_geo)
@@ -129,12 +135,33 @@ def make_model(config, *, input_dim: int, num_classes: int) -> Model:
     def method(name: str) -> Callable:
         return lambda weights, *args: module.apply({"params": weights}, *args, method=name)
 
+    discs = bool(config["discs"])
+
+    def decode(weights: Params, z_geo: Array, z_tex: Array, chart: Array | None = None, told: Any = None) -> Decoding:
+        centers = weights["encoder"]["centers"] if discs else None
+        return module.apply({"params": weights}, z_geo, z_tex, chart, centers, told, method="decode")
+
+    def reconstruct(weights: Params, e: Encoding, which: Array) -> Decoding:
+        if not discs:
+            return decode(weights, e.z_geo, e.z_tex)
+        z_tex = jnp.where(which[:, None], e.z_tex, 0.0)
+        return decode(weights, e.z_geo, z_tex, None, (which, e.local, e.router))
+
+    def routing(weights: Params, e: Encoding) -> Array:
+        if not discs:
+            return decode(weights, e.z_geo, e.z_tex).router
+        flat = e.places.reshape(-1, e.places.shape[-1])
+        each = decode(weights, flat, jnp.zeros_like(flat)).router
+        return jnp.einsum("bk,bkn->bn", e.router, each.reshape(*e.router.shape, -1))
+
     return Model(
         init=init,
         project=project,
         normalise=normalise,
         encode=method("encode"),
-        decode=method("decode"),
+        decode=decode,
+        reconstruct=reconstruct,
+        routing=routing,
         jump=method("jumps"),
         round_trip=method("round_trips"),
         class_table=method("class_table"),

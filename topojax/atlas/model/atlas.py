@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from topojax.atlas.model.discs import BALL_RADIUS, coordinates, packed, places, squash
 from topojax.atlas.model.layers import (
     IsotropicBlock,
     MixtureGate,
@@ -14,13 +15,12 @@ from topojax.atlas.model.layers import (
     SpectralDense,
     SpectralKernel,
     SpectralMap,
+    SpectralMaps,
     product,
     random_param,
 )
 from topojax.atlas.model.router import CovariantRouter, route
 from topojax.types import Array, Decoding, Encoding
-
-BALL_RADIUS = 0.98
 
 
 def to_ball(v: Array, scale: float) -> Array:
@@ -30,15 +30,30 @@ def to_ball(v: Array, scale: float) -> Array:
 
 
 def nearest_code(v_loc: Array, codebook: Array) -> tuple[Array, Array, Array]:
-    """Squared distances [B, N, K], argmin [B, N] and the code vectors [B, N, D] for v − c̄ [B, D], codes [N, K, D].
+    """Squared distances [B, N, K], argmin [B, N] and the code vectors [B, N, D] of v_loc to codes [N, K, D].
 
     Computed with the batch last, where every line is a run over memory.
+
+    Args:
+      v_loc: [B, D], the same for every chart, or [B, N, D].
+      codebook: [N, K, D].
     """
-    parts = [(x[None, None] - codebook[:, :, i, None]) ** 2 for i, x in enumerate(v_loc.T)]
+    batch_last = jnp.moveaxis(v_loc, 0, -1)  # [D, B] or [N, D, B]
+    each = batch_last[None] if v_loc.ndim == 2 else batch_last
+    parts = [(each[:, None, i] - codebook[:, :, i, None]) ** 2 for i in range(codebook.shape[-1])]
     distances = functools.reduce(jnp.add, parts)
     index = jnp.argmin(distances, axis=1).astype(jnp.int32)
     chosen = jnp.einsum("nkd,nkb->ndb", codebook, jax.nn.one_hot(index, codebook.shape[1], axis=1))
     return jnp.moveaxis(distances, -1, 0), index.T, jnp.moveaxis(chosen, -1, 0)
+
+
+OVERSHOOT = 0.02
+"""How far beyond the data's range [0, 1] a bounded readout reaches: the range's ends are drawn at finite inputs."""
+
+
+def within(y: Array) -> Array:
+    """σ(y) stretched to [−0.02, 1.02]."""
+    return (1.0 + 2.0 * OVERSHOOT) * jax.nn.sigmoid(y) - OVERSHOOT
 
 
 class Encoder(nn.Module):
@@ -78,13 +93,18 @@ class Encoder(nn.Module):
     router_gain: float = 0.0
     key_offset: float = 0.0
     matmul: str = "float32"
+    discs: bool = True
+    disc_scale: float = 0.3
+    filter: bool = True
 
     @nn.compact
     def __call__(self, x: Array) -> Encoding:
         bundle = self.latent if self.hidden % self.latent == 0 else 1
         gate = lambda name: NormGate(bundle, self.gate_bias_init, name=name)  # noqa: E731
         spread = 3**0.5  # of a uniform variable of standard deviation 1
-        centers = random_param(self, "centers", (self.charts, self.latent), spread * self.center_scale)
+        around = packed(self.charts, self.latent) if self.discs else 0.0
+        noise = 0.02 if self.discs else self.center_scale
+        centers = random_param(self, "centers", (self.charts, self.latent), spread * noise, around)
         sizes = (self.charts, self.codes, self.latent)
         codebook = random_param(self, "codebook", sizes, spread * self.code_scale)
 
@@ -104,26 +124,42 @@ class Encoder(nn.Module):
             scores = v @ centers.T / self.latent**0.5
         router = route(scores)
 
-        c_bar = router @ centers
-        v_loc = v - c_bar
+        if self.discs:
+            kernel, bias = SpectralMaps(self.charts, self.latent, self.hidden, name="values")()
+            v_loc = to_ball(jnp.einsum("bh,ndh->bnd", features, kernel) + bias[None], self.ball_scale)
+        else:
+            c_bar = router @ centers
+            v_loc = v - c_bar
         distances, codes, z_q_all = nearest_code(v_loc, codebook)
 
-        residual = v_loc[:, None, :] - jax.lax.stop_gradient(z_q_all)
+        each = v_loc if self.discs else v_loc[:, None, :]
+        residual = each - jax.lax.stop_gradient(z_q_all)
         residual = IsotropicBlock(self.gate_bias_init, name="filter_0")(residual)
         z_n_all = SpectralDense(self.latent, name="filter_1")(residual)
         z_n = jnp.einsum("bn,bnd->bd", router, z_n_all)
-        z_q = jnp.einsum("bn,bnd->bd", router, z_q_all)
-
-        # c̄ + [v_loc + sg(z̄_q − v_loc)] + z_n with the cancelling c̄ − c̄ left out (its rounding, times 1/τ, is all
-        # that float32 would add); `detached` keeps the centres' and the router's gradient of the macro path.
-        macro = v if self.straight_through == "parity" else v + c_bar - jax.lax.stop_gradient(c_bar)
-        z_geo = macro + jax.lax.stop_gradient(z_q - v_loc) + z_n
         chart = jnp.argmax(router, axis=-1).astype(jnp.int32)
+        own = lambda each: jnp.take_along_axis(each, chart[:, None, None], axis=1)[:, 0]  # noqa: E731
+        if self.discs:
+            # u = z_q + z_n, straight through the codes; what it leaves out of v_loc is texture.
+            u = v_loc + jax.lax.stop_gradient(z_q_all - v_loc) + z_n_all if self.filter else v_loc
+            local = squash(u, self.disc_scale)
+            where = places(local, centers)
+            offset = where - centers[None]
+            z_geo, c_bar = own(where), centers[chart]
+            z_tex = own(v_loc - jax.lax.stop_gradient(z_q_all) - z_n_all) if self.filter else jnp.zeros_like(z_geo)
+        else:
+            z_q = jnp.einsum("bn,bnd->bd", router, z_q_all)
+            # c̄ + [v_loc + sg(z̄_q − v_loc)] + z_n with the cancelling c̄ − c̄ left out (its rounding, times 1/τ, is all
+            # that float32 would add); `detached` keeps the centres' and the router's gradient of the macro path.
+            macro = v if self.straight_through == "parity" else v + c_bar - jax.lax.stop_gradient(c_bar)
+            z_geo = macro + jax.lax.stop_gradient(z_q - v_loc) + z_n
+            z_tex = v_loc - jax.lax.stop_gradient(z_q) - z_n
+            local, offset, where = z_n_all, z_n_all, c_bar[:, None] + z_q_all + z_n_all
         return Encoding(
             chart=chart,
             code=jnp.take_along_axis(codes, chart[:, None], axis=1)[:, 0],
             z_n=z_n,
-            z_tex=v_loc - jax.lax.stop_gradient(z_q) - z_n,
+            z_tex=z_tex,
             router=router,
             z_geo=z_geo,
             codes=codes,
@@ -132,6 +168,10 @@ class Encoder(nn.Module):
             v=v,
             distances=distances,
             z_q_all=z_q_all,
+            v_loc=v_loc,
+            local=local,
+            offset=offset,
+            places=where,
         )
 
 
@@ -160,9 +200,29 @@ class Decoder(nn.Module):
     chart_gain: float = 0.0
     chart_bias: float = 0.0
     matmul: str = "float32"
+    discs: bool = True
+    bounded: bool = True
+    readout_gain: float = 4.0
 
     @nn.compact
-    def __call__(self, z_geo: Array, z_tex: Array, chart: Array | None = None) -> Decoding:
+    def __call__(
+        self,
+        z_geo: Array,
+        z_tex: Array,
+        chart: Array | None = None,
+        centers: Array | None = None,
+        told: tuple[Array, Array, Array] | None = None,
+    ) -> Decoding:
+        """Decode points [B, D].
+
+        Args:
+          z_geo: [B, D], latent points.
+          z_tex: [B, D], their texture.
+          chart: [B], which chart draws; None is the decoder's own routing.
+          centers: [N, D], of the charts, where they lie in discs.
+          told: (which [B], local [B, N, D], weights [B, N]): examples that are drawn at a place of their own in each chart,
+            mixed by these weights, instead of at `z_geo`.
+        """
         bundle = self.latent if self.hidden % self.latent == 0 else 1
         gate = lambda name: NormGate(bundle, self.gate_bias_init, name=name)  # noqa: E731
         zeta = jnp.tanh(z_geo)
@@ -173,17 +233,25 @@ class Decoder(nn.Module):
         else:
             scores = SpectralDense(self.charts, name="router")(zeta)
         router = route(scores) if chart is None else jax.nn.one_hot(chart, self.charts)
+        drawn = router
 
         projectors = SpectralKernel((self.charts, self.hidden, self.latent), name="projectors")()
         point = zeta.T
+        if self.discs:
+            local = coordinates(z_geo, centers)
+            if told is not None:
+                which, own, weights = told
+                local = jnp.where(which[:, None, None], own, local)
+                drawn = jnp.where(which[:, None], weights, router)
+            point = local.transpose(1, 2, 0)  # [N, D, B]
         if self.chart_gain:
             gain = self.param("log_chart_gain", nn.initializers.constant(math.log(self.chart_gain)), ())
             projectors = projectors * jnp.exp(gain)
         if self.chart_bias:  # a column of the projectors, against a coordinate that is 1
             offset = random_param(self, "chart_bias", projectors.shape[:2], 3**0.5 * self.chart_bias)
             projectors = jnp.concatenate([projectors, offset[..., None]], axis=-1)
-            point = jnp.concatenate([point, jnp.ones_like(point[:1])])
-        h = MixtureGate(bundle, self.gate_bias_init, name="chart_gate")(point, projectors, router)
+            point = jnp.concatenate([point, jnp.ones_like(point[..., :1, :])], axis=-2)
+        h = MixtureGate(bundle, self.gate_bias_init, name="chart_gate")(point, projectors, drawn)
 
         y = gate("gate_0")(SpectralDense(self.hidden, matmul=self.matmul, name="render_0")(h))
         y = gate("gate_1")(SpectralDense(self.hidden, matmul=self.matmul, name="render_1")(y))
@@ -196,4 +264,7 @@ class Decoder(nn.Module):
         kernel = jnp.concatenate([render, skip, amplitude * texture], axis=1)
         bias = b_render + b_skip + amplitude * b_texture
         x_hat = product(jnp.concatenate([y, h, jnp.tanh(z_tex)], axis=1), kernel, self.matmul) + bias[None]
+        if self.bounded:
+            gain = self.param("log_readout_gain", nn.initializers.constant(math.log(self.readout_gain)), ())
+            x_hat = within(x_hat * jnp.exp(gain))
         return Decoding(x_hat, router)

@@ -156,6 +156,23 @@ class SpectralMap(nn.Module):
         return kernel, random_param(self, "bias", (self.features,), self.inputs**-0.5)
 
 
+class SpectralMaps(nn.Module):
+    """Kernels [N, out, in] and biases [N, out] of N maps, each kept at spectral norm ≤ 1 by `normalise`.
+
+    Attributes:
+      maps, features, inputs: N, out, in.
+    """
+
+    maps: int
+    features: int
+    inputs: int
+
+    @nn.compact
+    def __call__(self) -> tuple[Array, Array]:
+        kernel = spectral_kernel(self, (self.maps, self.features, self.inputs))
+        return kernel, random_param(self, "bias", (self.maps, self.features), self.inputs**-0.5)
+
+
 class SpectralKernel(nn.Module):
     """A spectrally normalised kernel without a rule for applying it: [*stack, out, in].
 
@@ -265,11 +282,14 @@ class MixtureGate(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, kernels: Array, weights: Array) -> Array:
-        """[B, H] of points x [D, B], kernels W [N, H, D] and weights w [B, N]."""
+        """[B, H] of points x, [D, B] or one for each chart [N, D, B], kernels W [N, H, D] and weights w [B, N]."""
         charts, hidden, dim = kernels.shape
         beta = self.param("beta", nn.initializers.constant(self.bias_init), (hidden // self.bundle,))
         by_part = kernels.reshape(charts, -1, self.bundle, dim).transpose(2, 0, 1, 3)
-        each = (by_part.reshape(-1, dim) @ x).reshape(self.bundle, charts, -1, x.shape[1])
+        if x.ndim == 2:
+            each = (by_part.reshape(-1, dim) @ x).reshape(self.bundle, charts, -1, x.shape[-1])
+        else:  # D products and sums, batch last: a batched product of so few columns is slower on a CPU
+            each = sum(by_part[..., i, None] * x[None, :, None, i] for i in range(dim))
         out = gated_mixture([each[i] for i in range(self.bundle)], beta, weights.T)
         return jnp.stack(out, axis=1).reshape(hidden, -1).T
 
