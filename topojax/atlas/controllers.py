@@ -15,7 +15,8 @@ Rows = tuple[Contract, ...]
 
 
 def select_rows(config: Any) -> Rows:
-    """The contracts of a run: enabled, labels there where wanted, and no weight on what a precision weighs.
+    """The contracts of a run: enabled, labels there where wanted, no weight on what a precision weighs or on a texture
+    where there is none.
 
     Each has the shape of its weight, and starts within its bounds.
 
@@ -24,6 +25,7 @@ def select_rows(config: Any) -> Rows:
     """
     rows = select(config.contracts.to_dict(), labels=config.supervised.enabled)
     rows = tuple(row for row in rows if not (config.precision.enabled and row.name == "route"))
+    rows = tuple(row for row in rows if not (config.model.discs and row.name == "prior_tex"))
     each = (config.model.num_charts,)
     return tuple(dataclasses.replace(row, initial=_start(row), shape=each if row.per_chart else ()) for row in rows)
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from topojax.atlas import losses
 from topojax.atlas.model import Model
@@ -31,9 +32,9 @@ def task(terms: Mapping[str, Array]) -> Array:
     return jnp.sum(jnp.stack([terms[name] for name in TASK if name in terms]))
 
 
-def told(size: int) -> Array:
-    """Which examples of a batch are drawn by the encoder's routing, the others by the decoder's: every second, [B]."""
-    return jnp.arange(size) % 2 == 0
+def told(size: int, share: float) -> Array:
+    """Which examples of a batch are drawn by the encoder's routing, evenly spread; the others by the decoder's: [B]."""
+    return jnp.asarray(np.diff(np.floor(np.arange(size + 1) * share)) > 0)
 
 
 class Aux(NamedTuple):
@@ -80,7 +81,7 @@ class Objective:
         lambdas, settings = jax.lax.stop_gradient((dict(lambdas), settings))
         weights, spectral = self.model.normalise(params["atlas"], spectral)
         encoding = self.model.encode(weights, batch.image)
-        out = Outputs(encoding, self.model.reconstruct(weights, encoding, told(len(batch.image))))
+        out = Outputs(encoding, self.model.reconstruct(weights, encoding, told(len(batch.image), self.config.losses.told_share)))
         terms = self.terms(params["atlas"], weights, settings, out, batch, view)
         loss = self.total(terms, lambdas, params)
         logits = self.model.readout(weights, out.encoding.router, out.encoding.z_geo)

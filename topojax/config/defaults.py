@@ -82,11 +82,9 @@ def default_config() -> ConfigDict:
     c.model.ball_scale = 1.5
     # detached: reconstruction trains centres and router; parity: the original, in which it does not.
     c.model.straight_through = "detached"
-    # Each chart in a disc of its own, an example with a place in each; off, the original: one plane for all charts.
+    # Each chart in a disc of its own, an example with a place in each, all of its residual kept and no texture; off, the
+    # original: one plane for all charts.
     c.model.discs = True
-    # Distance from a chart's middle, latent units, at which tanh takes a place to the rim of its disc.
-    c.model.disc_scale = 0.3
-    c.model.filter = True
     # Readout within the data's range [0, 1] and 2 % beyond; off, the original: linear, without bound.
     c.model.bounded = True
     # Initial value of a learned factor on what a bounded readout is given.
@@ -202,6 +200,9 @@ def default_config() -> ConfigDict:
     c.losses = ConfigDict()
     # Weight of the reconstruction. Its mean over pixels is small: at 1 the labels' gradient is 15 to 30 times larger.
     c.losses.recon_weight = 30.0
+    # Share of a batch that is reconstructed by the encoder's routing, each chart at the example's place in it; the rest is
+    # decoded by the decoder's own, from the place in the strongest chart alone. One plane for all charts: no effect.
+    c.losses.told_share = 0.5
     # Hinged losses aim this fraction beyond their contract: a hinge has no gradient at its edge.
     c.losses.hinge_margin = 0.1
     # Distance at which soft centres stop repelling, latent units.

@@ -27,7 +27,7 @@ class Model:
       encode: (weights, x [B, X]) → Encoding.
       decode: (weights, z_geo [B, D], z_tex [B, D], chart [B] or None) → Decoding; None is the decoder's own routing.
       reconstruct: (weights, Encoding, which [B]) → Decoding: examples of `which` at their own place in each chart, mixed
-        by the encoder's routing, with texture; the others dreamed from the place in their strongest chart alone.
+        by the encoder's routing; the others dreamed from the place in their strongest chart alone.
       routing: (weights, Encoding) → [B, N], Σ_k w_k w'(z_k): the decoder's routing of an example, wherever it has a place.
       jump: (weights, local [B, N, D]) → all jumps [B, N, N, D].
       round_trip: (weights, local [B, N, D]) → i → j → i, [B, N(i), N(j), D].
@@ -69,7 +69,7 @@ class _Atlas(nn.Module):
             for k in ("covariant", "tensorization", "rank", "transport", "gate_bias_init", "router_gain", "matmul")
         }
         keys = ("center_scale", "code_scale", "ball", "ball_scale", "straight_through", "key_offset")
-        keys += ("discs", "disc_scale", "filter")
+        keys += ("discs",)
         self.encoder = Encoder(codes=c["codes_per_chart"], **sizes, **routing, **{k: c[k] for k in keys})
         drawing = {k: c[k] for k in ("chart_gain", "chart_bias", "discs", "bounded", "readout_gain")}
         self.decoder = Decoder(output=self.input_dim, **sizes, **routing, **drawing)
@@ -144,8 +144,7 @@ def make_model(config, *, input_dim: int, num_classes: int) -> Model:
     def reconstruct(weights: Params, e: Encoding, which: Array) -> Decoding:
         if not discs:
             return decode(weights, e.z_geo, e.z_tex)
-        z_tex = jnp.where(which[:, None], e.z_tex, 0.0)
-        return decode(weights, e.z_geo, z_tex, None, (which, e.local, e.router))
+        return decode(weights, e.z_geo, e.z_tex, None, (which, e.local, e.router))
 
     def routing(weights: Params, e: Encoding) -> Array:
         if not discs:

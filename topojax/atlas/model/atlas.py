@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from topojax.atlas.model.discs import BALL_RADIUS, coordinates, packed, places, squash
+from topojax.atlas.model.discs import BALL_RADIUS, coordinates, packed, places
 from topojax.atlas.model.layers import (
     IsotropicBlock,
     MixtureGate,
@@ -94,8 +94,6 @@ class Encoder(nn.Module):
     key_offset: float = 0.0
     matmul: str = "float32"
     discs: bool = True
-    disc_scale: float = 0.3
-    filter: bool = True
 
     @nn.compact
     def __call__(self, x: Array) -> Encoding:
@@ -124,30 +122,27 @@ class Encoder(nn.Module):
             scores = v @ centers.T / self.latent**0.5
         router = route(scores)
 
-        if self.discs:
+        if self.discs:  # a coordinate of its own in each chart
             kernel, bias = SpectralMaps(self.charts, self.latent, self.hidden, name="values")()
             v_loc = to_ball(jnp.einsum("bh,ndh->bnd", features, kernel) + bias[None], self.ball_scale)
         else:
             c_bar = router @ centers
             v_loc = v - c_bar
         distances, codes, z_q_all = nearest_code(v_loc, codebook)
-
-        each = v_loc if self.discs else v_loc[:, None, :]
-        residual = each - jax.lax.stop_gradient(z_q_all)
-        residual = IsotropicBlock(self.gate_bias_init, name="filter_0")(residual)
-        z_n_all = SpectralDense(self.latent, name="filter_1")(residual)
-        z_n = jnp.einsum("bn,bnd->bd", router, z_n_all)
         chart = jnp.argmax(router, axis=-1).astype(jnp.int32)
-        own = lambda each: jnp.take_along_axis(each, chart[:, None, None], axis=1)[:, 0]  # noqa: E731
+
         if self.discs:
-            # u = z_q + z_n, straight through the codes; what it leaves out of v_loc is texture.
-            u = v_loc + jax.lax.stop_gradient(z_q_all - v_loc) + z_n_all if self.filter else v_loc
-            local = squash(u, self.disc_scale)
-            where = places(local, centers)
+            # z_q + z_n with all of the residual kept is v_loc: a chart is one smooth coordinate, whole across its codes.
+            z_n_all, local, where = v_loc - jax.lax.stop_gradient(z_q_all), v_loc, places(v_loc, centers)
             offset = where - centers[None]
-            z_geo, c_bar = own(where), centers[chart]
-            z_tex = own(v_loc - jax.lax.stop_gradient(z_q_all) - z_n_all) if self.filter else jnp.zeros_like(z_geo)
+            z_geo = jnp.take_along_axis(where, chart[:, None, None], axis=1)[:, 0]
+            z_tex, c_bar = jnp.zeros_like(z_geo), centers[chart]
+            z_n = jnp.einsum("bn,bnd->bd", router, z_n_all)
         else:
+            residual = v_loc[:, None, :] - jax.lax.stop_gradient(z_q_all)
+            residual = IsotropicBlock(self.gate_bias_init, name="filter_0")(residual)
+            z_n_all = SpectralDense(self.latent, name="filter_1")(residual)
+            z_n = jnp.einsum("bn,bnd->bd", router, z_n_all)
             z_q = jnp.einsum("bn,bnd->bd", router, z_q_all)
             # c̄ + [v_loc + sg(z̄_q − v_loc)] + z_n with the cancelling c̄ − c̄ left out (its rounding, times 1/τ, is all
             # that float32 would add); `detached` keeps the centres' and the router's gradient of the macro path.
@@ -255,15 +250,17 @@ class Decoder(nn.Module):
 
         y = gate("gate_0")(SpectralDense(self.hidden, matmul=self.matmul, name="render_0")(h))
         y = gate("gate_1")(SpectralDense(self.hidden, matmul=self.matmul, name="render_1")(y))
-        amplitude = self.param("texture_scale", nn.initializers.constant(0.1), ())
         # render_2(y) + skip(h) + amplitude texture(tanh z_tex), as one product.
-        (render, b_render), (skip, b_skip), (texture, b_texture) = (
-            SpectralMap(self.output, size, name=name)()
-            for name, size in (("render_2", self.hidden), ("skip", self.hidden), ("texture", self.latent))
+        (render, b_render), (skip, b_skip) = (
+            SpectralMap(self.output, self.hidden, name=name)() for name in ("render_2", "skip")
         )
-        kernel = jnp.concatenate([render, skip, amplitude * texture], axis=1)
-        bias = b_render + b_skip + amplitude * b_texture
-        x_hat = product(jnp.concatenate([y, h, jnp.tanh(z_tex)], axis=1), kernel, self.matmul) + bias[None]
+        parts, kernels, bias = [y, h], [render, skip], b_render + b_skip
+        if not self.discs:
+            amplitude = self.param("texture_scale", nn.initializers.constant(0.1), ())
+            texture, b_texture = SpectralMap(self.output, self.latent, name="texture")()
+            parts, kernels = [*parts, jnp.tanh(z_tex)], [*kernels, amplitude * texture]
+            bias = bias + amplitude * b_texture
+        x_hat = product(jnp.concatenate(parts, axis=1), jnp.concatenate(kernels, axis=1), self.matmul) + bias[None]
         if self.bounded:
             gain = self.param("log_readout_gain", nn.initializers.constant(math.log(self.readout_gain)), ())
             x_hat = within(x_hat * jnp.exp(gain))

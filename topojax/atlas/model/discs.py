@@ -18,17 +18,6 @@ _SHARE = 0.9  # of half the distance to the next centre: what is left is a moat
 _LEAST = 0.02  # of a radius, latent units
 
 
-def squash(u: Array, scale: float) -> Array:
-    """Any vectors into the unit ball, tanh(‖u‖/s) u/‖u‖, smooth at 0.
-
-    Args:
-      u: [..., D].
-      scale: s, latent units.
-    """
-    norm = jnp.sqrt(jnp.sum(u**2, axis=-1, keepdims=True) + 1e-12)
-    return jnp.tanh(norm / scale) / norm * u
-
-
 def radii(centers: Array) -> Array:
     """r_k of centres [N, D], at least 0.02: [N]."""
     squared = jnp.sum((centers[:, None] - centers[None]) ** 2, axis=-1)
