@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from topojax.atlas.model.discs import CENTER_BOUND
 from topojax.atlas.model.atlas import BALL_RADIUS, Decoder, Encoder, nearest_code
 from topojax.atlas.model.heads import Readout, SupervisedTopology
 from topojax.atlas.model.jump import JumpOperator
@@ -21,7 +22,7 @@ class Model:
     Attributes:
       init: key → (params, spectral).
       normalise: (params, spectral) → (weights, new spectral); once a step, before everything below.
-      project: params → params, after an update: where the latent is bound to a ball, centres lie in it, codes span no
+      project: params → params, after an update: where the latent is bound to a ball, centres lie in it (discs whole), codes span no
         more than its diameter, and free parts of keys keep to twice their initial size. Sums of centre and code leave
         reconstruction unchanged, so that nothing else stops them from drifting, and keys grow with the centres.
       encode: (weights, x [B, X]) → Encoding.
@@ -115,6 +116,7 @@ def make_model(config, *, input_dim: int, num_classes: int) -> Model:
       A `Model` of pure functions.
     """
     module = _Atlas(config=dict(config), input_dim=input_dim, num_classes=num_classes)
+    discs = bool(config["discs"])
 
     def init(key: Array) -> tuple[Params, Spectral]:
         variables = module.init(key, jnp.zeros((2, input_dim)), method="everything")
@@ -125,7 +127,7 @@ def make_model(config, *, input_dim: int, num_classes: int) -> Model:
             return params
         encoder = dict(params["encoder"])
         keys = 2.0 * config["key_offset"] * config["hidden_dim"] ** 0.5
-        bounds = {"centers": BALL_RADIUS, "codebook": 2.0 * BALL_RADIUS, "key_offsets": keys}
+        bounds = {"centers": CENTER_BOUND if discs else BALL_RADIUS, "codebook": 2.0 * BALL_RADIUS, "key_offsets": keys}
         for name, bound in bounds.items():
             if name in encoder:
                 norm = jnp.linalg.norm(encoder[name], axis=-1, keepdims=True)
@@ -134,8 +136,6 @@ def make_model(config, *, input_dim: int, num_classes: int) -> Model:
 
     def method(name: str) -> Callable:
         return lambda weights, *args: module.apply({"params": weights}, *args, method=name)
-
-    discs = bool(config["discs"])
 
     def decode(weights: Params, z_geo: Array, z_tex: Array, chart: Array | None = None, told: Any = None) -> Decoding:
         centers = weights["encoder"]["centers"] if discs else None

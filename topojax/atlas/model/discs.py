@@ -15,7 +15,9 @@ from topojax.types import Array
 
 BALL_RADIUS = 0.98
 _SHARE = 0.9  # of half the distance to the next centre: what is left is a moat
-_LEAST = 0.02  # of a radius, latent units
+_LEAST = 0.02  # of a radius, latent units: centres closer than 0.04 have discs that meet
+CENTER_BOUND = BALL_RADIUS - 0.05
+"""Largest norm of a centre: no disc leaves the ball."""
 
 
 def radii(centers: Array) -> Array:
