@@ -10,7 +10,7 @@ import numpy as np
 from topojax.atlas.baselines import NAMES
 from topojax.data import sets
 from topojax.errors import UserError
-from topojax.scoring import baseline_scores
+from topojax.scoring import baseline_scores, map_quality
 from topojax.scoring.run import Run, restore
 from topojax.scoring.scores import NUMBERS, Number, calibration, scores
 from topojax.scoring.transitions import transition_errors
@@ -19,7 +19,7 @@ from topojax.storage.logs import numbers
 from topojax.storage.runtime import compile_program
 from topojax.types import Batch
 
-ABOUT: dict[str, Number] = NUMBERS | {
+ABOUT: dict[str, Number] = NUMBERS | map_quality.NUMBERS | {
     "jump_error": Number("mean over overlapping pairs of charts of ‖L_{i→j} z_n^i − z_n^j‖², latent units squared"),
     "cycle_error": Number("the same of the way i → j → i, ‖L_{j→i} L_{i→j} z_n^i − z_n^i‖²"),
     "class_table_gap": Number("½ Σ_y |P(y|k) learned − empirical|, mean over charts by their examples", "train"),
@@ -97,6 +97,8 @@ def evaluate_run(
         "cycle_error": errors.cycle,
         **_classes(run, predictions, labels),
     }
+    quality = map_quality.map_quality(image, predictions["z_geo"], labels)
+    found |= {key: quality[key] for key in map_quality.NUMBERS}
     found |= {"jump_error": errors.mean("jump"), "cycle_error": errors.mean("cycle")}
     if "class_table" in tables:
         found["class_table_gap"] = _gap(tables)
