@@ -1,13 +1,18 @@
-"""Points on known manifolds, offline, in seconds: swiss rolls, circles, moons, a sphere.
+"""Points on known manifolds, offline, in seconds: swiss rolls, circles, moons, and closed surfaces.
 
   python -m topojax.train --config=configs/manifolds.py:moons_2d
+  python -m topojax.train --config=configs/manifolds.py:klein_4d --workdir=runs/klein && topojax topology --workdir=runs/klein
 
-The variant is the manifold: swiss_roll_2d, circles_2d, moons_2d, swiss_roll_3d (the default), sphere_3d or
-moons_3d.
+The variant is the manifold: swiss_roll_2d, circles_2d, moons_2d, swiss_roll_3d (the default), moons_3d; or a surface,
+whose charts are learned such that they cover it in patches that overlap: sphere_3d, torus_3d, moebius_3d, klein_4d,
+projective_plane_4d.
 """
 
 from topojax.config.defaults import default_config
+from topojax.config.recipes import charts_from_pairs
 from topojax.data.manifolds import MANIFOLDS
+
+SURFACES = ("sphere_3d", "torus_3d", "moebius_3d", "klein_4d", "projective_plane_4d")
 
 
 def get_config(variant: str = "swiss_roll_3d"):
@@ -21,4 +26,22 @@ def get_config(variant: str = "swiss_roll_3d"):
     c.model.hidden_dim, c.model.codes_per_chart = 32, 4
     c.augment.rotation = c.augment.shift = c.augment.scale = 0.0  # points stay where they are
     c.view.shift = 0.0
+    if variant in SURFACES:
+        surface(c)
     return c
+
+
+def surface(c):
+    """Patches from pairs of neighbours; each also draws what lies just beyond its border, where it meets the next."""
+    c.data.num_examples = 5000
+    c.data.noise = 0.0
+    c.model.num_charts = 16
+    c.model.hidden_dim = 64
+    c.model.transport = False
+    charts_from_pairs(c, neighbours=12, strength=2.0)
+    c.view.update(rotation=0.0, shift=0.0, scale=0.0, noise_std=0.0)
+    c.losses.glue = True
+    c.losses.recon_weight = 300.0
+    c.contracts.jump.enabled = False
+    c.optim.learning_rate = c.optim.learning_rate_max = 0.008
+    c.train.epochs = 80

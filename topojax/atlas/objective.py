@@ -81,7 +81,9 @@ class Objective:
         lambdas, settings = jax.lax.stop_gradient((dict(lambdas), settings))
         weights, spectral = self.model.normalise(params["atlas"], spectral)
         encoding = self.model.encode(weights, batch.image)
-        out = Outputs(encoding, self.model.reconstruct(weights, encoding, told(len(batch.image), self.config.losses.told_share)))
+        at = self.model.encode(weights, view).chart if self.config.losses.glue else None
+        which = told(len(batch.image), self.config.losses.told_share)
+        out = Outputs(encoding, self.model.reconstruct(weights, encoding, which, at), at)
         terms = self.terms(params["atlas"], weights, settings, out, batch, view)
         loss = self.total(terms, lambdas, params)
         logits = self.model.readout(weights, out.encoding.router, out.encoding.z_geo)

@@ -47,6 +47,7 @@ class Pass(NamedTuple):
     settings: Settings
     encoding: Encoding
     decoder_router: Array  # shape=(B, N): w'
+    at: Array | None  # shape=(B,), int32: in which chart's place; None is the strongest's
     label: Array  # shape=(B,), int32
     class_table: Any  # shape=(N, C): P(y|k); None where labels do not train the charts
     second: Any  # Encoding of the second view; None where no contract compares with it
@@ -92,7 +93,8 @@ def read(
     second = model.encode(weights, view) if names & INVARIANCES else None
     usage = _code_usage(config, weights, out.encoding) if names & {"code_entropy", "per_chart_code_entropy"} else None
     decoder_router, label = out.decoding.router, batch.label
-    return Pass(config, model, params, weights, settings, out.encoding, decoder_router, label, table, second, usage)
+    found = (out.encoding, decoder_router, out.at, label, table, second, usage)
+    return Pass(config, model, params, weights, settings, *found)
 
 
 def _code_usage(config: Any, weights: Params, e: Encoding) -> tuple[Array, Array]:
@@ -111,7 +113,7 @@ def _window(p: Pass) -> Array:
 
 def _consistency(p: Pass) -> Array:
     if p.config.model.discs:
-        return losses.sync(p.encoding.chart, p.decoder_router)
+        return losses.sync(p.encoding.chart if p.at is None else p.at, p.decoder_router)
     return losses.consistency(p.router, p.decoder_router)
 
 

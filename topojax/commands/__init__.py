@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "scores of a split, as a table and as JSON"),
     "export": ("export", "coordinates, charts and codes of a split, as a file"),
     "report": ("report", "one page about a run, that opens offline"),
+    "topology": ("topology", "nerve, Euler characteristic and orientability of what a run has learned"),
     "data": ("data", "data sets: list them, fetch one"),
     "fields": ("fields", "what configuration fields mean, with their defaults"),
     "import-torch": ("import_torch", "make a run of a checkpoint of the original program"),

@@ -18,7 +18,8 @@ def default_config() -> ConfigDict:
     c.seed = 0
 
     c.data = ConfigDict()
-    # digits, mnist, cifar10, or a manifold: swiss_roll_2d, circles_2d, moons_2d, swiss_roll_3d, sphere_3d, moons_3d.
+    # digits, mnist, cifar10, or a manifold: swiss_roll_2d, circles_2d, moons_2d, swiss_roll_3d, sphere_3d, moons_3d,
+    # torus_3d, moebius_3d, klein_4d, projective_plane_4d.
     c.data.name = "digits"
     # Seeded subset of the training pool; unset: all of it.
     c.data.num_examples = placeholder(int)
@@ -203,6 +204,9 @@ def default_config() -> ConfigDict:
     # Share of a batch that is reconstructed by the encoder's routing, each chart at the example's place in it; the rest is
     # decoded by the decoder's own, from the place in the strongest chart alone. One plane for all charts: no effect.
     c.losses.told_share = 0.5
+    # Decode that rest from the place in the chart of a second view (of a neighbour, with data.neighbours) instead: charts
+    # then draw what lies beyond their border, too, and agree there. Needs contracts.orbit or vicreg_inv.
+    c.losses.glue = False
     # Hinged losses aim this fraction beyond their contract: a hinge has no gradient at its edge.
     c.losses.hinge_margin = 0.1
     # Distance at which soft centres stop repelling, latent units.

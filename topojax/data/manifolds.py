@@ -94,6 +94,66 @@ def _sphere_3d(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return points, (points > 0) @ np.array([4, 2, 1])
 
 
+def _accepted(n: int, rng: np.random.Generator, area: Callable[[np.ndarray], np.ndarray], low: float, high: float):
+    """N angles (u, v), v in [low, high], drawn with a density ∝ area(u, v) ≤ 1: uniform over the surface."""
+    found = np.zeros((0, 2))
+    while len(found) < n:
+        uv = rng.uniform([0.0, low], [2 * np.pi, high], size=(2 * n, 2))
+        found = np.concatenate([found, uv[rng.uniform(size=2 * n) < area(uv)]])
+    return found[:n].T
+
+
+_TUBE = 0.4  # radius of torus and Klein bottle about a circle of radius 1
+
+
+def _torus_3d(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """((1 + r cos v) cos u, (1 + r cos v) sin u, r sin v), r = 0.4, uniform by area; labels are eighths of u."""
+    r = _TUBE
+    u, v = _accepted(n, np.random.default_rng(seed), lambda a: (1 + r * np.cos(a[:, 1])) / (1 + r), 0.0, 2 * np.pi)
+    around = 1 + r * np.cos(v)
+    return np.stack([around * np.cos(u), around * np.sin(u), r * np.sin(v)], axis=1), _eighths(u)
+
+
+def _moebius_3d(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A band of half-width 0.5 about the unit circle, turned by half of u; labels are eighths of u."""
+
+    def area(a: np.ndarray) -> np.ndarray:
+        u, s = a.T
+        return np.sqrt((1 + s * np.cos(u / 2)) ** 2 + s**2 / 4) / np.sqrt(1.5**2 + 0.25 / 4)
+
+    u, s = _accepted(n, np.random.default_rng(seed), area, -0.5, 0.5)
+    around = 1 + s * np.cos(u / 2)
+    return np.stack([around * np.cos(u), around * np.sin(u), s * np.sin(u / 2)], axis=1), _eighths(u)
+
+
+def _klein_4d(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """((1 + r cos v) (cos u, sin u), r sin v (cos u/2, sin u/2)), r = 0.4: the bottle without self-intersection."""
+    r = _TUBE
+
+    def area(a: np.ndarray) -> np.ndarray:
+        v = a[:, 1]
+        return np.sqrt((1 + r * np.cos(v)) ** 2 + (r * np.sin(v)) ** 2 / 4) / (1 + r)
+
+    u, v = _accepted(n, np.random.default_rng(seed), area, 0.0, 2 * np.pi)
+    around, across = 1 + r * np.cos(v), r * np.sin(v)
+    points = [around * np.cos(u), around * np.sin(u), across * np.cos(u / 2), across * np.sin(u / 2)]
+    return np.stack(points, axis=1), _eighths(u)
+
+
+def _projective_plane_4d(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(xy, xz, y² − z², 2yz) of uniform points of the sphere, equal for a point and its antipode.
+
+    Labels are those of the four pairs of opposite octants.
+    """
+    sphere, octant = _sphere_3d(n, seed)
+    x, y, z = sphere.T
+    return np.stack([x * y, x * z, y**2 - z**2, 2 * y * z], axis=1), np.minimum(octant, 7 - octant)
+
+
+def _eighths(u: np.ndarray) -> np.ndarray:
+    return np.minimum(u / (2 * np.pi) * 8, 7).astype(np.int32)
+
+
 MANIFOLDS = {
     "swiss_roll_2d": Manifold(_swiss_roll_2d, 2, _ROLL_BINS),
     "circles_2d": Manifold(_circles_2d, 2, 2),
@@ -101,4 +161,8 @@ MANIFOLDS = {
     "swiss_roll_3d": Manifold(_swiss_roll_3d, 3, _ROLL_BINS),
     "sphere_3d": Manifold(_sphere_3d, 3, 8),
     "moons_3d": Manifold(_moons_3d, 3, 2),
+    "torus_3d": Manifold(_torus_3d, 3, 8),
+    "moebius_3d": Manifold(_moebius_3d, 3, 8),
+    "klein_4d": Manifold(_klein_4d, 4, 8),
+    "projective_plane_4d": Manifold(_projective_plane_4d, 4, 4),
 }

@@ -27,8 +27,9 @@ class Model:
         reconstruction unchanged, so that nothing else stops them from drifting, and keys grow with the centres.
       encode: (weights, x [B, X]) → Encoding.
       decode: (weights, z_geo [B, D], z_tex [B, D], chart [B] or None) → Decoding; None is the decoder's own routing.
-      reconstruct: (weights, Encoding, which [B]) → Decoding: examples of `which` at their own place in each chart, mixed
-        by the encoder's routing; the others dreamed from the place in their strongest chart alone.
+      reconstruct: (weights, Encoding, which [B], at [B] or None) → Decoding: examples of `which` at their own place in each chart, mixed
+        by the encoder's routing; the others dreamed from the place in one chart alone, `at` or the strongest.
+      draw: (weights, local [B, N, D], w [B, N]) → images [B, X] of coordinates in charts, mixed by w.
       routing: (weights, Encoding) → [B, N], Σ_k w_k w'(z_k): the decoder's routing of an example, wherever it has a place.
       jump: (weights, local [B, N, D]) → all jumps [B, N, N, D].
       round_trip: (weights, local [B, N, D]) → i → j → i, [B, N(i), N(j), D].
@@ -41,7 +42,8 @@ class Model:
     project: Callable[[Params], Params]
     encode: Callable[[Params, Array], Encoding]
     decode: Callable[..., Decoding]
-    reconstruct: Callable[[Params, Encoding, Array], Decoding]
+    reconstruct: Callable[..., Decoding]
+    draw: Callable[[Params, Array, Array], Array]
     routing: Callable[[Params, Encoding], Array]
     jump: Callable[[Params, Array], Array]
     round_trip: Callable[[Params, Array], Array]
@@ -141,10 +143,15 @@ def make_model(config, *, input_dim: int, num_classes: int) -> Model:
         centers = weights["encoder"]["centers"] if discs else None
         return module.apply({"params": weights}, z_geo, z_tex, chart, centers, told, method="decode")
 
-    def reconstruct(weights: Params, e: Encoding, which: Array) -> Decoding:
+    def reconstruct(weights: Params, e: Encoding, which: Array, at: Array | None = None) -> Decoding:
         if not discs:
             return decode(weights, e.z_geo, e.z_tex)
-        return decode(weights, e.z_geo, e.z_tex, None, (which, e.local, e.router))
+        z = e.z_geo if at is None else jnp.take_along_axis(e.places, at[:, None, None], axis=1)[:, 0]
+        return decode(weights, z, e.z_tex, None, (which, e.local, e.router))
+
+    def draw(weights: Params, local: Array, mixture: Array) -> Array:
+        z = jnp.zeros((len(local), local.shape[-1]))
+        return decode(weights, z, z, None, (jnp.ones(len(local), bool), local, mixture)).x_hat
 
     def routing(weights: Params, e: Encoding) -> Array:
         if not discs:
@@ -160,6 +167,7 @@ def make_model(config, *, input_dim: int, num_classes: int) -> Model:
         encode=method("encode"),
         decode=decode,
         reconstruct=reconstruct,
+        draw=draw,
         routing=routing,
         jump=method("jumps"),
         round_trip=method("round_trips"),

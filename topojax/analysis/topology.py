@@ -1,0 +1,196 @@
+"""The topology of what an atlas has learned, read off its charts: nerve, Euler characteristic, orientability.
+
+Nothing is concluded from one reading: patches are taken at several sizes, and a verdict is given only where they agree
+and the charts are charts (nowhere folded, with transitions whose Jacobian has one sign on each overlap).
+"""
+
+import dataclasses
+from collections import Counter, deque
+from typing import Any
+
+import numpy as np
+
+from topojax.analysis.cover import Cover, distances_to_cells, make_cover, make_graph
+from topojax.analysis.gluing import Charted, Glue, Senders, charted, cocycles, folded, glue
+from topojax.errors import UserError
+from topojax.scoring.run import Run
+
+EPSILONS = (1.5, 2.0, 2.5, 3.0, 3.5)
+"""Sizes of patches beyond their cells, in spacings of the points; errors and signs are read at the middle one."""
+AGREE = 3
+"""Readings that a verdict needs, of those five."""
+SURE = 0.9
+"""Least share of an overlap's points on which the Jacobian has its sign, for the overlap to be counted."""
+FOLDED = 0.05
+"""Largest share of neighbours between which a chart may turn over."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """What was found, and the evidence.
+
+    Attributes:
+      orientability: `orientable`, `non-orientable` or `undetermined`.
+      euler: the Euler characteristic; None is undetermined.
+      readings: one a size of patches: epsilon, euler, components (of patches, overlaps of two, three, …), orientable
+        (True, False or None), frustrated (overlaps whose sign no orientation of the patches satisfies), uncertain
+        (overlaps left out).
+      glue: every overlap of two charts.
+      cocycle: of three charts → error.
+      folded: of each chart, share of neighbours between which it turns over.
+      points, charts: how many were looked at, and how many charts claim one.
+      reasons: why something is undetermined.
+    """
+
+    orientability: str
+    euler: int | None
+    readings: list[dict[str, Any]]
+    glue: list[Glue]
+    cocycle: dict[tuple[int, ...], float]
+    folded: np.ndarray
+    points: int
+    charts: int
+    reasons: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, JSON-able."""
+        weight = [g.points for g in self.glue]
+        return {
+            "orientability": self.orientability,
+            "euler": self.euler,
+            "points": self.points,
+            "charts": self.charts,
+            "transition_error": _mean([g.error for g in self.glue], weight),
+            "cycle_error": _mean([g.cycle for g in self.glue], weight),
+            "cocycle_error": _mean(list(self.cocycle.values())),
+            "folded": [None if np.isnan(x) else round(float(x), 4) for x in self.folded],
+            "readings": self.readings,
+            "nerve": [
+                {**g._asdict(), "charts": list(g.charts), "parts": list(g.parts), "share": round(g.share, 4)}
+                for g in self.glue
+            ],
+            "triangles": [{"charts": list(s), "cocycle": error} for s, error in self.cocycle.items()],
+            "reasons": list(self.reasons),
+        }
+
+
+def topology(run: Run, points: np.ndarray) -> Topology:
+    """Read the topology off the charts of a run whose latent is a plane.
+
+    Args:
+      run: restored.
+      points: [n, X], a sample of the data, dense enough that cells hold a few dozen points each.
+
+    Raises:
+      UserError: charts that lie in one plane, or a latent of other than two dimensions.
+    """
+    if not run.config.model.discs or run.config.model.latent_dim != 2:
+        raise UserError("topology needs charts of two dimensions, each in a disc: config.model.discs, latent_dim = 2")
+    graph = make_graph(np.asarray(points, np.float64))
+    found = charted(run, graph)
+    distance = distances_to_cells(graph, found.chart, found.router.shape[1])
+    turns = folded(graph, found)
+    send = Senders(run)
+    covers = [make_cover(graph, distance, found.local, epsilon) for epsilon in EPSILONS]
+    middle = covers[len(covers) // 2]
+    glued = glue(found, middle, send)
+    readings = [_reading(cover, found) for cover in covers]
+    euler, why_euler = _agreed([r["euler"] for r in readings], "the Euler characteristic")
+    oriented, why = _agreed([r["orientable"] for r in readings if r["orientable"] is not None], "orientability")
+    reasons = [*why_euler, *why]
+    worst = float(np.nanmax(turns))
+    if worst > FOLDED:
+        reasons.append(f"chart {int(np.nanargmax(turns))} turns over between {worst:.1%} of its neighbours")
+        oriented = None
+    words = {True: "orientable", False: "non-orientable", None: "undetermined"}
+    return Topology(
+        orientability=words[oriented],
+        euler=euler,
+        readings=readings,
+        glue=glued,
+        cocycle=cocycles(found, middle, send),
+        folded=turns,
+        points=len(points),
+        charts=len(np.unique(found.chart)),
+        reasons=tuple(reasons),
+    )
+
+
+def text(found: Topology) -> str:
+    """The verdict in words, with its evidence."""
+    numbers = found.as_json()
+    lines = [
+        f"{found.orientability}, Euler characteristic {'undetermined' if found.euler is None else found.euler}",
+        "",
+        f"{found.points} points in {found.charts} charts, {len(found.glue)} overlaps of two, {len(found.cocycle)} of three",
+        f"transition error  {numbers['transition_error']:.4f}   of φ_ij against what chart j says, in unit discs",
+        f"cycle error       {numbers['cycle_error']:.4f}   of φ_ji φ_ij against the identity",
+        f"cocycle error     {numbers['cocycle_error']:.4f}   of φ_jk φ_ij against φ_ik",
+        f"turning over      {np.nanmax(found.folded):.4f}   of neighbours, in the worst chart",
+        "",
+        "patches reach  Euler  components of patches, overlaps of 2, 3, …   frustrated  uncertain",
+    ]
+    for r in found.readings:
+        parts = ", ".join(map(str, r["components"]))
+        lines.append(f"{r['epsilon']:13.1f}  {r['euler']:5d}  {parts:42s}  {r['frustrated']:10d}  {r['uncertain']:9d}")
+    return "\n".join([*lines, *(f"undetermined: {reason}" for reason in found.reasons)])
+
+
+def orientation(edges: list[tuple[Any, Any, int]]) -> list[tuple[Any, Any, int]]:
+    """Orient the vertices of a graph one by one; the edges (a, b, sign) that then do not hold, none if it can be done."""
+    near: dict[Any, list[tuple[Any, int]]] = {}
+    for a, b, sign in edges:
+        near.setdefault(a, []).append((b, sign))
+        near.setdefault(b, []).append((a, sign))
+    turned: dict[Any, int] = {}
+    for start in near:
+        if start in turned:
+            continue
+        turned[start] = 1
+        waiting = deque([start])
+        while waiting:
+            a = waiting.popleft()
+            for b, sign in near[a]:
+                if b not in turned:
+                    turned[b] = turned[a] * sign
+                    waiting.append(b)
+    return [(a, b, sign) for a, b, sign in edges if turned[a] * turned[b] != sign]
+
+
+def _reading(cover: Cover, found: Charted) -> dict[str, Any]:
+    """One size of patches."""
+    edges, uncertain = [], 0
+    for charts, parts in cover.overlaps.items():
+        if len(charts) != 2:
+            continue
+        for part in parts:
+            signs = np.sign(found.orientation[part, charts[0]] * found.orientation[part, charts[1]])
+            sign = 1 if signs.sum() >= 0 else -1
+            if (signs == sign).mean() < SURE:
+                uncertain += 1
+                continue
+            homes = (int(np.argmax([np.isin(part, whole).sum() for whole in cover.overlaps[(k,)]])) for k in charts)
+            a, b = zip(charts, homes, strict=True)
+            edges.append((a, b, sign))
+    frustrated = len(orientation(edges))
+    doubtful = uncertain > 0.1 * (uncertain + len(edges))
+    return {
+        "epsilon": cover.epsilon,
+        "euler": cover.euler,
+        "components": cover.counts(),
+        "orientable": None if doubtful or not edges else frustrated == 0,
+        "frustrated": frustrated,
+        "uncertain": uncertain,
+    }
+
+
+def _agreed(values: list, what: str) -> tuple[Any, list[str]]:
+    """The value that enough readings have, or None and why."""
+    counts = Counter(values)
+    if counts and counts.most_common(1)[0][1] >= AGREE:
+        return counts.most_common(1)[0][0], []
+    return None, [f"readings of {what} disagree: {', '.join(map(str, values)) or 'none'}"]
+
+
+def _mean(values: list[float], weights: list[int] | None = None) -> float:
+    return float(np.average(values, weights=weights)) if values else float("nan")
