@@ -59,4 +59,6 @@ class Outputs(NamedTuple):
 
     encoding: Encoding
     decoding: Decoding
-    at: Array | None = None  # shape=(B,), int32: in which chart the decoder looked for the example; None is the strongest
+    at: Array | None = (
+        None  # shape=(B,), int32: in which chart the decoder looked for the example; None is the strongest
+    )

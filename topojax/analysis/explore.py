@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from topojax.atlas.model.discs import radii
 from topojax.data.augment import rotate_points, warp
 from topojax.errors import UserError
 from topojax.scoring.run import Run
@@ -169,7 +170,9 @@ def occlude(run: Run, x: ArrayLike, *, top: int, left: int, size: int, value: fl
 def interpolate(run: Run, a: ArrayLike, b: ArrayLike, *, steps: int = 9, chart: int | None = None) -> Path:
     """The straight line between the latents of two inputs, drawn by one chart.
 
-    z(t) = (1 − t) z_geo(a) + t z_geo(b),   texture likewise
+    z(t) = (1 − t) z(a) + t z(b),   texture likewise
+
+    z(a), z(b) are the places that the two have in that chart; where all charts lie in one plane, z_geo.
 
     Args:
       run: restored.
@@ -184,9 +187,11 @@ def interpolate(run: Run, a: ArrayLike, b: ArrayLike, *, steps: int = 9, chart: 
     if steps < 2:
         raise UserError(f"steps = {steps} must be at least 2, the two ends")
     ends = run.encode(np.concatenate([_rows(run, np.asarray(x)[None]) for x in (a, b)]))
+    chart = int(ends.chart[0]) if chart is None else chart
+    z = _places(run, ends, chart)
     t = np.linspace(0.0, 1.0, steps, dtype=np.float32)[:, None]
     line = lambda z: (1 - t) * z[0] + t * z[1]  # noqa: E731
-    return _path(run, int(ends.chart[0]) if chart is None else chart, line(ends.z_geo), line(ends.z_tex))
+    return _path(run, chart, line(z), line(ends.z_tex))
 
 
 def traverse(
@@ -255,7 +260,7 @@ def grid(
 
 
 def codes(run: Run, chart: int) -> np.ndarray:
-    """Where a chart's codes lie in the latent, c_k + E_k: [K, D].
+    """Where a chart's codes lie in the latent, c_k + r_k E_k, in one plane c_k + E_k: [K, D].
 
     Raises:
       UserError: a chart that does not exist.
@@ -264,7 +269,20 @@ def codes(run: Run, chart: int) -> np.ndarray:
     if not 0 <= chart < charts:
         raise UserError(f"chart must lie in [0, {charts}), got {chart}")
     encoder: Any = run.weights["encoder"]
-    return np.asarray(encoder["centers"])[chart] + np.asarray(encoder["codebook"])[chart]
+    scale = radius(run, chart) if run.config.model.discs else 1.0
+    return np.asarray(encoder["centers"])[chart] + scale * np.asarray(encoder["codebook"])[chart]
+
+
+def radius(run: Run, chart: int) -> float:
+    """Radius of a chart's disc, latent units."""
+    return float(radii(run.weights["encoder"]["centers"])[chart])
+
+
+def _places(run: Run, encoding: Encoding, chart: int) -> np.ndarray:
+    """Where inputs lie in a chart, [n, D]."""
+    if not 0 <= chart < run.config.model.num_charts:
+        raise UserError(f"chart must lie in [0, {run.config.model.num_charts}), got {chart}")
+    return np.asarray(encoding.places)[:, chart] if run.config.model.discs else np.asarray(encoding.z_geo)
 
 
 def _region(
@@ -275,6 +293,9 @@ def _region(
     if any(not 0 <= axis < latent for axis in axes):
         raise UserError(f"axes = {axes} must lie in [0, {latent}), the latent's")
     low, high = at.min(axis=0), at.max(axis=0)
+    if run.config.model.discs:  # the disc is the chart
+        at, reach = np.asarray(run.weights["encoder"]["centers"])[chart], radius(run, chart)
+        low, high = at - reach / (1 + 2 * MARGIN), at + reach / (1 + 2 * MARGIN)
     middle = (low + high) / 2 if center is None else np.asarray(center, np.float32)
     if middle.shape != (latent,):
         raise UserError(f"center has shape {list(middle.shape)}, must be [{latent}]")

@@ -26,7 +26,7 @@ class Embedding:
       image: [n, X].
       label: [n], None where there are none.
       encoding: of all examples.
-      x_hat: [n, X], dreamt: by the decoder's own routing.
+      x_hat: [n, X], the main reconstruction (`Run.reconstruct`).
       drawn: [m] indices of the examples drawn as points.
     """
 
@@ -103,6 +103,6 @@ def embed(run: Run, split: Batch, train: Batch | None) -> Embedding:
         image=image,
         label=None if split.label is None else np.asarray(split.label),
         encoding=encoding,
-        x_hat=np.asarray(run.decode(encoding.z_geo, encoding.z_tex).x_hat),
+        x_hat=np.asarray(run.reconstruct(image)),
         drawn=np.arange(n) if n <= POINTS else np.linspace(0, n - 1, POINTS).astype(np.int64),
     )

@@ -18,14 +18,45 @@ def exact(value: Any) -> str:
     return "–" if value is None else str(value)
 
 
+def three(value: Any) -> str:
+    """A number to three significant digits; whole numbers as they are, a dash for what cannot be had."""
+    if value is None:
+        return "–"
+    return f"{value:.3g}" if isinstance(value, float) and abs(value) < 1000 else f"{value:.0f}"
+
+
+HEADLINE = {
+    "mse": "error",
+    "mse_by_chart": "error by chart",
+    "chart_agreement": "same chart on both sides",
+    "ami": "AMI",
+    "acc_supervised": "accuracy",
+    "acc_matched": "matched accuracy",
+    "trustworthiness": "trustworthiness",
+    "knn5": "5-NN",
+}
+"""Number → what the headline calls it; the first of the two accuracies that there is."""
+
+
+def headline(evaluation: Evaluation) -> list[Block]:
+    """The few numbers that say how good an atlas is."""
+    there = [name for name in HEADLINE if evaluation.numbers.get(name) is not None]
+    there = [name for name in there if name != "acc_matched" or "acc_supervised" not in there]
+    said = [(HEADLINE[name], three(evaluation.numbers[name]), evaluation.labels[name]) for name in there]
+    caption = (
+        f"The {evaluation.split} split ({len(evaluation.predictions['chart'])} examples), epoch {evaluation.epoch}."
+    )
+    return [Table("headline", ("", "value", "labels"), said, caption)]
+
+
 def scores(evaluation: Evaluation) -> list[Block]:
     """Every number of the split, with what labels had to do with it."""
     rows = [
-        (name, exact(value), evaluation.labels[name], ABOUT[name].about) for name, value in evaluation.numbers.items()
+        (name, three(value), evaluation.labels[name], ABOUT[name].about) for name, value in evaluation.numbers.items()
     ]
     used = [f"{use}: {LABELS[use]}" for use in LABELS if use in evaluation.labels.values()]
     n = len(evaluation.predictions["chart"])
-    caption = f"The {evaluation.split} split ({n} examples) at epoch {evaluation.epoch}. Labels, {'; '.join(used)}."
+    caption = f"The {evaluation.split} split ({n} examples) at epoch {evaluation.epoch}. Labels, {'; '.join(used)}. result.json has all digits."
     table = Table("scores", ("number", "value", "labels", "meaning"), rows, caption)
     return [table, *(Note(note[0].upper() + note[1:] + ".") for note in evaluation.notes)]
 
@@ -45,7 +76,7 @@ def models(evaluation: Evaluation) -> list[Block]:
         rows.append((meaning, *cells))
     caption = (
         "The atlas beside baselines of as many parameters, trained on the same batches; in brackets what labels had "
-        "to do with the number, as in the table below, which also has all digits. Clusters of a baseline are k-means "
+        "to do with the number, as in the table below. Clusters of a baseline are k-means "
         "of its training latents, as many as there are charts."
     )
     return [Table("models", ("", "atlas", *(MODELS[name] for name in names)), rows, caption)]

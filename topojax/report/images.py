@@ -1,9 +1,11 @@
 """Pictures of what the atlas draws: reconstructions, the prototype of every chart, and the atlas in one picture."""
 
+from typing import Any
+
 import numpy as np
 
 from topojax.analysis import explore
-from topojax.report import grids
+from topojax.report import grids, regions
 from topojax.report.block import Block, Figure, Note, Picture
 from topojax.report.embedding import MODELS, Embedding
 from topojax.report.still import plain, png
@@ -26,7 +28,7 @@ def reconstructions(embedding: Embedding) -> list[Block]:
     figure = grids.table(rows, embedding.run.image_shape, heads=heads)
     caption = (
         f"The first examples of the {embedding.evaluation.split} split, one of each class, and their reconstructions "
-        f"by the decoder's own routing. Mean squared error of the split: {embedding.evaluation.numbers['mse']:.4f}."
+        f"from the places in all charts. Mean squared error of the split: {embedding.evaluation.numbers['mse']:.3g}."
     )
     return [Picture("reconstructions", figure, caption)]
 
@@ -77,40 +79,85 @@ def prototypes(embedding: Embedding) -> list[Block]:
 
 
 def overview(embedding: Embedding) -> bytes:
-    """The atlas in one picture: by label, by chart, and reconstructions; a PNG."""
+    """The atlas in one picture: charts as regions with what they draw, examples by label, and reconstructions; a PNG."""
     from matplotlib.figure import Figure as Canvas
+
+    canvas = Canvas(figsize=(15, 5.2), layout="constrained", facecolor="white")
+    left, middle, right = canvas.subplots(1, 3)
+    _map_of_charts(left, embedding)
+    _map_of_labels(middle, embedding)
+    _inputs_and_images(right, embedding)
+    return png(canvas)
+
+
+def _dress(axis: Any, embedding: Embedding, title: str) -> None:
+    names = (*embedding.projection[2], "")
+    axis.set_title(title, fontsize=11, color=INK)
+    axis.set(xlabel=plain(names[0]), ylabel=plain(names[1]), aspect="equal")
+    axis.tick_params(labelsize=8, color=QUIET)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.margins(0.06)
+
+
+def _map_of_charts(axis: Any, embedding: Embedding) -> None:
+    """Regions, each with its examples, its number, what it draws, and rings for those that another chart claims."""
+    from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+
+    points = embedding.project(embedding.encoding.z_geo[embedding.drawn])
+    paint = [colour(int(k)) for k in embedding.chart[embedding.drawn]]
+    axis.scatter(points[:, 0], points[:, 1], c=paint, s=5, alpha=0.65, linewidths=0)
+    shape, flat = embedding.run.image_shape, points.shape[1] == 2
+    pictures = None if shape is None else grids.visible(regions.images(embedding), shape)
+    for k, corners in enumerate(regions.outlines(embedding)):
+        if not len(corners):
+            continue
+        if len(corners) > 3 and flat:
+            axis.fill(*corners[:, :2].T, color=colour(k), alpha=0.14, lw=0)
+            axis.plot(*corners[:, :2].T, color=colour(k), lw=1.0)
+        mine = points[embedding.chart[embedding.drawn] == k]
+        at = np.median(mine if len(mine) else corners, axis=0)[:2]
+        disc = {"boxstyle": "circle,pad=0.22", "fc": "white", "ec": colour(k), "lw": 1.2}
+        axis.annotate(str(k), at, ha="center", va="center", fontsize=8, color=INK, bbox=disc)
+        if pictures is not None and len(corners) > 3:
+            reach = float(np.ptp(corners, axis=0).max()) / 2
+            spot = corners.mean(axis=0)[:2] + 1.02 * reach * np.array([-0.71, 0.71])
+            box = OffsetImage(pictures[k], zoom=26 / max(shape[0], shape[1]), interpolation="nearest")
+            frame = {"edgecolor": colour(k), "linewidth": 1.0, "boxstyle": "square,pad=0"}
+            axis.add_artist(AnnotationBbox(box, spot, frameon=True, pad=0.05, bboxprops=frame))
+    first, second, pairs = regions.both_places(embedding)
+    if len(pairs) and flat and embedding.run.config.model.discs:
+        for at, other in ((first, pairs[:, 1]), (second, pairs[:, 0])):
+            rings = [colour(int(k)) for k in other]
+            axis.scatter(*at[:, :2].T, s=16, facecolors="none", edgecolors=rings, linewidths=0.9)
+    if embedding.run.config.model.discs and flat:
+        axis.set(xlim=(-1.08, 1.08), ylim=(-1.08, 1.08))
+    _dress(axis, embedding, "charts: their examples, what they draw, rings where two meet")
+
+
+def _map_of_labels(axis: Any, embedding: Embedding) -> None:
     from matplotlib.patheffects import Normal, Stroke
 
-    canvas = Canvas(figsize=(13.5, 4.7), layout="constrained", facecolor="white")
-    axes = canvas.subplots(1, 3)
-    halo = Stroke(linewidth=2.5, foreground="white"), Normal()
     points = embedding.project(embedding.encoding.z_geo[embedding.drawn])
-    names = (*embedding.projection[2], "")
-    groups = [("label", embedding.label), ("chart", embedding.chart)]
-    for axis, (name, values) in zip(axes, groups, strict=False):
-        shown = np.zeros(len(points), int) if values is None else values[embedding.drawn]
-        paint = [colour(int(value)) for value in shown]
-        axis.scatter(points[:, 0], points[:, 1], c=paint, s=9, alpha=0.8, linewidths=0)
-        title = f"test examples by {name}" if values is not None else "test examples (no labels)"
-        axis.set_title(title, fontsize=10, color=INK)
-        axis.set(xlabel=plain(names[0]), ylabel=plain(names[1]), aspect="equal")
-        axis.tick_params(labelsize=8, color=QUIET)
-        axis.spines[["top", "right"]].set_visible(False)
-        for value in np.unique(shown) if name == "label" and values is not None else ():
-            where = np.median(points[shown == value], axis=0)
-            axis.annotate(str(value), where[:2], ha="center", va="center", weight="bold", color=INK, path_effects=halo)
-    centers = embedding.project(np.asarray(embedding.run.weights["encoder"]["centers"]))
-    axes[1].scatter(*centers[:, :2].T, s=0)  # the axes make room for them
-    for chart, center in enumerate(centers):
-        disc = {"boxstyle": "circle,pad=0.25", "fc": "white", "ec": INK, "lw": 0.8}
-        axes[1].annotate(str(chart), center[:2], ha="center", va="center", fontsize=8, bbox=disc)
+    values = embedding.label
+    shown = np.zeros(len(points), int) if values is None else values[embedding.drawn]
+    axis.scatter(points[:, 0], points[:, 1], c=[colour(int(v)) for v in shown], s=8, alpha=0.8, linewidths=0)
+    halo = Stroke(linewidth=2.5, foreground="white"), Normal()
+    for value in np.unique(shown) if values is not None else ():
+        where = np.median(points[shown == value], axis=0)
+        style = {"ha": "center", "va": "center", "weight": "bold", "color": INK, "path_effects": halo}
+        axis.annotate(str(value), where[:2], **style)
+    if embedding.run.config.model.discs and points.shape[1] == 2:
+        axis.set(xlim=(-1.08, 1.08), ylim=(-1.08, 1.08))
+    _dress(axis, embedding, "test examples by label" if values is not None else "test examples (no labels)")
+
+
+def _inputs_and_images(axis: Any, embedding: Embedding) -> None:
     if embedding.run.image_shape is None:
-        axes[2].scatter(*embedding.image[:, :2].T, s=6, c="0.75", label="input")
-        axes[2].scatter(
-            *embedding.x_hat[:, :2].T, s=6, c=[colour(int(k)) for k in embedding.chart], label="reconstruction"
-        )
-        axes[2].legend(frameon=False, fontsize=8)
-        axes[2].set_aspect("equal")
+        axis.scatter(*embedding.image[:, :2].T, s=6, c="0.75", label="input")
+        paint = [colour(int(k)) for k in embedding.chart]
+        axis.scatter(*embedding.x_hat[:, :2].T, s=6, c=paint, label="reconstruction")
+        axis.legend(frameon=False, fontsize=8)
+        axis.set_aspect("equal")
     else:
         chosen = one_of_each(embedding)[:10]
         both = [
@@ -118,13 +165,11 @@ def overview(embedding: Embedding) -> bytes:
         ]
         widest = max(rows.shape[1] for rows in both)
         both = [np.pad(rows, ((0, 0), (0, widest - rows.shape[1]), (0, 0))) for rows in both]
-        axes[2].imshow(
-            grids.sheet(grids.visible(np.concatenate(both), embedding.run.image_shape)), interpolation="nearest"
-        )
-        axes[2].set_axis_off()
+        pictures = grids.sheet(grids.visible(np.concatenate(both), embedding.run.image_shape))
+        axis.imshow(pictures, interpolation="nearest")
+        axis.set_axis_off()
     error = embedding.evaluation.numbers["mse"]
-    axes[2].set_title(f"inputs above reconstructions, MSE {error:.4f}", fontsize=10, color=INK)
-    return png(canvas)
+    axis.set_title(f"inputs above reconstructions, MSE {error:.3g}", fontsize=11, color=INK)
 
 
 def _points(embedding: Embedding) -> Figure:
@@ -149,5 +194,5 @@ def _points(embedding: Embedding) -> Figure:
     else:
         figure.update_layout(scene={"aspectmode": "data"})
     error = embedding.evaluation.numbers["mse"]
-    caption = f"Test points and their reconstructions, coloured by chart. Mean squared error of the split: {error:.4f}."
+    caption = f"Test points and their reconstructions, coloured by chart. Mean squared error of the split: {error:.3g}."
     return Figure("reconstructions", figure, caption)

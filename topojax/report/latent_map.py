@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from topojax.analysis import explore
-from topojax.report import grids
+from topojax.report import grids, regions
 from topojax.report.block import Block, Figure
 from topojax.report.embedding import Embedding
 from topojax.report.page import uri
@@ -34,7 +34,10 @@ plot.addEventListener('mousemove', (e) => {{
 
 
 def atlas(embedding: Embedding) -> list[Block]:
-    """Examples by label, chart, code, error or routing entropy, as a menu says; charts, codes and jumps above them."""
+    """Charts as regions, and examples by label, chart, code, error or routing entropy, as a menu says.
+
+    Codes, and the jumps between charts, are there to be switched on in the legend.
+    """
     flat = embedding.project(embedding.encoding.z_geo[:1]).shape[1] == 2
     figure = blank(680)
     groups: list[tuple[str, list[Any]]] = []
@@ -43,7 +46,7 @@ def atlas(embedding: Embedding) -> list[Block]:
     groups.append(("chart", _categories(embedding, embedding.chart, "chart", flat)))
     groups.append(("code", _categories(embedding, embedding.evaluation.predictions["code"], "code", flat)))
     groups.append(("error", [_continuous(embedding, embedding.error, "squared error", flat)]))
-    groups.append(("routing entropy", [_continuous(embedding, _entropy(embedding), "H(K|x), nats", flat)]))
+    groups.append(("entropy", [_continuous(embedding, _entropy(embedding), "H(K|x), nats", flat)]))
     for number, (_, traces) in enumerate(groups):
         for trace in traces:
             trace.visible = number == 0
@@ -51,11 +54,14 @@ def atlas(embedding: Embedding) -> list[Block]:
     over, jumps, length = _overlays(embedding, flat)
     for trace in over:
         figure.add_trace(trace)
+    for picture in _pictures(embedding) if flat else ():
+        figure.add_layout_image(picture)
     sizes = [len(traces) for _, traces in groups]
     buttons = []
     for number, (name, _) in enumerate(groups):
-        shown = [group == number for group, size in enumerate(sizes) for _ in range(size)] + [True] * len(over)
-        buttons.append({"label": f"by {name}", "method": "restyle", "args": [{"visible": shown}]})
+        shown = [group == number for group, size in enumerate(sizes) for _ in range(size)]
+        args = [{"visible": shown + [trace.visible for trace in over]}]
+        buttons.append({"label": name, "method": "restyle", "args": args})
     menu = {
         "buttons": buttons,
         "type": "buttons",
@@ -67,14 +73,19 @@ def atlas(embedding: Embedding) -> list[Block]:
         "pad": {"b": 8},
         "bgcolor": "white",
         "bordercolor": "#c9ced8",
-        "font": {"size": 12},
+        "font": {"size": 11},
     }
-    figure.update_layout(updatemenus=[menu], legend={"x": 1.01, "y": 1, "itemsizing": "constant"}, dragmode="pan")
+    below = {"orientation": "h", "x": 0, "y": -0.09, "yanchor": "top", "itemsizing": "constant", "font": {"size": 11}}
+    margin = {"l": 44, "r": 12, "t": 76, "b": 130}
+    figure.update_layout(updatemenus=[menu], legend=below, dragmode="pan", margin=margin)
     names = embedding.projection[2]
     if flat:
         figure.update_xaxes(title_text=names[0])
         second = names[1] if len(names) > 1 else ""
         figure.update_yaxes(title_text=second, scaleanchor="x", scaleratio=1, visible=len(names) > 1)
+        if embedding.run.config.model.discs:
+            figure.update_xaxes(range=[-1.05, 1.05])  # the ball, and pictures at its rim
+            figure.update_yaxes(range=[-1.05, 1.05])
     else:
         axis = {"backgroundcolor": "white", "gridcolor": "#dfe3ea", "zeroline": False}
         scene = {f"{a}axis": axis | {"title": {"text": n}} for a, n in zip("xyz", names, strict=True)}
@@ -178,31 +189,60 @@ def _overlays(embedding: Embedding, flat: bool) -> tuple[list[Any], int, float]:
     names = [f"chart {k}, code {c}" for k, c in np.argwhere(used)]
     centers = embedding.project(np.asarray(embedding.run.weights["encoder"]["centers"]))
     alive = embedding.population > 0
+    inside = embedding.project(embedding.encoding.z_geo)
+    for k in np.flatnonzero(alive):  # where the chart's examples are
+        centers[k] = np.median(inside[embedding.chart == k], axis=0)
     numbers = [str(k) if on else f"({k})" for k, on in enumerate(alive)]
     lengths = np.linalg.norm(end - start, axis=-1)
     line = {"color": INK, "width": 1.2}
-    traces = []
+    traces = _regions(embedding) if flat else []
     if len(start):
         x, y = embedding.project(segments)[:, :2].T
         if flat:
             heads = np.tile([0, 7, 0], len(start))
             marker = {"symbol": "arrow", "angleref": "previous", "size": heads, "color": INK}
             traces.append(
-                go.Scatter(x=x, y=y, mode="lines+markers", line=line, marker=marker, name="jumps", hoverinfo="skip")
+                go.Scatter(
+                    x=x,
+                    y=y,
+                    mode="lines+markers",
+                    line=line,
+                    marker=marker,
+                    name="jumps",
+                    hoverinfo="skip",
+                    visible="legendonly",
+                )
             )
         else:
             z = embedding.project(segments)[:, 2]
             traces.append(
-                go.Scatter3d(x=x, y=y, z=z, mode="lines", line=line | {"width": 3}, name="jumps", hoverinfo="skip")
+                go.Scatter3d(
+                    x=x,
+                    y=y,
+                    z=z,
+                    mode="lines",
+                    line=line | {"width": 3},
+                    name="jumps",
+                    hoverinfo="skip",
+                    visible="legendonly",
+                )
             )
     kind = go.Scatter if flat else go.Scatter3d
     at = dict(zip("xy" if flat else "xyz", points.T, strict=True))
     style = {"symbol": "diamond-open", "size": 8 if flat else 4, "color": INK, "line": {"width": 1.2, "color": INK}}
     traces.append(
-        kind(**at, mode="markers", marker=style, name="codes", text=names, hovertemplate="%{text}<extra></extra>")
+        kind(
+            **at,
+            mode="markers",
+            marker=style,
+            name="codes",
+            text=names,
+            hovertemplate="%{text}<extra></extra>",
+            visible="legendonly",
+        )
     )
     at = dict(zip("xy" if flat else "xyz", centers.T, strict=True))
-    disc = {"symbol": "circle", "size": 19 if flat else 8, "color": "white", "line": {"width": 1.2, "color": INK}}
+    disc = {"symbol": "circle", "size": 17 if flat else 8, "color": "white", "line": {"width": 1.2, "color": INK}}
     said = [f"chart {k}: {n} examples" for k, n in enumerate(embedding.population)]
     traces.append(
         kind(
@@ -212,6 +252,7 @@ def _overlays(embedding: Embedding, flat: bool) -> tuple[list[Any], int, float]:
             text=numbers,
             textfont={"size": 11, "color": INK},
             name="charts",
+            visible=True,
             hovertext=said,
             hovertemplate="%{hovertext}<extra></extra>",
         )
@@ -219,11 +260,61 @@ def _overlays(embedding: Embedding, flat: bool) -> tuple[list[Any], int, float]:
     return traces, len(start), float(lengths.mean()) if len(lengths) else 0.0
 
 
+def _regions(embedding: Embedding) -> list[Any]:
+    """A filled hull for every chart's examples; and rings at both places of examples that two charts claim."""
+    import plotly.graph_objects as go
+
+    traces = []
+    for k, corners in enumerate(regions.outlines(embedding)):
+        if len(corners) < 4:
+            continue
+        paint = {"color": colour(k), "width": 1.2}
+        common = {"mode": "lines", "fill": "toself", "fillcolor": colour(k), "opacity": 0.18, "hoverinfo": "skip"}
+        name = {"name": "regions", "legendgroup": "regions", "showlegend": not traces, "visible": True}
+        traces.append(go.Scatter(x=corners[:, 0], y=corners[:, 1], line=paint, **common, **name))
+    first, second, pairs = regions.both_places(embedding)
+    if len(pairs) and embedding.run.config.model.discs:
+        at, other = np.concatenate([first, second]), np.concatenate([pairs[:, 1], pairs[:, 0]])
+        marker = {"symbol": "circle-open", "size": 9, "color": [colour(int(k)) for k in other], "line": {"width": 1.5}}
+        said = [f"also in chart {k}" for k in other]
+        traces.append(
+            go.Scatter(
+                x=at[:, 0],
+                y=at[:, 1],
+                mode="markers",
+                marker=marker,
+                name="borders",
+                text=said,
+                visible=True,
+                hovertemplate="%{text}<extra></extra>",
+            )
+        )
+    return traces
+
+
+def _pictures(embedding: Embedding) -> list[dict[str, Any]]:
+    """What each chart draws in the middle of its examples, at the upper left of its region; nothing, of points."""
+    shape, charts = embedding.run.image_shape, regions.outlines(embedding)
+    if shape is None:
+        return []
+    drawn, found = grids.visible(regions.images(embedding), shape), []
+    for picture, corners in zip(drawn, charts, strict=True):
+        if len(corners) < 4:
+            continue
+        middle, reach = corners.mean(axis=0), float(np.ptp(corners, axis=0).max()) / 2
+        x, y = middle + 0.75 * reach * np.array([-1.0, 1.0])
+        size = 0.5 * reach
+        data, kind = grids.sprite(picture[None], 1)
+        place = {"xref": "x", "yref": "y", "xanchor": "right", "yanchor": "bottom", "layer": "above"}
+        found.append({"source": uri(data, kind), "x": x, "y": y, "sizex": size, "sizey": size, **place})
+    return found
+
+
 def jumps(embedding: Embedding) -> tuple[np.ndarray, np.ndarray]:
     """The jump operators applied to examples between two charts, in the latent's coordinates.
 
-    An example that charts i and j share lies at c̄ + q_i + z_n^i as chart i alone reads it; its jump is to
-    c̄ + q_j + L_{i→j} z_n^i, where chart j should read it.
+    An example that charts i and j share has a place in each, c_i + δ_i as chart i alone reads it; its jump is to
+    c_j + L_{i→j} δ_i, where chart j should read it. (In one plane, the original: c̄ + q_j + L_{i→j} z_n^i.)
 
     Returns:
       start [m, D] and end [m, D], of at most `ARROWS` examples with w_i w_j ≥ `OVERLAP`, i their own chart.
@@ -238,10 +329,10 @@ def jumps(embedding: Embedding) -> tuple[np.ndarray, np.ndarray]:
         shared = shared[np.linspace(0, len(shared) - 1, ARROWS).astype(int)]
     rows, target = rows[shared], target[shared]
     source = e.chart[rows]
-    jumped = np.asarray(embedding.run.model.jump(embedding.run.weights, e.z_n_all[rows]))
+    jumped = np.asarray(embedding.run.model.jump(embedding.run.weights, e.offset[rows]))
     pick = np.arange(len(rows))
-    start = e.c_bar[rows] + e.z_q_all[rows, source] + e.z_n_all[rows, source]
-    return start, e.c_bar[rows] + e.z_q_all[rows, target] + jumped[pick, source, target]
+    origin = e.places[rows, target] - e.offset[rows, target]
+    return e.places[rows, source], origin + jumped[pick, source, target]
 
 
 def _caption(embedding: Embedding, jumps: int, length: float) -> str:
@@ -253,13 +344,20 @@ def _caption(embedding: Embedding, jumps: int, length: float) -> str:
         else "The axes are the latent's own coordinates: nothing is projected"
     )
     arrows = (
-        f"The {jumps} arrows are jump operators applied: from where an example's chart reads it to where the operator "
-        f"sends it in the next chart, mean length {length:.3f}, for examples whose two weights have a product of at "
-        f"least {OVERLAP}"
+        f"Switched on in the legend, {jumps} arrows are jump operators applied: from where an example's chart reads it "
+        f"to where the operator sends it in the next chart, mean length {length:.3f}, for examples whose two weights "
+        f"have a product of at least {OVERLAP}"
         if jumps
         else "No example is shared by two charts enough to draw a jump"
     )
     unused = [str(k) for k in np.flatnonzero(embedding.population == 0)]
     idle = f" No example uses chart {', '.join(unused)} (number in brackets)." if unused else ""
     hover = " Hovering shows the image and its reconstruction." if embedding.run.image_shape else ""
-    return f"{shown}. {where}. Discs: chart centres; diamonds: codes in use. {arrows}.{idle}{hover}"
+    seen = (
+        "Filled: where each chart's examples are, in its own colour, with its number among them"
+        f"{' and what it draws there' if embedding.run.image_shape else ''}; rings: both places of an example that a "
+        f"second chart claims with a weight of {regions.SHARED} or more, in that other chart's colour. "
+        if latent <= 2 or latent > 3
+        else "White discs: charts. "
+    )
+    return f"{shown}. {where}. {seen}{arrows}.{idle}{hover}"

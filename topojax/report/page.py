@@ -6,6 +6,7 @@ import html
 from collections.abc import Sequence
 
 from topojax.report.block import Block, Figure, Note, Picture, Table
+from topojax.report.still import PNG_DPI
 from topojax.report.style import FONT, GRID, INK, QUIET
 
 STYLE = f"""
@@ -20,6 +21,8 @@ nav {{ margin: 20px 0 0; font-size: 14px; display: flex; flex-wrap: wrap; gap: 2
 nav a, footer a {{ color: #1f5fa8; text-decoration: none; }} nav a:hover {{ text-decoration: underline; }}
 figure {{ margin: 28px 0 0; }}
 figure img {{ max-width: 100%; height: auto; display: block; margin: 0 auto; }}
+.plot, .picture {{ overflow-x: auto; }}
+#table-headline {{ font-size: 15px; }}
 figcaption, caption {{ color: {INK}; font-size: 13.5px; line-height: 1.5; max-width: 92ch; text-align: left; }}
 figcaption {{ margin: 6px 0 0; }}
 caption {{ caption-side: top; padding: 0 0 8px; }}
@@ -29,6 +32,15 @@ th, td {{ text-align: left; padding: 4px 20px 4px 0; vertical-align: top; border
 thead th {{ border-bottom: 1.5px solid {INK}; font-weight: 600; white-space: nowrap; }}
 tbody th {{ font-weight: 500; white-space: nowrap; }}
 .note {{ margin: 24px 0 0; padding: 10px 14px; background: #f6f7f9; border-left: 3px solid {QUIET}; max-width: 92ch; }}
+@media (max-width: 700px) {{
+  main {{ padding: 20px 12px 64px; }}
+  h1 {{ font-size: 24px; }}
+  nav {{ flex-wrap: nowrap; overflow-x: auto; white-space: nowrap; padding-bottom: 6px; }}
+  .plot > div {{ min-width: 720px; }} /* panels side by side keep their legends; the figure scrolls, not the page */
+  #figure-atlas .plot > div {{ min-width: 0; }}
+  .picture img {{ max-width: none; width: max(100%, var(--natural)); }} /* tiles stay as large as on a wide screen */
+  th, td {{ padding-right: 12px; }}
+}}
 @media print {{ nav {{ display: none; }} figure, table {{ break-inside: avoid; }} h2 {{ break-after: avoid; }} }}
 """
 
@@ -93,13 +105,16 @@ def _block(block: Block, count: _Counter) -> str:
         count.tables += 1
         return _table(block, count.tables)
     count.figures += 1
-    inner = (
-        _plot(block)
-        if isinstance(block, Figure)
-        else f'<img alt="{html.escape(block.caption)}" src="{uri(block.png)}">'
-    )
+    inner = f'<div class="plot">{_plot(block)}</div>' if isinstance(block, Figure) else _picture(block)
     caption = f"<b>Figure {count.figures}.</b> {html.escape(block.caption)}"
     return f'<figure id="figure-{block.name}">{inner}<figcaption>{caption}</figcaption></figure>'
+
+
+def _picture(block: Picture) -> str:
+    """An image whose width in the page's column, in CSS pixels, narrow screens keep and scroll."""
+    inches = int.from_bytes(block.png[16:20], "big") / PNG_DPI  # the width that the PNG's header states
+    style = f"--natural:{round(96 * inches)}px"
+    return f'<div class="picture"><img style="{style}" alt="{html.escape(block.caption)}" src="{uri(block.png)}"></div>'
 
 
 def _plot(block: Figure) -> str:

@@ -14,7 +14,7 @@ from topojax.report.still import png
 from topojax.report.style import ALARM, INK, colour, line, own_legends, panels
 
 POINTS_ONLY = "The data are points, not images: there is nothing to look at."
-EXAMPLES, SAMPLE, SHEET = 4, 256, 9
+EXAMPLES, SAMPLE, SHEET = 4, 256, 7
 """Examples shown perturbed; examples behind the curves; points along each axis of a chart's sheet."""
 ANGLES = (0.0, 10.0, 20.0, 30.0, 45.0, 60.0, 90.0)
 NOISE = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
@@ -145,7 +145,7 @@ def sheets(embedding: Embedding) -> list[Block]:
         return [Note(POINTS_ONLY if shape is None else "The latent has one dimension: a chart is a line, not a sheet.")]
     drawn = [explore.grid(run, chart, size=SHEET) for chart in range(embedding.charts)]
     caption = (
-        f"Each chart drawn alone on a {SHEET} × {SHEET} lattice around its codes"
+        f"Each chart drawn alone on a {SHEET} × {SHEET} lattice over its disc"
         f"{', over the first two latent axes' if latent > 2 else ''}, z₁ to the right and z₂ up. "
         "Faint: there the decoder itself would choose another chart. In brackets: nobody uses the chart."
     )
@@ -157,7 +157,7 @@ def _draw_sheets(embedding: Embedding, drawn: list[explore.Grid], shape: grids.S
 
     columns = min(5, len(drawn))
     lines = -(-len(drawn) // columns)
-    canvas = Canvas(figsize=(2.1 * columns, 2.3 * lines), layout="constrained", facecolor="white")
+    canvas = Canvas(figsize=(2.15 * columns, 2.4 * lines), layout="constrained", facecolor="white")
     axes = np.atleast_1d(canvas.subplots(lines, columns)).reshape(-1)
     for axis in axes:
         axis.set_axis_off()

@@ -3,7 +3,18 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from topojax.report import constraints, curves, dynamics, facts, images, latent_map, overlay, perturbed, quality
+from topojax.report import (
+    compared_maps,
+    constraints,
+    curves,
+    dynamics,
+    facts,
+    images,
+    latent_map,
+    overlay,
+    perturbed,
+    quality,
+)
 from topojax.report.block import Block, Note
 from topojax.report.embedding import Embedding
 from topojax.report.history import History
@@ -49,6 +60,13 @@ def _compared(story: Story) -> list[Block]:
 TABLE: tuple[Part, ...] = (
     Part("compared", "Runs compared", "This run and those named with --compare.", "others", (_compared,)),
     Part(
+        "atlas",
+        "Atlas",
+        "The latent with its charts; drag to move, scroll to zoom, click a legend entry to hide or show it.",
+        "embedding",
+        (_evaluated(facts.headline), latent_map.atlas, compared_maps.table, quality.usage, images.prototypes),
+    ),
+    Part(
         "result",
         "Result",
         "Numbers of the test split, each with what labels had to do with it.",
@@ -76,13 +94,6 @@ TABLE: tuple[Part, ...] = (
         "The coupling window, and how fast the parts of the model move.",
         "history",
         (dynamics.window, dynamics.scales),
-    ),
-    Part(
-        "atlas",
-        "Atlas",
-        "The latent with its charts, codes and jumps; drag to move, scroll to zoom, click a legend entry to hide it.",
-        "embedding",
-        (latent_map.atlas, quality.usage, images.prototypes),
     ),
     Part(
         "reconstruction",

@@ -112,8 +112,21 @@ def panels(titles: Sequence[str], *, columns: int = 2, each: int = 250, gap: int
 
 
 def own_legends(figure: Any) -> Any:
-    """Give every panel of `panels` its own legend, in one line below its title; returns the figure."""
+    """Give every panel of `panels` its own legend, in one line below its title; returns the figure.
+
+    Panels with the same curves share one, above the first: legends side by side run into one another.
+    """
     figure.update_layout(showlegend=True)  # one curve alone has a name, too
+    names: dict[str, list[tuple[Any, Any]]] = {}
+    for trace in figure.data:
+        names.setdefault(getattr(trace, "xaxis", None) or "x", []).append((trace.name, trace.type))
+    if len(names) > 1 and all(curves == names["x"] for curves in names.values()):
+        for trace in figure.data:
+            trace.showlegend = (getattr(trace, "xaxis", None) or "x") == "x"
+        place = {"x": 0, "y": 1, "xanchor": "left", "yanchor": "bottom", "yref": "container"}
+        figure.update_layout(legend={"orientation": "h", "font": {"size": 11}, **place})
+        figure.layout.legend.update(y=0.99, yanchor="top")
+        return figure
     for trace in figure.data:
         number = (getattr(trace, "xaxis", None) or "x")[1:]
         trace.legend = f"legend{number}"

@@ -97,6 +97,23 @@ class Run:
         given = np.broadcast_to(given, len(z_geo)).astype(np.int32)
         return in_batches(self._decode_in, (z_geo, z_tex, given))
 
+    def reconstruct(self, x: ArrayLike) -> np.ndarray:
+        """The main reconstruction, of which `test/mse` is the error.
+
+        Charts in discs: an example is drawn at its place in every chart, mixed by the encoder's routing. In one plane, the
+        original: dreamed, `decode(z_geo, z_tex)`.
+
+        Args:
+          x: as for `encode`.
+
+        Returns:
+          [n, X].
+
+        Raises:
+          UserError: as `encode`.
+        """
+        return in_batches(self._whole, self._inputs(x))
+
     def reconstruct_baselines(self, x: ArrayLike) -> dict[str, np.ndarray]:
         """Reconstructions by the baselines that were trained beside the atlas.
 
@@ -125,6 +142,11 @@ class Run:
     def _encode(self) -> Callable[[np.ndarray], Encoding]:
         encode = jax.jit(self.model.encode)
         return lambda x: encode(self.weights, x)
+
+    @functools.cached_property
+    def _whole(self) -> Callable[[np.ndarray], Any]:
+        whole = jax.jit(lambda weights, x: self.model(weights, x).decoding.x_hat)
+        return lambda x: whole(self.weights, x)
 
     @functools.cached_property
     def _reconstruct(self) -> Callable[[np.ndarray], dict[str, Any]]:

@@ -23,7 +23,9 @@ class Number(NamedTuple):
 
 
 NUMBERS: dict[str, Number] = {
-    "mse": Number("mean squared error of the reconstruction from the places in all charts, mixed by the encoder's routing"),
+    "mse": Number(
+        "mean squared error of the reconstruction from the places in all charts, mixed by the encoder's routing"
+    ),
     "mse_by_chart": Number("the same, drawn by the encoder's strongest chart alone, at the place in it"),
     "mse_dream": Number("the same, decoded from that place alone, by the decoder's own routing"),
     "mse_worst": Number("largest error of one example, mean over inputs, of the three"),

@@ -19,11 +19,15 @@ from topojax.storage.logs import numbers
 from topojax.storage.runtime import compile_program
 from topojax.types import Batch
 
-ABOUT: dict[str, Number] = NUMBERS | map_quality.NUMBERS | {
-    "jump_error": Number("mean over overlapping pairs of charts of ‖L_{i→j} z_n^i − z_n^j‖², latent units squared"),
-    "cycle_error": Number("the same of the way i → j → i, ‖L_{j→i} L_{i→j} z_n^i − z_n^i‖²"),
-    "class_table_gap": Number("½ Σ_y |P(y|k) learned − empirical|, mean over charts by their examples", "train"),
-}
+ABOUT: dict[str, Number] = (
+    NUMBERS
+    | map_quality.NUMBERS
+    | {
+        "jump_error": Number("mean over overlapping pairs of charts of ‖L_{i→j} z_n^i − z_n^j‖², latent units squared"),
+        "cycle_error": Number("the same of the way i → j → i, ‖L_{j→i} L_{i→j} z_n^i − z_n^i‖²"),
+        "class_table_gap": Number("½ Σ_y |P(y|k) learned − empirical|, mean over charts by their examples", "train"),
+    }
+)
 ABOUT |= {f"{name}/{key}": about for name in NAMES for key, about in baseline_scores.ABOUT.items()}
 """Every number of an evaluation; those of the baselines begin with ae/ and vq/."""
 
