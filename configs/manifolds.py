@@ -1,7 +1,8 @@
 """Points on known manifolds, offline, in seconds: swiss rolls, circles, moons, and closed surfaces.
 
   python -m topojax.train --config=configs/manifolds.py:moons_2d
-  python -m topojax.train --config=configs/manifolds.py:klein_4d --workdir=runs/klein && topojax topology --workdir=runs/klein
+  python -m topojax.train --config=configs/manifolds.py:klein_4d --workdir=runs/klein
+  topojax topology --workdir=runs/klein
 
 The variant is the manifold: swiss_roll_2d, circles_2d, moons_2d, swiss_roll_3d (the default), moons_3d; or a surface,
 whose charts are learned such that they cover it in patches that overlap: sphere_3d, torus_3d, moebius_3d, klein_4d,

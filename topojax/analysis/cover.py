@@ -4,8 +4,8 @@ A chart's cell is the points that it claims more than any other; its patch U_k, 
 
   χ = Σ_σ (−1)^{|σ| − 1} χ(U_σ),    U_σ = ⋂_{k ∈ σ} U_k,    χ(U_σ) = components − holes
 
-which is exact for any patches whatever their shape; where all U_σ are contractible it is that of the nerve. Components are
-those of a neighbourhood graph of the points, holes are counted in the plane of the chart's own coordinates.
+which is exact for any patches whatever their shape; where all U_σ are contractible it is that of the nerve. Components
+are those of a neighbourhood graph of the points, holes are counted in the plane of the chart's own coordinates.
 """
 
 import itertools

@@ -122,7 +122,8 @@ def text(found: Topology) -> str:
     lines = [
         f"{found.orientability}, Euler characteristic {'undetermined' if found.euler is None else found.euler}",
         "",
-        f"{found.points} points in {found.charts} charts, {len(found.glue)} overlaps of two, {len(found.cocycle)} of three",
+        f"{found.points} points in {found.charts} charts",
+        f"{len(found.glue)} overlaps of two charts, {len(found.cocycle)} of three",
         f"transition error  {numbers['transition_error']:.4f}   of φ_ij against what chart j says, in unit discs",
         f"cycle error       {numbers['cycle_error']:.4f}   of φ_ji φ_ij against the identity",
         f"cocycle error     {numbers['cocycle_error']:.4f}   of φ_jk φ_ij against φ_ik",
@@ -137,7 +138,7 @@ def text(found: Topology) -> str:
 
 
 def orientation(edges: list[tuple[Any, Any, int]]) -> list[tuple[Any, Any, int]]:
-    """Orient the vertices of a graph one by one; the edges (a, b, sign) that then do not hold, none if it can be done."""
+    """Orient vertices one by one; the edges (a, b, sign) that then do not hold, none if the graph can be oriented."""
     near: dict[Any, list[tuple[Any, int]]] = {}
     for a, b, sign in edges:
         near.setdefault(a, []).append((b, sign))

@@ -83,8 +83,8 @@ def default_config() -> ConfigDict:
     c.model.ball_scale = 1.5
     # detached: reconstruction trains centres and router; parity: the original, in which it does not.
     c.model.straight_through = "detached"
-    # Each chart in a disc of its own, an example with a place in each, all of its residual kept and no texture; off, the
-    # original: one plane for all charts.
+    # Each chart in a disc of its own, an example with a place in each, all of its residual kept and no texture; off,
+    # the original: one plane for all charts.
     c.model.discs = True
     # Readout within the data's range [0, 1] and 2 % beyond; off, the original: linear, without bound.
     c.model.bounded = True
@@ -201,11 +201,11 @@ def default_config() -> ConfigDict:
     c.losses = ConfigDict()
     # Weight of the reconstruction. Its mean over pixels is small: at 1 the labels' gradient is 15 to 30 times larger.
     c.losses.recon_weight = 30.0
-    # Share of a batch that is reconstructed by the encoder's routing, each chart at the example's place in it; the rest is
-    # decoded by the decoder's own, from the place in the strongest chart alone. One plane for all charts: no effect.
+    # Share of a batch that is reconstructed by the encoder's routing, each chart at the example's place in it; the rest
+    # is decoded by the decoder's own, from the place in the strongest chart alone. One plane for all: no effect.
     c.losses.told_share = 0.5
-    # Decode that rest from the place in the chart of a second view (of a neighbour, with data.neighbours) instead: charts
-    # then draw what lies beyond their border, too, and agree there. Needs contracts.orbit or vicreg_inv.
+    # Decode that rest from the place in the chart of a second view (of a neighbour, with data.neighbours) instead:
+    # charts then draw what lies beyond their border, too, and agree there. Needs contracts.orbit or vicreg_inv.
     c.losses.glue = False
     # Hinged losses aim this fraction beyond their contract: a hinge has no gradient at its edge.
     c.losses.hinge_margin = 0.1

@@ -79,7 +79,7 @@ def prototypes(embedding: Embedding) -> list[Block]:
 
 
 def overview(embedding: Embedding) -> bytes:
-    """The atlas in one picture: charts as regions with what they draw, examples by label, and reconstructions; a PNG."""
+    """The atlas in one picture: charts as regions with what they draw, labels, and reconstructions; a PNG."""
     from matplotlib.figure import Figure as Canvas
 
     canvas = Canvas(figsize=(15, 5.2), layout="constrained", facecolor="white")

@@ -100,8 +100,8 @@ class Run:
     def reconstruct(self, x: ArrayLike) -> np.ndarray:
         """The main reconstruction, of which `test/mse` is the error.
 
-        Charts in discs: an example is drawn at its place in every chart, mixed by the encoder's routing. In one plane, the
-        original: dreamed, `decode(z_geo, z_tex)`.
+        Charts in discs: an example is drawn at its place in every chart, mixed by the encoder's routing. In one plane,
+        the original: dreamed, `decode(z_geo, z_tex)`.
 
         Args:
           x: as for `encode`.

@@ -7,8 +7,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from topojax.atlas.model.discs import CENTER_BOUND
 from topojax.atlas.model.atlas import BALL_RADIUS, Decoder, Encoder, nearest_code
+from topojax.atlas.model.discs import CENTER_BOUND
 from topojax.atlas.model.heads import Readout, SupervisedTopology
 from topojax.atlas.model.jump import JumpOperator
 from topojax.atlas.model.layers import normalise, perturb
@@ -22,15 +22,16 @@ class Model:
     Attributes:
       init: key → (params, spectral).
       normalise: (params, spectral) → (weights, new spectral); once a step, before everything below.
-      project: params → params, after an update: where the latent is bound to a ball, centres lie in it (discs whole), codes span no
-        more than its diameter, and free parts of keys keep to twice their initial size. Sums of centre and code leave
+      project: params → params, after an update: where the latent is bound to a ball, centres lie in it (discs whole),
+        codes span no more than its diameter, and free parts of keys keep to twice their initial size. Sums of centre and code leave
         reconstruction unchanged, so that nothing else stops them from drifting, and keys grow with the centres.
       encode: (weights, x [B, X]) → Encoding.
       decode: (weights, z_geo [B, D], z_tex [B, D], chart [B] or None) → Decoding; None is the decoder's own routing.
-      reconstruct: (weights, Encoding, which [B], at [B] or None) → Decoding: examples of `which` at their own place in each chart, mixed
-        by the encoder's routing; the others dreamed from the place in one chart alone, `at` or the strongest.
+      reconstruct: (weights, Encoding, which [B], at [B] or None) → Decoding: examples of `which` at their own place in
+        each chart, mixed by the encoder's routing; the others dreamed from the place in one chart alone, `at` or the
+        strongest.
       draw: (weights, local [B, N, D], w [B, N]) → images [B, X] of coordinates in charts, mixed by w.
-      routing: (weights, Encoding) → [B, N], Σ_k w_k w'(z_k): the decoder's routing of an example, wherever it has a place.
+      routing: (weights, Encoding) → [B, N], Σ_k w_k w'(z_k): the decoder's routing of an example at all its places.
       jump: (weights, local [B, N, D]) → all jumps [B, N, N, D].
       round_trip: (weights, local [B, N, D]) → i → j → i, [B, N(i), N(j), D].
       class_table: (weights, temperature) → P(y|k) [N, C].

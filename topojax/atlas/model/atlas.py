@@ -132,7 +132,7 @@ class Encoder(nn.Module):
         chart = jnp.argmax(router, axis=-1).astype(jnp.int32)
 
         if self.discs:
-            # z_q + z_n with all of the residual kept is v_loc: a chart is one smooth coordinate, whole across its codes.
+            # z_q + z_n with all of the residual kept is v_loc: a chart is one smooth coordinate, across its codes.
             z_n_all, local, where = v_loc - jax.lax.stop_gradient(z_q_all), v_loc, places(v_loc, centers)
             offset = where - centers[None]
             z_geo = jnp.take_along_axis(where, chart[:, None, None], axis=1)[:, 0]
@@ -215,8 +215,8 @@ class Decoder(nn.Module):
           z_tex: [B, D], their texture.
           chart: [B], which chart draws; None is the decoder's own routing.
           centers: [N, D], of the charts, where they lie in discs.
-          told: (which [B], local [B, N, D], weights [B, N]): examples that are drawn at a place of their own in each chart,
-            mixed by these weights, instead of at `z_geo`.
+          told: (which [B], local [B, N, D], weights [B, N]): examples that are drawn at a place of their own in each
+            chart, mixed by these weights, instead of at `z_geo`.
         """
         bundle = self.latent if self.hidden % self.latent == 0 else 1
         gate = lambda name: NormGate(bundle, self.gate_bias_init, name=name)  # noqa: E731
