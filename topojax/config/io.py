@@ -20,6 +20,9 @@ GONE = {
 }
 """Fields of former versions that a saved configuration may still hold → values at which they did nothing; None: any."""
 
+FORMER = {"model.discs": False, "model.bounded": False, "losses.told_share": 1.0}
+"""What a run did whose saved configuration is older than these fields: their defaults are another model's."""
+
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every leaf as (dotted name, value), in the order of declaration where `config` keeps one."""
@@ -42,7 +45,7 @@ def to_json(config: ml_collections.ConfigDict) -> str:
 
 
 def from_json(text: str, where: str) -> ml_collections.ConfigDict:
-    """The configuration that `to_json` wrote; fields that are newer than the text take their defaults.
+    """The configuration that `to_json` wrote; fields newer than the text take their defaults, or `FORMER` values.
 
     Args:
       text: JSON.
@@ -57,7 +60,8 @@ def from_json(text: str, where: str) -> ml_collections.ConfigDict:
         fields = dict(flat(json.loads(text)))
     except (ValueError, AttributeError) as error:
         raise UserError(f"{where} is not a saved configuration: {error}") from error
-    for name, value in fields.items():
+    whole = "model.hidden_dim" in fields
+    for name, value in {**(FORMER if whole else {}), **fields}.items():
         if _did_nothing(name, value):
             continue
         try:

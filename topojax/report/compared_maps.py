@@ -75,8 +75,8 @@ def _charts(embedding: Embedding) -> list[Block]:
     worst = np.sort(error)[-max(1, len(error) // 100) :]
     caption = (
         "Every chart in use: its examples, the area of their hull in latent units squared, the share of its weight "
-        f"that lies on examples that another chart claims too, and its error. The worst 1 % of all examples have a mean "
-        f"error of {worst.mean():.3g}, the worst one {worst[-1]:.3g}; no label is used."
+        f"that lies on examples that another chart claims too, and its error. The worst 1 % of all have a mean error "
+        f"of {worst.mean():.3g}, the worst one {worst[-1]:.3g}; no label is used."
     )
     return [Table("regions", ("chart", "examples", "area", "overlap", "squared error"), rows, caption)]
 

@@ -57,8 +57,8 @@ def scores(evaluation: Evaluation) -> list[Block]:
     used = [f"{use}: {LABELS[use]}" for use in LABELS if use in evaluation.labels.values()]
     n = len(evaluation.predictions["chart"])
     caption = (
-        f"The {evaluation.split} split ({n} examples) at epoch {evaluation.epoch}. Labels, {'; '.join(used)}. result.json "
-        "has all digits."
+        f"The {evaluation.split} split ({n} examples) at epoch {evaluation.epoch}. Labels, {'; '.join(used)}. "
+        "result.json has all digits."
     )
     table = Table("scores", ("number", "value", "labels", "meaning"), rows, caption)
     return [table, *(Note(note[0].upper() + note[1:] + ".") for note in evaluation.notes)]

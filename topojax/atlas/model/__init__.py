@@ -23,8 +23,9 @@ class Model:
       init: key → (params, spectral).
       normalise: (params, spectral) → (weights, new spectral); once a step, before everything below.
       project: params → params, after an update: where the latent is bound to a ball, centres lie in it (discs whole),
-        codes span no more than its diameter, and free parts of keys keep to twice their initial size. Sums of centre and code leave
-        reconstruction unchanged, so that nothing else stops them from drifting, and keys grow with the centres.
+        codes span no more than its diameter, and free parts of keys keep to twice their initial size. Sums of centre
+        and code leave reconstruction unchanged, so that nothing else stops them from drifting, and keys grow with the
+        centres.
       encode: (weights, x [B, X]) → Encoding.
       decode: (weights, z_geo [B, D], z_tex [B, D], chart [B] or None) → Decoding; None is the decoder's own routing.
       reconstruct: (weights, Encoding, which [B], at [B] or None) → Decoding: examples of `which` at their own place in
