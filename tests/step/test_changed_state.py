@@ -28,7 +28,7 @@ def lived(config, seed=0):
 
     def own(leaf):
         if leaf.dtype == jnp.float32:
-            return jnp.asarray(rng.uniform(0.1, 0.9, leaf.shape), jnp.float32)
+            return jnp.asarray(rng.uniform(0.3, 0.9, leaf.shape), jnp.float32)
         return leaf
 
     system = control_of(config)
@@ -57,14 +57,14 @@ def weights(config, control):
 
 
 def test_without_a_change_that_concerns_it_a_bank_is_what_it_was():
-    old = tiny_program.config(ROWS)
+    old = tiny_program.config(ROWS, contracts__consistency__maximum=1.0)
     _, before, after = moved(old, augment__rotation=0.1)
     same = jax.tree.map(np.array_equal, before.bank, after.bank)
     assert all(jax.tree.leaves(same))
 
 
 def test_bounds_clip_weights_and_rate():
-    old = tiny_program.config(ROWS, optim__learning_rate_max=0.01)
+    old = tiny_program.config(ROWS, contracts__consistency__maximum=1.0)
     new, before, after = moved(
         old, contracts__consistency__maximum=0.05, contracts__entropy__minimum=2.0, optim__learning_rate_max=0.002,
         optim__learning_rate=0.002,
@@ -77,7 +77,7 @@ def test_bounds_clip_weights_and_rate():
 
 
 def test_initial_sets_the_weight_and_a_target_the_target():
-    old = tiny_program.config(ROWS)
+    old = tiny_program.config(ROWS, contracts__consistency__maximum=1.0)
     new, before, after = moved(old, contracts__diversity__initial=0.7, contracts__separation__target=0.3)
     slices = control_of(new).bank.slices
     assert weights(new, after)["diversity"] == np.float32(0.7)
@@ -86,7 +86,7 @@ def test_initial_sets_the_weight_and_a_target_the_target():
 
 
 def test_the_windows_target_is_epsilon():
-    old = tiny_program.config(ROWS)
+    old = tiny_program.config(ROWS, contracts__consistency__maximum=1.0)
     new, _, after = moved(old, contracts__window__target=0.1)
     epsilon = 0.1 * np.log(new.model.num_charts)
     assert after.coupling.epsilon == pytest.approx(epsilon)
@@ -102,7 +102,7 @@ def test_a_warm_ups_ratio_is_of_the_average_it_took():
 
 def test_rows_come_and_go_and_change_their_mover():
     """The rows that stay keep everything, wherever they lie in the vectors of another bank."""
-    old = tiny_program.config(ROWS)
+    old = tiny_program.config(ROWS, contracts__consistency__maximum=1.0)
     new, before, after = moved(
         old,
         contracts__entropy__enabled=False,
