@@ -296,3 +296,40 @@ def test_its_contracts_can_be_printed_for_any_checkpoint(run):
     assert told == {line.split()[0] for line in table.splitlines()[3:]}
     with pytest.raises(UserError, match="there are"):
         audit.show(run, 99)
+
+
+def test_another_configuration_is_refused_and_the_way_out_is_named(run):
+    with pytest.raises(UserError, match=r"learning_rate_max: 0.01 → 0.005.*--allow_change"):
+        loop.train_and_evaluate(config(train__epochs=6, optim__learning_rate_max=0.005), run)
+    changed = config(train__epochs=6, model__hidden_dim=32, optim__learning_rate_max=0.005)
+    with pytest.raises(UserError, match=r"\(model.hidden_dim: 16 → 32\)") as caught:
+        loop.train_and_evaluate(changed, run, allow_change=True)
+    assert "--allow_change" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_allowed_changes_hold_from_then_on_and_are_events(run):
+    before = rows(run)
+    fields = {
+        "optim__learning_rate_max": 0.004,
+        "contracts__diversity__target": 0.5,
+        "contracts__entropy__enabled": False,
+        "contracts__variance__enabled": True,
+    }
+    state = loop.train_and_evaluate(config(train__epochs=6, **fields), run, allow_change=True)
+    after = rows(run)
+    assert after[: len(before)] == before
+    assert [row["epoch"] for row in after] == [1, 2, 3, 4, 5, 6]
+    assert max(row["lr"] for row in after[4:]) <= 0.004
+    assert "weight/entropy" not in after[-1]
+    assert "weight/variance" in after[-1]
+    assert state.step == 6 * (state.step // 6)
+    events = [event for event in rows(run, "events.jsonl") if event["event"] == "setting"]
+    assert {(e["epoch"], e["field"], e["from"], e["to"]) for e in events} == {
+        (4, "optim.learning_rate_max", 0.01, 0.004),
+        (4, "contracts.diversity.target", 0.95, 0.5),
+        (4, "contracts.entropy.enabled", True, False),
+        (4, "contracts.variance.enabled", False, True),
+    }
+    # The new configuration is the run's: the same command, without the flag, finds it finished.
+    loop.train_and_evaluate(config(train__epochs=6, **fields), run)

@@ -4,7 +4,8 @@
   topojax train --config=configs/mnist.py --config.seed=1
   topojax train --config=configs/mnist.py:full --workdir=runs/full
 
-The same command goes on from the last checkpoint of its workdir.
+The same command goes on from the last checkpoint of its workdir; --allow_change also with other rates, bounds, targets,
+weights and schedules, which hold from there on.
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from topojax.config.io import to_json
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "where the run lives (default: runs/<config.name>)")
 _PRINT = flags.DEFINE_bool("print_config", False, "print the configuration that the flags make, and exit")
+_CHANGE = flags.DEFINE_bool("allow_change", False, "go on with settings that are others than the run's so far")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -32,4 +34,4 @@ def train(config: Any) -> None:
         return
     from topojax.training.loop import train_and_evaluate
 
-    train_and_evaluate(config, _WORKDIR.value or f"runs/{config.name}", started=STARTED)
+    train_and_evaluate(config, _WORKDIR.value or f"runs/{config.name}", started=STARTED, allow_change=_CHANGE.value)

@@ -125,7 +125,6 @@ _TRAINED_BY = (
     *("contracts.", "governor.", "targets.", "optim.", "gates.", "geometry.", "losses.", "window.", "augment."),
     *("view.", "hierarchy.", "revival.", "precision."),
 )
-_ADAM = ("optim.b1", "optim.b2", "optim.eps", "optim.grad_clip")
 
 
 def config_of(
@@ -160,7 +159,7 @@ def config_of(
         fields |= PARITY | _contracts(there, weights) | _rates(there, rate)
         fields.pop("data.name")
         if fresh:
-            fields = {k: v for k, v in fields.items() if k in _ADAM or not k.startswith(_TRAINED_BY)}
+            fields = {k: v for k, v in fields.items() if not k.startswith(_TRAINED_BY)}
         config.update_from_flattened_dict({name: _typed(config, name, value) for name, value in fields.items()})
     except (TypeError, ValueError, KeyError) as error:
         raise UserError(f"the checkpoint's configuration cannot be read: {error}") from error

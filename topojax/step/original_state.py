@@ -42,8 +42,8 @@ def imported(
     tensors = {name: value for name, value in saved.tensors.items() if not (of_rank_zero and name.startswith("jump/"))}
     atlas, missing = filled(state.params["atlas"], tensors, charts)
     spectral, without = filled(state.spectral, tensors, charts)
-    fresh = [name for name in missing + without if not (of_rank_zero and name.startswith("jump/"))]
-    lines = [f"not in the file, so fresh: {', '.join(fresh)}"] if fresh else []
+    absent = [name for name in missing + without if not (of_rank_zero and name.startswith("jump/"))]
+    lines = [f"not in the file, so fresh: {', '.join(absent)}"] if absent else []
     if of_rank_zero:
         atlas = {**atlas, "jump": _of_rank_zero(state.params["atlas"]["jump"], saved.tensors)}
         lines.append("jumps had rank 0, points d_j: kept to 1e-9, and given the full rank that training may use")
@@ -54,13 +54,13 @@ def imported(
             name: params["precision"][name] if value is None else jnp.asarray(value, jnp.float32).reshape(())
             for name, value in found.items()
         }
-    opt_state, counted = with_moments(config.optim, state.opt_state, params, saved, charts)
-    if not counted:
-        lines.append("no moments of Adam in the file: they start at 0")
-    control = state.control
+    opt_state, control = state.opt_state, state.control
     if fresh:
-        lines.append("controllers are fresh: losses, contracts and rate are those of this program")
+        lines.append("losses, contracts, rate and Adam are those of this program, and begin anew")
     else:
+        opt_state, counted = with_moments(config.optim, opt_state, params, saved, charts)
+        if not counted:
+            lines.append("no moments of Adam in the file: they start at 0")
         system, _ = make_control(config, num_classes=num_classes)
         control = controlled(system, control, saved, config, 1.0 / program.steps_per_epoch)
         states = {name: saved.weights[WEIGHTS[name]] for name in WITHOUT_GRADIENT if WEIGHTS[name] in saved.weights}

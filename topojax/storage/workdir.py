@@ -6,8 +6,8 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from topojax.config.defaults import RESUMABLE
-from topojax.config.io import differences, from_json, to_json
+from topojax.config.changes import changes, may_change
+from topojax.config.io import from_json, to_json
 from topojax.errors import UserError
 from topojax.storage.logs import write_text
 
@@ -41,19 +41,27 @@ def claim(workdir: pathlib.Path) -> Iterator[None]:
         yield
 
 
-def same_config(workdir: pathlib.Path, config: Any) -> None:
+def same_config(workdir: pathlib.Path, config: Any, *, allow_change: bool = False) -> None:
     """Refuse to go on with another configuration; fields of `config.RESUMABLE` may change.
+
+    Args:
+      workdir: of the run.
+      config: to go on with.
+      allow_change: fields of `changes.CHANGEABLE` may change too.
 
     Raises:
       UserError: naming the fields that differ, or for a config.json that cannot be read.
     """
-    old = read_config(workdir)
-    lines = differences(old, config, ignore=RESUMABLE)
-    if lines:
+    found = changes(read_config(workdir), config)
+    fixed = [change for change in found if not may_change(change.field)]
+    if found and not (allow_change and not fixed):
+        named = fixed or found
+        lines = [f"{name}: {old} → {new}" for name, old, new in named]
         more = f" and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
+        advice = "" if fixed else ", or --allow_change to go on with the new ones"
         raise UserError(
             f"{workdir} holds a run with another configuration ({'; '.join(lines[:_SHOWN])}{more}): "
-            "choose another --workdir, or the old values"
+            f"choose another --workdir, or the old values{advice}"
         )
 
 

@@ -36,10 +36,13 @@ from topojax.tracking.console import Progress
 from topojax.tracking.console import number as number_text
 from topojax.tracking.events import events, unsatisfied
 from topojax.training.result import result_of, write_result
+from topojax.training.resumed import restored_under
 from topojax.types import Batch, Metrics
 
 
-def train_and_evaluate(config: Any, workdir: str | pathlib.Path, *, started: float | None = None) -> TrainState:
+def train_and_evaluate(
+    config: Any, workdir: str | pathlib.Path, *, started: float | None = None, allow_change: bool = False
+) -> TrainState:
     """Train a run to its last epoch, from the start or from its last checkpoint, and evaluate it.
 
     Leaves in `workdir`: config.json, metrics.jsonl, events.jsonl, checkpoints/ and, at the end, result.json.
@@ -48,6 +51,8 @@ def train_and_evaluate(config: Any, workdir: str | pathlib.Path, *, started: flo
       config: a whole configuration (`config.default_config`).
       workdir: the run's folder; made if missing.
       started: `time.perf_counter()` at the start of the process, for time/total_s; now, unless told.
+      allow_change: a run that goes on takes other values of the fields that may change (`config.changes`) from here on,
+        and writes an event for each.
 
     Returns:
       The final state. A run that is finished already is restored and returned.
@@ -61,14 +66,14 @@ def train_and_evaluate(config: Any, workdir: str | pathlib.Path, *, started: flo
     path = pathlib.Path(workdir)
 
     try:
-        done = _finished(path, config)  # before the data, which take their time
+        done = _finished(path, config, allow_change)  # before the data, which take their time
         if done is not None:
             return done
         # Before the folder is claimed: what lacks an extra or does not fit the data leaves nothing there.
         _look_for_extras(config)
         training = _Training(config, path, started)
         with workdirs.claim(path):
-            done = _finished(path, config)  # by another process, while the data were read
+            done = _finished(path, config, allow_change)  # by another process, while the data were read
             if done is not None:
                 return done
             with contextlib.closing(Checkpoints(path, keep=config.checkpoint.keep)) as checkpoints:
@@ -93,11 +98,11 @@ def _look_for_extras(config: Any) -> None:
                 raise ModuleNotFoundError(f"No module named {package!r}")
 
 
-def _finished(path: pathlib.Path, config: Any) -> TrainState | None:
+def _finished(path: pathlib.Path, config: Any, allow_change: bool) -> TrainState | None:
     """The final state of a run that has trained all its epochs and written its result; None if there is more to do."""
     done = last_epoch(path)
     if done:
-        workdirs.same_config(path, config)
+        workdirs.same_config(path, config, allow_change=allow_change)
     if done > config.train.epochs:
         raise UserError(f"config.train.epochs = {config.train.epochs}, but {path} has trained {done} already")
     if done < config.train.epochs or not workdirs.finished(path, done):
@@ -138,12 +143,15 @@ class _Training:
         batch = jax.tree.map(jnp.asarray, self.dataset.train)
         abstract = jax.eval_shape(self.program.init)
         run_epoch = self._compile(abstract, batch)
-        state, done = self._restore_or_init(abstract)
+        state, done, settings = self._restore_or_init(abstract)
         writers = Writers(self.path, done, self._sinks(done))
         progress = Progress(done, self.config.train.epochs, enabled=self.config.log.progress)
         with contextlib.closing(writers), contextlib.closing(progress):
             if not done:
                 self._warn(writers, progress)
+            for event in settings:
+                writers.event(done, int(state.step), event)
+                progress.say(done, event)
             waiting: list[Metrics] = []  # on the device: nothing waits for the host between two logs
             for epoch in range(done + 1, self.config.train.epochs + 1):
                 raise_if_interrupted()
@@ -196,16 +204,17 @@ class _Training:
         self.compile_s = time.perf_counter() - since
         return compiled
 
-    def _restore_or_init(self, abstract: Any) -> tuple[TrainState, int]:
+    def _restore_or_init(self, abstract: Any) -> tuple[TrainState, int, list[dict[str, Any]]]:
+        """(state, epochs it has had, an event for each setting that is another than at its last checkpoint)."""
         if not self.checkpoints.epochs():
-            return self.init(), 0
+            return self.init(), 0, []
         meta = self.checkpoints.meta()
         if meta["data"] != self.dataset.manifest:
             raise UserError(f"the data of {self.dataset.name} are not those {self.path} was trained on")
-        state, meta = self.checkpoints.restore(abstract)
+        state, meta, settings = restored_under(self.checkpoints, self.config, self.about, meta, abstract)
         self.previous, self.train_s = meta["previous"], meta["train_s"]
         # A copy that jax owns: restored buffers may be shared with the reader, and are about to be donated.
-        return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(state), meta["epoch"]
+        return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(state), meta["epoch"], settings
 
     def _warn(self, writers: Writers, progress: Progress) -> None:
         """What is known to go wrong before it does."""

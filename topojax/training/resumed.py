@@ -1,0 +1,51 @@
+"""A checkpoint under the configuration that a run goes on with, which may be another than it was saved with."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from topojax.config.changes import changes
+from topojax.config.io import from_json
+from topojax.errors import UserError
+from topojax.scoring.run import build
+from topojax.step.changed_state import changed
+from topojax.step.state import TrainState
+from topojax.storage.checkpoint import Checkpoints, describe
+
+
+def restored_under(
+    checkpoints: Checkpoints, config: Any, about: Mapping[str, Any], meta: Mapping[str, Any], abstract: Any
+) -> tuple[TrainState, dict[str, Any], list[dict[str, Any]]]:
+    """The latest state, its metadata, and an event `setting` for each field that is not what it was.
+
+    Args:
+      checkpoints: of the run.
+      config: that it goes on with, held against the saved one before (`workdir.same_config`).
+      about: sizes of the data (`sets.Dataset.sizes`).
+      meta: of the latest checkpoint.
+      abstract: the state's structure under `config`.
+
+    Raises:
+      UserError: as `Checkpoints.restore`; settings under which the state would have another structure.
+    """
+    old = from_json(json.dumps(meta["config"]), "the checkpoint's configuration")
+    found = changes(old, config)
+    if not found:
+        state, meta = checkpoints.restore(abstract)
+        return state, dict(meta), []
+    _, program = build(old, dict(about))
+    state, meta = checkpoints.restore(jax.eval_shape(program.init))
+    fields = {change.field for change in found}
+    state = changed(state, old, config, fields, num_classes=about["num_classes"])
+    here, there = describe(state), describe(abstract)
+    if here != there:
+        leaf = next(name for name in {**there, **here} if here.get(name) != there.get(name))
+        raise UserError(f"{', '.join(sorted(fields))}: the state would have another {leaf}; start in a new --workdir")
+    events = [{"event": "setting", "field": name, "from": _plain(old), "to": _plain(new)} for name, old, new in found]
+    return state, dict(meta), events
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
