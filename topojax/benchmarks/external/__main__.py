@@ -8,6 +8,7 @@ cooper and humancompatible-train are the extra `external`; without it their rows
 """
 
 import argparse
+import functools
 import importlib
 import pathlib
 import sys
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/external"))
     parser.add_argument("--minutes", type=float, default=14.0, help="of each part; no job is begun that would end later")
     parser.add_argument("--pages", action="store_true", help="write docs/external.md from docs/external/; runs nothing")
+    parser.add_argument("--at-once", type=int, default=3, help="runs of burgers in one program; more suit a GPU")
     options = parser.parse_args(argv)
     if options.pages:
         from topojax.benchmarks.external import pages
@@ -40,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     done = True
     for name in PARTS if options.part == "all" else (options.part,):
         part = importlib.import_module(f"topojax.benchmarks.external.{name}")
-        records, whole = work(part.jobs(), options.out / f"{name}.jsonl", 60 * options.minutes)
+        jobs = functools.partial(part.jobs, at_once=options.at_once) if name == "burgers" else part.jobs
+        records, whole = work(jobs, options.out / f"{name}.jsonl", 60 * options.minutes)
         print(part.markdown(records), flush=True)
         done &= whole
     if not done:

@@ -49,7 +49,7 @@ LIBRARIES = {
 }
 
 
-def jobs() -> Iterator[Job]:
+def jobs(_: Records) -> Iterator[Job]:
     """One for each problem, library and mechanism: all of its gains."""
     for name, problem in problems().items():
         for library, mechanisms in LIBRARIES.items():

@@ -1,4 +1,4 @@
-"""Burgers' equation by a network: the points, the network with its derivatives, and the three losses.
+"""Burgers' equation by a network: the points, the network with its derivatives, and what should be 0.
 
     u_t + u u_x = ν u_xx    ν = 0.01/π    x ∈ [−1, 1], t ∈ [0, 1]    u(x, 0) = −sin πx    u(±1, t) = 0
 
@@ -17,7 +17,6 @@ from topojax.types import Array
 VISCOSITY = 0.01 / math.pi
 WIDTH, HIDDEN = 50, 5
 INSIDE, BOUNDARY, INITIAL = 2000, 50, 50
-TERMS = ("residual", "boundary", "initial")
 
 Layers = list[tuple[Array, Array]]
 
@@ -86,10 +85,13 @@ def jet(layers: Layers, points: Array) -> tuple[Array, Array, Array, Array]:
     return z[:, 0], z_x[:, 0], z_xx[:, 0], z_t[:, 0]
 
 
-def losses(layers: Layers, points: Points) -> dict[str, Array]:
-    """Mean squares of what should be 0: the residual inside, u on the boundary, u + sin πx at the beginning."""
+def residual(layers: Layers, points: Points) -> Array:
+    """What the equation leaves over inside, u_t + u u_x − ν u_xx: shape (INSIDE,)."""
     u, u_x, u_xx, u_t = jet(layers, points.inside)
-    ends = value(layers, jnp.concatenate([points.boundary, points.initial]))
-    boundary, initial = ends[:BOUNDARY], ends[BOUNDARY:] + jnp.sin(jnp.pi * points.initial[:, 0])
-    parts = {"residual": u_t + u * u_x - VISCOSITY * u_xx, "boundary": boundary, "initial": initial}
-    return {name: jnp.mean(part**2) for name, part in parts.items()}
+    return u_t + u * u_x - VISCOSITY * u_xx
+
+
+def ends(layers: Layers, points: Points) -> dict[str, Array]:
+    """What should be 0 elsewhere: u on the boundary (BOUNDARY,), and u + sin πx at the beginning (INITIAL,)."""
+    u = value(layers, jnp.concatenate([points.boundary, points.initial]))
+    return {"boundary": u[:BOUNDARY], "initial": u[BOUNDARY:] + jnp.sin(jnp.pi * points.initial[:, 0])}

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from topojax.benchmarks.ledger import Ledger
 from topojax.errors import UserError, tell
 
 Records = dict[str, dict[str, Any]]
@@ -24,21 +23,23 @@ class Job(NamedTuple):
     run: Callable[[], list[dict[str, Any]]]
 
 
-def work(jobs: Iterable[Job], path: pathlib.Path, seconds: float) -> tuple[Records, bool]:
+def work(jobs: Callable[[Records], Iterable[Job]], path: pathlib.Path, seconds: float) -> tuple[Records, bool]:
     """Do what is not done, one job after the other, each on the disk before the next.
 
     Args:
-      jobs: to do; what they yield may depend on what is done by then.
+      jobs: records so far, which grow, → what is to be done.
       path: of the records, JSON lines with a `key`.
       seconds: no job is begun after these, nor one that the longest so far says would end after them.
 
     Returns:
       The records, and whether all jobs are done. A job that lacks an extra says so in a line, and counts as done.
     """
+    from topojax.benchmarks.ledger import Ledger
+
     path.parent.mkdir(parents=True, exist_ok=True)
     ledger, since, longest = Ledger(path), time.monotonic(), 0.0
     lacking: set[str] = set()
-    for job in jobs:
+    for job in jobs(ledger.lines):
         if all(key in ledger.lines for key in job.keys):
             continue
         begun = time.monotonic()
