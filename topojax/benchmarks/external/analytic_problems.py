@@ -61,7 +61,7 @@ def die() -> Problem:
         solution=logarithm,
         multipliers=np.array([np.log(np.exp(-slope * faces).sum()) - 1, slope]),
         rate=3e-2,
-        steps=8000,
+        steps=7000,
     )
 
 
