@@ -2,7 +2,7 @@
 
 The score is the last step's mean squared error over `burgers_reference.grid`, against the exact solution. A search by
 hand is 6 rates × 6 weights of boundary and initial losses, with a cosine, over seed 0; its three best are run with all
-five seeds. It picks by the score itself, which no arm that sets its own weights and rate may look at.
+five seeds, and the best is that with the least mean. It picks by the score itself, which no arm that sets its own weights and rate may look at.
 """
 
 import functools
@@ -48,7 +48,7 @@ class Setting(NamedTuple):
 
 
 FIXED = (
-    *(Setting("summed", rate, cosine=False) for rate in RATES[:5]),
+    *(Setting("summed", rate, cosine=False) for rate in (1e-4, 1e-3, 3e-3, 1e-2)),
     *(Setting(arm, rate) for arm in ("precisions", "ratios", "contracts") for rate in (1e-3, 3e-3)),
 )
 GOVERNED = (Setting("summed_governed"), Setting("contracts_governed"))
@@ -74,9 +74,9 @@ def jobs(records: Records, at_once: int = AT_ONCE) -> Iterator[Job]:
 def found_by_hand(records: Records) -> list[Setting]:
     """The best of the search over its one seed; none before it is done."""
     errors = {setting: records.get(setting.key(SEEDS[0]), {"error": math.nan})["error"] for setting in SEARCHED}
-    if any(error is not None and math.isnan(error) for error in errors.values()):
+    if any(math.isnan(_number(error)) for error in errors.values()):
         return []
-    return sorted(SEARCHED, key=lambda setting: math.inf if errors[setting] is None else errors[setting])[:BEST]
+    return sorted(SEARCHED, key=lambda setting: _number(errors[setting]))[:BEST]
 
 
 def train(arm: str, runs: Sequence[tuple[Setting, int]]) -> list[dict[str, Any]]:
@@ -101,7 +101,7 @@ def _finite(row: np.ndarray) -> list[float | None]:
 
 def _run(arm: str, numbers: Numbers, seed: Array, steps: int = STEPS) -> Array:
     begin, step = stepper(ARMS[arm], numbers)
-    first, points = jax.random.split(jax.random.key(seed))
+    first, points = (jax.random.fold_in(jax.random.key(use), seed) for use in (7, 8))
 
     def stretch(state: Any, at: Array) -> tuple[Any, Array]:
         keys = jax.vmap(lambda i: jax.random.fold_in(points, i))(at + jnp.arange(steps // MARKS))
@@ -113,23 +113,24 @@ def _run(arm: str, numbers: Numbers, seed: Array, steps: int = STEPS) -> Array:
 
 def markdown(records: Records) -> str:
     """Every arm over its seeds, the search by hand, and the bars."""
-    by_hand = found_by_hand(records)
+    whole = [s for s in SEARCHED if all(s.key(seed) in records for seed in SEEDS)]
+    by_hand = sorted(whole, key=lambda setting: _mean(records, setting))[:BEST]
     rows: list[Sequence[Any]] = [("arm", "by hand", "seeds", "last step, mean", "worst", "best of the run, mean")]
     means: dict[Setting, float] = {}
     for setting in (*FIXED, *by_hand, *GOVERNED):
         found = [records[setting.key(seed)] for seed in SEEDS if setting.key(seed) in records]
         if found:
-            errors = [math.inf if one["error"] is None else one["error"] for one in found]
-            least = [min(math.inf if e is None else e for e in one["errors"]) for one in found]
+            errors = [_number(one["error"]) for one in found]
+            least = [min(map(_number, one["errors"])) for one in found]
             mean = statistics.fmean(errors)
             means[setting] = mean if len(found) == len(SEEDS) else math.nan
             numbers = (f"{mean:.2g}", f"{max(errors):.2g}", f"{statistics.fmean(least):.2g}")
             rows.append((ARMS[setting.arm].words, _given(setting), len(found), *numbers))
     devices = sorted({one["device"] for one in records.values()})
     parts = [table(rows), f"Computed on: {', '.join(devices) or 'nothing yet'}."]
-    if by_hand:
+    if found_by_hand(records):
         parts.append(f"Search by hand, seed {SEEDS[0]}, error of the last step by rate and weight:\n\n{_searched(records)}")
-    best = min((means[setting] for setting in by_hand if setting in means), default=math.nan)
+    best = means[by_hand[0]] if by_hand else math.nan
     ours = means.get(GOVERNED[1], math.nan)
     if math.isfinite(ours):
         parts.append(f"Contracts + governor are to be ≤ {BAR:g}: {'kept' if ours <= BAR else 'missed'}, {ours:.2g}.")
@@ -137,6 +138,14 @@ def markdown(records: Records) -> str:
         kept = "kept" if ours <= FACTOR * best else "missed"
         parts.append(f"They are to be ≤ {FACTOR} × the best found by hand, {best:.2g}: {kept}, × {ours / best:.2g}.")
     return "\n\n".join(parts)
+
+
+def _number(error: float | None) -> float:
+    return math.inf if error is None else error
+
+
+def _mean(records: Records, setting: Setting) -> float:
+    return statistics.fmean(_number(records[setting.key(seed)]["error"]) for seed in SEEDS)
 
 
 def _given(setting: Setting) -> str:
