@@ -1,0 +1,1 @@
+"""Numbers from outside the package's own tasks, beside other libraries'."""
