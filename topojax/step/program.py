@@ -20,6 +20,7 @@ from topojax.atlas.terms import INVARIANCES, Settings
 from topojax.control import precision
 from topojax.data.augment import make_views
 from topojax.step.closing import Closing, empty_liveness
+from topojax.step.diagnosis import Diagnosis
 from topojax.step.epoch import Epochs
 from topojax.step.predict import make_evaluate
 from topojax.step.state import TrainState
@@ -43,6 +44,7 @@ class Program(NamedTuple):
       evaluate: (state, batch) → per-example arrays, in evaluation mode (`predict.make_evaluate`).
       temperature: state → T of P(y|k).
       baselines: what is trained beside the atlas, to compare it with.
+      diagnosis: looks for what is not finite, where a run has failed.
     """
 
     steps_per_epoch: int
@@ -55,6 +57,7 @@ class Program(NamedTuple):
     evaluate: Callable[[TrainState, Batch], dict[str, Array]]
     temperature: Callable[[TrainState], Array]
     baselines: Baselines
+    diagnosis: Diagnosis
 
     def named(self, metrics: np.ndarray) -> dict[str, np.ndarray]:
         """An epoch's vector of metrics as name → number."""
@@ -132,6 +135,7 @@ def make_program(
         evaluate=make_evaluate(config, model, temperature, baselines),
         temperature=temperature,
         baselines=baselines,
+        diagnosis=Diagnosis(epochs),
     )
 
 
