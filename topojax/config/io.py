@@ -55,7 +55,7 @@ def from_json(text: str, where: str) -> ml_collections.ConfigDict:
     config.lock()
     try:
         fields = dict(flat(json.loads(text)))
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{where} is not a saved configuration: {error}") from error
     for name, value in fields.items():
         if _did_nothing(name, value):

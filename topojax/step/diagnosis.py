@@ -96,9 +96,10 @@ class Diagnosis:
         update = self.epochs.update
         losses, gradients = update.gradient(state, update.system.weights(state.control), update.settings(state), views)
         given = {"batch": views.batch._asdict(), "second": views.second}
-        terms = {"loss": losses.aux.terms | losses.baselines}
+        terms = sorted((losses.aux.terms | losses.baselines).items(), key=lambda term: (term[0] != "recon", term[0]))
         made = {"gradient": gradients.params, "gradient of baselines": gradients.baselines}
-        return {**_bad(state.lasting()), **_bad(given), **_bad(terms), **_bad(made)}
+        loss = {f"loss.{name}": ~jnp.all(jnp.isfinite(value)) for name, value in terms}  # recon first: others follow
+        return {**_bad(state.lasting()), **_bad(given), **loss, **_bad(made)}
 
     def _checked(self, state: TrainState, views: Views) -> str:
         update = self.epochs.update
