@@ -168,16 +168,21 @@ def _interrupts() -> Iterator[None]:
 _INTERRUPTS: list[int] = []
 """Interrupts of this process that have been raised or noted: what raises inside a callback of a library may be dropped
 there."""
-_DEFERRING: list[bool] = []
+_DEFERRING: list[bool] = [False]
 
 
 @contextlib.contextmanager
-def interrupts_deferred() -> Iterator[None]:
+def interrupts_deferred(deferred: bool = True) -> Iterator[None]:
     """The first interrupt within is noted, for `raise_if_interrupted`; the second is raised at once.
 
     For work that must not be left half done, and asks often.
+
+    Args:
+      deferred: False, within such work, for a part that may be left at any time.
     """
-    _DEFERRING.append(True)
+    if not deferred:
+        raise_if_interrupted()
+    _DEFERRING.append(deferred)
     try:
         yield
     finally:
@@ -204,13 +209,13 @@ def _exception(number: int) -> KeyboardInterrupt:
 
 def _on_interrupt(number: int, frame: FrameType | None) -> None:
     # A module that is interrupted while it is imported may swallow that, or turn it into an error of its own.
-    while frame is not None and not _DEFERRING:
+    while frame is not None and not _DEFERRING[-1]:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             tell(_interrupted(number, ""))
             os._exit(128 + number)
         frame = frame.f_back
     _INTERRUPTS.append(number)
-    if not _DEFERRING or len(_INTERRUPTS) > 1:
+    if not _DEFERRING[-1] or len(_INTERRUPTS) > 1:
         raise _exception(number)
 
 

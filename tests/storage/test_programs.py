@@ -100,7 +100,9 @@ def test_neither_another_head_nor_another_program_is_taken(run, folder):
     names = epoch_of(run, counts=traces)[0].names
     (file,) = folder.glob("*.program")
     whole = file.read_bytes()
-    swapped = whole.replace(json.dumps(names[0]).encode(), b'"\x00"', 1).replace(b'"\x00"', json.dumps(names[1]).encode())
+    swapped = whole.replace(json.dumps(names[0]).encode(), b'"\x00"', 1).replace(
+        b'"\x00"', json.dumps(names[1]).encode()
+    )
     for content in (swapped, whole[:-1] + bytes([whole[-1] ^ 1])):
         file.write_bytes(content)
         assert epoch_of(run, counts=traces)[0].names == names

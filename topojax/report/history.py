@@ -98,4 +98,3 @@ def spans(epoch: np.ndarray, flag: np.ndarray) -> list[tuple[float, float]]:
         elif on:
             out.append((float(start), float(end)))
     return out
-

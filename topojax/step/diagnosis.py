@@ -1,4 +1,4 @@
-"""What went bad first: the term and the tensor that are not finite, and with `config.debug` the operation behind them."""
+"""What went bad first: the term and the tensor that are not finite, and with `config.debug` the operation behind."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -62,30 +62,26 @@ class Diagnosis:
         order = self._order(state)
         steps = state.step + jnp.arange(len(order))
         bad = np.asarray(jax.jit(lambda: jax.lax.scan(look, None, (steps, order))[1])())
-        for step in range(len(bad)):
-            hits = [name for name, hit in zip(names, bad[step], strict=True) if hit]
-            if hits:
-                terms = [name for name in hits if name.startswith("loss.")]
-                tensors = [name for name in hits if name not in terms]
-                return Culprit(step + 1, tensors[0] if tensors else "", terms[0][5:] if terms else "")
-        return None
+        found = (_named(step + 1, dict(zip(names, bad[step], strict=True))) for step in range(len(bad)))
+        return next((culprit for culprit in found if culprit), None)
 
     def operation(self, state: TrainState, data: Batch) -> str:
-        """The first operation of a loss or its gradient that makes NaN, with its line; '' where none does.
+        """The first operation of a loss or its gradient that makes NaN, and what is not finite, in words.
 
         Args:
           state: before an epoch, of which a step is not finite.
           data: the training split.
         """
-        step = jax.jit(self.epochs.step)
-        probe = self.epochs.probe_of(data)
-        for index in self._order(state):
+        data = jax.tree.map(jnp.asarray, data)
+        step, probe = jax.jit(self.epochs.step), self.epochs.probe_of(data)
+        for at, index in enumerate(self._order(state), start=1):
             views = self.epochs.views(state.key, data, state.step, index)
             after, metrics = step(state, views, probe)
             if metrics["guard/skipped"]:
-                return self._checked(state, views)
+                said = self._checked(state, views) or "no operation makes NaN, a number is too large"
+                return f"step {at}: {said}; first of all {_named(at, self._parts(state, views)) or 'a controller'}"
             state = after
-        return ""
+        return "every step is finite when taken again"
 
     def _order(self, state: TrainState) -> Array:
         config, steps = self.epochs.config, self.epochs.closing.steps_per_epoch
@@ -110,6 +106,13 @@ class Diagnosis:
 
         error, _ = jax.jit(checkify.checkify(gradient, errors=checkify.float_checks))(state, views)
         return " ".join((error.get() or "").split())
+
+
+def _named(step: int, bad: Mapping[str, Any]) -> Culprit | None:
+    hits = [name for name, hit in bad.items() if hit]
+    terms = [name for name in hits if name.startswith("loss.")]
+    tensors = [name for name in hits if name not in terms]
+    return Culprit(step, next(iter(tensors), ""), next(iter(terms), "")[5:]) if hits else None
 
 
 def _bad(tree: Mapping[str, Any]) -> dict[str, Array]:

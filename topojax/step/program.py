@@ -82,8 +82,14 @@ def make_program(
       input_dim: X.
       num_classes: C.
       image_shape: (H, W, C) for spatial augmentation; None for points.
+
+    Raises:
+      ValueError: more steps than int32 counts, or what the parts refuse.
     """
     steps = num_train // config.train.batch_size
+    for field, epochs in (("train.epochs", config.train.epochs), ("optim.warmup_epochs", config.optim.warmup_epochs)):
+        if steps * epochs >= 2**31:
+            raise ValueError(f"config.{field} = {epochs}: {steps} steps each are more than int32 counts")
     system, rows = make_control(config, num_classes=num_classes)
     schedule = optim.schedule(config.optim, steps_per_epoch=steps, epochs=config.train.epochs)
     objective, measure = Objective(config, model, rows), make_measure(config, rows)

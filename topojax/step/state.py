@@ -47,7 +47,7 @@ class TrainState:
     baselines: dict[str, BaselineState]
 
     def lasting(self) -> dict[str, Any]:
-        """Every part in which a number that is not finite would stay: what the probe has not measured is NaN, and fine."""
+        """Every part in which a number that is not finite would stay; what the probe has not measured is NaN."""
         parts = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("control", "probed")}
         control = self.control._asdict()
         control |= {"governor": self.control.governor.rate}  # its averages start again by themselves

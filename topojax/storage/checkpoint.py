@@ -92,7 +92,7 @@ class Checkpoints:
                 metrics={"loss": float("inf") if loss is None else loss},
             )
         except Exception as error:  # tensorstore's are ValueErrors, orbax has its own
-            raise Stopped(f"no checkpoint of epoch {epoch} can be saved in {self.directory}: {_reason(error)}") from error
+            raise Stopped(f"cannot save epoch {epoch} in {self.directory}: {_reason(error)}") from error
 
     def best(self) -> int | None:
         """The epoch of least loss among those kept."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import io
 import json
 import math
 import os
@@ -64,13 +63,8 @@ class JsonLines:
     """
 
     def __init__(self, path: pathlib.Path, epoch: int):
-        self._path = path
-        self.rewind(epoch)
-
-    def rewind(self, epoch: int) -> None:
-        """Drop what is later than an epoch; a reader sees the file before or after, nothing between."""
-        write_text(self._path, "".join(lines_until(self._path, epoch)))
-        self._file: io.FileIO = open(self._path, "ab", buffering=0)  # noqa: SIM115
+        write_text(path, "".join(lines_until(path, epoch)))
+        self._path, self._file = path, path.open("ab", buffering=0)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append one object, whole: in one call of the operating system; NaN is refused.
@@ -138,9 +132,6 @@ class Sink:
     def view(self, epoch: int, step: int, state: Any, predictions: Mapping[str, np.ndarray]) -> None:
         """The training state, valid during the call, and what it says of the test split (`evaluate.predict`)."""
 
-    def rewind(self, epoch: int) -> None:
-        """The run goes on from an earlier epoch than it has come to."""
-
     def finish(self, result: Mapping[str, Any]) -> None:
         """The run is done and its files are written."""
 
@@ -167,11 +158,6 @@ class Files(Sink):
     def event(self, epoch: int, step: int, event: Mapping[str, Any]) -> None:
         """One line."""
         self._events.write({"epoch": epoch, "step": step, **event})
-
-    def rewind(self, epoch: int) -> None:
-        """Drop the lines of later epochs."""
-        self._metrics.rewind(epoch)
-        self._events.rewind(epoch)
 
     def close(self) -> None:
         """Close both files."""
@@ -207,11 +193,6 @@ class Writers(Sink):
         """State and predictions, to all."""
         for sink in self._sinks:
             sink.view(epoch, step, state, predictions)
-
-    def rewind(self, epoch: int) -> None:
-        """An earlier epoch, to all."""
-        for sink in self._sinks:
-            sink.rewind(epoch)
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """The end of the run, to all."""

@@ -52,4 +52,4 @@ def _require_device() -> None:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # the second where no plugin is there at all
         reason = " ".join(str(error).split()).partition(" (you may need")[0][:200] or "no plugin for it"
-        raise UserError(f"JAX has no device to work on ({reason}): JAX_PLATFORMS says which; unset, JAX looks") from error
+        raise UserError(f"JAX has no device to work on ({reason}): JAX_PLATFORMS says which, unset it") from error

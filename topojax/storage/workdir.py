@@ -36,11 +36,12 @@ def claim(workdir: pathlib.Path) -> Iterator[None]:
         except ImportError:
             yield
             return
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system's: it goes with the process, however that ends
+        try:  # the system's lock: it goes with the process, however that ends
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             lock.seek(0)
-            raise UserError(f"--workdir={workdir}: another process is training there ({lock.read().strip()})") from error
+            who = lock.read().strip()
+            raise UserError(f"--workdir={workdir}: another process is training there ({who})") from error
         except OSError as error:
             tell(f"topojax: warning: {workdir} cannot be locked ({error.strerror}): let no other process train there")
         with contextlib.suppress(OSError):  # who holds it is for the message above alone
