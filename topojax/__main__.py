@@ -1,4 +1,4 @@
-"""`python -m topojax COMMAND …` and the script `topojax`: from the first moment an interrupt ends it with one line."""
+"""`python -m topojax COMMAND …` and the script `topojax`: from the first moment a signal ends it with one line."""
 
 import os
 import signal
@@ -7,16 +7,17 @@ from typing import Any, NoReturn
 
 def entry(command: str | None = None) -> NoReturn:
     """Carry out what this process was called for, and end it; see `commands.entry`."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # under nohup it is ignored
-        signal.signal(signal.SIGINT, _leave)  # until the command listens: its imports take a tenth of a second
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):  # under nohup it is ignored
+            signal.signal(number, _leave)  # until the command listens: its imports take a tenth of a second
     from topojax.commands import entry as carry_out
 
     carry_out(command)
 
 
-def _leave(*_: Any) -> None:
-    os.write(2, b"topojax: interrupted\n")
-    os._exit(130)
+def _leave(number: int, _: Any) -> None:
+    os.write(2, b"topojax: terminated\n" if number == signal.SIGTERM else b"topojax: interrupted\n")
+    os._exit(128 + number)
 
 
 if __name__ == "__main__":

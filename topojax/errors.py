@@ -18,6 +18,7 @@ from typing import NoReturn
 
 USAGE = 2
 INTERRUPTED = 128 + signal.SIGINT
+TERMINATED = 128 + signal.SIGTERM
 _CLOSED_PIPE = 128 + 13  # SIGPIPE, which Windows does not have
 _FAILED = 1
 
@@ -27,6 +28,17 @@ class UserError(Exception):
 
     Commands print it and exit with status 2, without a traceback; library callers may catch it.
     """
+
+
+class Stopped(Exception):
+    """What ended a run though its input was good, as a disk that is full: one line that says how it can go on.
+
+    Commands print it and exit with status 1, without a traceback.
+    """
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as Ctrl-C is a KeyboardInterrupt: commands exit with status 143 after it."""
 
 
 @contextlib.contextmanager
@@ -64,7 +76,7 @@ def run_process(command: Callable[[], int | None]) -> NoReturn:
     After an interrupt at once: whoever asked for that does not wait for threads that compile.
     """
     status = exit_status(command)
-    if status == INTERRUPTED:
+    if status in (INTERRUPTED, TERMINATED):
         os._exit(status)
     sys.exit(status)
 
@@ -76,8 +88,9 @@ def exit_status(command: Callable[[], int | None]) -> int:
       command: returns the status, None for 0.
 
     Returns:
-      What it returns; 2 and one line on stderr for a `UserError`; 130 and one line when interrupted; 1 and one line
-      where the system refuses something, as a disk that is full; 141 where nobody reads stdout any more.
+      What it returns; 2 and one line on stderr for a `UserError`; 130 and one line when interrupted, 143 when
+      terminated; 1 and one line where the system refuses something, as a disk that is full; 141 where nobody reads
+      stdout any more.
     """
     _open_streams()
     _leave_the_screen_and_home()
@@ -89,10 +102,15 @@ def exit_status(command: Callable[[], int | None]) -> int:
             _flushed()
             tell(f"topojax: error: {' '.join(str(error).split())}")
             return USAGE
+        except Stopped as stopped:
+            _flushed()
+            tell(f"topojax: error: {' '.join(str(stopped).split())}")
+            return _FAILED
         except KeyboardInterrupt as interrupt:
             _flushed()
-            tell(_interrupted(str(interrupt)))
-            return INTERRUPTED
+            number = signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT
+            tell(_interrupted(number, str(interrupt)))
+            return 128 + number
         except OSError as error:  # a disk that is full, stdout that nobody reads
             return _flushed() or _failed(error)
         except SystemExit as ended:  # argparse's, of --help
@@ -130,47 +148,79 @@ def _leave_the_screen_and_home() -> None:
 
 @contextlib.contextmanager
 def _interrupts() -> Iterator[None]:
-    """Have Ctrl-C end an import at once, and raise KeyboardInterrupt elsewhere."""
+    """Have Ctrl-C and SIGTERM end an import at once, and raise KeyboardInterrupt or `Terminated` elsewhere."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.getsignal(signal.SIGINT)
-    if before is not signal.SIG_IGN:  # as under nohup
-        signal.signal(signal.SIGINT, _on_interrupt)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _on_interrupt)
     try:
         yield
     finally:
         _INTERRUPTS.clear()
-        if before is not None:
-            signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            if handler is not None:
+                signal.signal(number, handler)
 
 
 _INTERRUPTS: list[int] = []
-"""Interrupts of this process that have been raised: what raises inside a callback of a library may be dropped there."""
+"""Interrupts of this process that have been raised or noted: what raises inside a callback of a library may be dropped
+there."""
+_DEFERRING: list[bool] = [False]
+
+
+@contextlib.contextmanager
+def interrupts_deferred(deferred: bool = True) -> Iterator[None]:
+    """The first interrupt within is noted, for `raise_if_interrupted`; the second is raised at once.
+
+    For work that must not be left half done, and asks often.
+
+    Args:
+      deferred: False, within such work, for a part that may be left at any time.
+    """
+    if not deferred:
+        raise_if_interrupted()
+    _DEFERRING.append(deferred)
+    try:
+        yield
+    finally:
+        _DEFERRING.pop()
+
+
+def interrupted() -> bool:
+    """Whether an interrupt has been noted or swallowed."""
+    return bool(_INTERRUPTS)
 
 
 def raise_if_interrupted() -> None:
-    """Raise KeyboardInterrupt where an interrupt was raised before and somebody swallowed it.
+    """Raise KeyboardInterrupt or `Terminated` where an interrupt was noted, or raised before and swallowed.
 
     For long loops, once a turn.
     """
     if _INTERRUPTS:
-        raise KeyboardInterrupt
+        raise _exception(_INTERRUPTS[-1])
+
+
+def _exception(number: int) -> KeyboardInterrupt:
+    return Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
 
 
 def _on_interrupt(number: int, frame: FrameType | None) -> None:
     # A module that is interrupted while it is imported may swallow that, or turn it into an error of its own.
-    while frame is not None:
+    while frame is not None and not _DEFERRING[-1]:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
-            tell(_interrupted(""))
-            os._exit(INTERRUPTED)
+            tell(_interrupted(number, ""))
+            os._exit(128 + number)
         frame = frame.f_back
     _INTERRUPTS.append(number)
-    raise KeyboardInterrupt
+    if not _DEFERRING[-1] or len(_INTERRUPTS) > 1:
+        raise _exception(number)
 
 
-def _interrupted(said: str) -> str:
-    return f"topojax: interrupted{': ' if said else ''}{said}"
+def _interrupted(number: int, said: str) -> str:
+    return f"topojax: {'terminated' if number == signal.SIGTERM else 'interrupted'}{': ' if said else ''}{said}"
 
 
 def _flushed() -> int:

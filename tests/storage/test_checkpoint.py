@@ -109,7 +109,7 @@ def test_another_program_is_named_by_its_leaves(store):
 # Reads that are still under way when the first of them fails find orbax's event loop closed.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("damage", ["truncate", "delete", "flip"])
-def test_a_damaged_checkpoint_is_an_error_and_the_one_before_still_works(tmp_path, damage):
+def test_a_damaged_checkpoint_is_an_error_and_the_one_before_still_works(tmp_path, damage, capsys):
     store = Checkpoints(tmp_path, keep=3)
     store.save(1, toy(1), {}, loss=2.0)
     store.save(2, toy(2), {}, loss=1.0)
@@ -125,9 +125,24 @@ def test_a_damaged_checkpoint_is_an_error_and_the_one_before_still_works(tmp_pat
             content[len(content) // 2] ^= 0x10
             path.write_bytes(content)
     store = Checkpoints(tmp_path, keep=3)
-    with pytest.raises(UserError, match=r"checkpoints/2 cannot be read .*delete that folder .* one of 1$"):
+    with pytest.raises(UserError, match=r"checkpoints/2 cannot be read .*: there are 1$"):
         store.restore(ABSTRACT)
     assert key_bits(store.restore(ABSTRACT, 1)[0]) == key_bits(toy(1))
+    store.close()
+
+    reader = Checkpoints(tmp_path, read_only=True)
+    state, meta = reader.newest(lambda epoch: reader.restore(ABSTRACT, epoch))
+    reader.close()
+    assert key_bits(state) == key_bits(toy(1))
+    assert capsys.readouterr().err.count("\n") == 1
+    assert (tmp_path / "checkpoints" / "2").is_dir()
+
+    # Who trains on moves it out of the way, and can save that epoch again.
+    store = Checkpoints(tmp_path, keep=3)
+    assert int(store.newest(lambda epoch: store.restore(ABSTRACT, epoch))[0].step) == 1
+    assert (tmp_path / "damaged" / "2").is_dir()
+    store.save(2, toy(3), {}, loss=1.0)
+    assert int(store.restore(ABSTRACT)[0].step) == 3
     store.close()
 
 
@@ -149,8 +164,29 @@ def test_damaged_metadata_is_an_error(tmp_path):
         path.write_text('{"leaves": {')
     store = Checkpoints(tmp_path, keep=1)
     with pytest.raises(UserError, match="checkpoints/1 cannot be read"):
-        store.restore(ABSTRACT)
+        store.newest(lambda epoch: store.restore(ABSTRACT, epoch))
+    assert store.epochs() == [1]  # the only one stays where it is
     store.close()
+
+
+def test_another_number_in_the_metadata_is_noticed(tmp_path):
+    store = Checkpoints(tmp_path, keep=1)
+    store.save(1, toy(), {"num_train": 160}, loss=1.0)
+    assert store.meta()["num_train"] == 160
+    store.close()
+    for path in (tmp_path / "checkpoints" / "1" / "meta").rglob("*metadata"):
+        path.write_text(path.read_text().replace("160", "161"))
+    store = Checkpoints(tmp_path, keep=1)
+    with pytest.raises(UserError, match="do not match their digest"):
+        store.meta()
+    store.close()
+
+
+def test_a_checkpoint_that_claims_far_more_than_it_holds_is_not_read(store):
+    store.save(1, {"a": jnp.zeros(4)}, {}, loss=1.0)
+    huge = {"a": jax.ShapeDtypeStruct((2**40,), jnp.float32)}
+    with pytest.raises(UserError, match="claims 4398046511104"):
+        store._no_larger(huge, 1)
 
 
 def test_digest_and_description_see_every_leaf():

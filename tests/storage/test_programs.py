@@ -90,8 +90,28 @@ def test_another_description_and_a_damaged_file_are_traced_anew(run, folder):
     epoch, state, batch = epoch_of(run, counts=traces)
     assert len(traces) == 3
     assert np.isfinite(epoch.run(state, batch)[1]).any()
-    heads = [json.loads(file.read_bytes().split(b"\n", 1)[0]) for file in folder.glob("*.program")]
+    heads = [json.loads(file.read_bytes().split(b"\n", 2)[1]) for file in folder.glob("*.program")]
     assert all(head["names"] == list(epoch.names) for head in heads)
+
+
+def test_neither_another_head_nor_another_program_is_taken(run, folder):
+    """A program whose metrics have swapped names, and one of another run under its name, would give other numbers."""
+    traces = []
+    names = epoch_of(run, counts=traces)[0].names
+    (file,) = folder.glob("*.program")
+    whole = file.read_bytes()
+    swapped = whole.replace(json.dumps(names[0]).encode(), b'"\x00"', 1).replace(
+        b'"\x00"', json.dumps(names[1]).encode()
+    )
+    for content in (swapped, whole[:-1] + bytes([whole[-1] ^ 1])):
+        file.write_bytes(content)
+        assert epoch_of(run, counts=traces)[0].names == names
+    assert len(traces) == 3
+    epoch_of(run, described="another", counts=traces)
+    (other,) = set(folder.glob("*.program")) - {file}
+    other.write_bytes(file.read_bytes())
+    epoch_of(run, described="another", counts=traces)
+    assert len(traces) == 5
 
 
 def test_a_cache_that_cannot_be_written_is_only_slow(run, tmp_path, monkeypatch):

@@ -76,23 +76,27 @@ class Baselines:
 
     def update(
         self, states: dict[str, BaselineState], grads: dict[str, Params], step: Array
-    ) -> dict[str, BaselineState]:
-        """One step of each; a gradient that is not finite moves nothing of its baseline.
+    ) -> tuple[dict[str, BaselineState], Array]:
+        """One step of each; a gradient or a direction that is not finite moves nothing of its baseline.
 
         Args:
           states: before.
           grads: name → gradient of its params.
           step: optimizer steps made before.
+
+        Returns:
+          (states after, whether every gradient and direction was finite).
         """
         share = jnp.minimum(self.schedule(step) / self.config.optim.learning_rate_max, 1.0)
         rate = self.config.baselines.learning_rate * share
-        new = {}
+        new, sound = {}, jnp.bool_(True)
         for name, (params, opt_state) in states.items():
-            finite = jnp.isfinite(optax.tree.norm(grads[name]))
             direction, moved = self.optimizer.update(grads[name], opt_state, params)
+            finite = jnp.isfinite(optax.tree.norm(grads[name]) + optax.tree.norm(direction))
             params = jax.tree.map(lambda p, u: p - rate * jnp.where(finite, u, 0.0), params, direction)  # noqa: B023
             new[name] = BaselineState(params, optim.masked(finite, moved, opt_state))
-        return new
+            sound = sound & finite
+        return new, sound
 
     def encode(self, states: dict[str, BaselineState], x: Array) -> dict[str, Bottleneck]:
         """Name → what its decoder is given of inputs [B, X]."""

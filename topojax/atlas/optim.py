@@ -154,6 +154,12 @@ def masked(finite: Array, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
 
 
+def all_finite(tree: Any) -> Array:
+    """Whether every number of a tree is finite; integers, flags and keys always are."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves] or [jnp.bool_(True)]))
+
+
 def norm(params: Params) -> Array:
     """Global norm of a tree of params, gradients or directions, the readout left out."""
     parts = {**params, "atlas": {k: v for k, v in params["atlas"].items() if k != "readout"}}

@@ -77,7 +77,7 @@ class Control:
 
     def init(self) -> ControlState:
         """Nothing measured yet; the window's contract has its first ε."""
-        sums = {name: jnp.zeros((), jnp.float32) for name in self._summed()}
+        sums = {name: jnp.zeros((), jnp.float32) for name in self.summed()}
         coupling = self.coupling.init()
         bank = self._retargeted(self.bank.init(), coupling.epsilon)
         parts = (bank, self.governor.init(), coupling, self.window.init(), self.hierarchy.init())
@@ -114,7 +114,7 @@ class Control:
         bank, info = self.bank.update(state.bank, signals, dt=dt, moving=moving, counted=finite)
         governor, _ = self.governor.update_step(state.governor, finite)
         coupling = self.coupling.update_step(state.coupling, signals["H_K_usage"], finite)
-        sums = {name: state.sums[name] + jnp.where(finite, signals[name], 0.0) for name in self._summed()}
+        sums = {name: state.sums[name] + jnp.where(finite, signals[name], 0.0) for name in self.summed()}
         new = state._replace(bank=bank, governor=governor, coupling=coupling, sums=sums, steps=state.steps + finite)
         return new, system_metrics.of_step(self.bank, info)
 
@@ -165,7 +165,7 @@ class Control:
             **system_metrics.of_contracts(self.bank, contracts, target=state.bank.target, frozen=bank.frozen),
         }
 
-    def _summed(self) -> tuple[str, ...]:
+    def summed(self) -> tuple[str, ...]:
         """Signals of which an epoch takes the mean."""
         return tuple(dict.fromkeys(("task", *ESTIMATES[self.estimate], "update_ratio")))
 

@@ -11,6 +11,7 @@ STARTED = time.perf_counter()
 import argparse  # noqa: E402
 import difflib  # noqa: E402
 import importlib  # noqa: E402
+import os  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 from typing import NoReturn  # noqa: E402
@@ -31,6 +32,15 @@ COMMANDS = {
     "mlflow": ("mlflow", "send to MLflow what it lacks of a run"),
 }
 """Command → its module in this package, what it does. The module's `main(argv)` returns a status, or None for 0."""
+
+SWITCHES = {
+    "JAX_ENABLE_X64": "0",
+    "JAX_NUMPY_DTYPE_PROMOTION": "standard",
+    "JAX_DEBUG_NANS": "0",
+    "JAX_DEBUG_INFS": "0",
+    "JAX_DISABLE_JIT": "0",
+}
+"""Variables that would make other programs of a run, or none → their values here (`storage.switches` says why)."""
 
 _HELP = ("--help", "-h", "help")
 
@@ -66,6 +76,7 @@ def entry(command: str | None = None) -> NoReturn:
 
 
 def _dispatch(words: list[str]) -> int | None:
+    os.environ.update({name: value for name, value in SWITCHES.items() if name in os.environ})
     name, *rest = words or ["--help"]
     if name in _HELP:
         print(_overview())

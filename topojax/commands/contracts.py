@@ -1,6 +1,5 @@
 """Print the contracts of any checkpoint of a run: who is satisfied, who is not, and what to do about it."""
 
-import pathlib
 from collections.abc import Sequence
 
 from topojax.commands import Parser
@@ -13,5 +12,6 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--step", type=int, help="which checkpoint, by epoch (default: the last)")
     arguments = parser.parse_args(argv)
     from topojax.scoring.audit import show
+    from topojax.storage.workdir import located
 
-    print(show(pathlib.Path(arguments.workdir), arguments.step))
+    print(show(located(arguments.workdir), arguments.step))

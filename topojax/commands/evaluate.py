@@ -24,9 +24,10 @@ def main(argv: Sequence[str]) -> None:
     from topojax.scoring.told import as_json, text
     from topojax.storage.logs import write_json
     from topojax.storage.runtime import use_compilation_cache
+    from topojax.storage.workdir import located
 
     use_compilation_cache()
-    workdir = pathlib.Path(arguments.workdir)
+    workdir = located(arguments.workdir)
     evaluation = evaluate(workdir, step=arguments.step, split=arguments.split)
     path = arguments.out or _default_path(workdir, arguments.step, arguments.split)
     try:

@@ -5,7 +5,6 @@
 A training run sends by itself where `config.mlflow.enabled` says so.
 """
 
-import pathlib
 from collections.abc import Sequence
 
 from topojax.commands import Parser
@@ -17,9 +16,10 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--workdir", required=True, help="where the run lives")
     parser.add_argument("--follow", action="store_true", help="send at each line on stdin, until it ends")
     arguments = parser.parse_args(argv)
+    from topojax.storage.workdir import located
     from topojax.tracking.mlflow_writer import follow, sync
 
-    workdir = pathlib.Path(arguments.workdir)
+    workdir = located(arguments.workdir)
     if arguments.follow:
         follow(workdir)
     else:

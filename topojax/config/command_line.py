@@ -18,6 +18,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+from topojax.config.defaults import default_config
 from topojax.config.io import flat
 from topojax.errors import UserError
 
@@ -72,6 +73,7 @@ def parse(argv: Sequence[str]) -> ml_collections.ConfigDict:
             raise UserError(
                 f"unknown field config.{field}{_hint(field, fields, 'config.', '--print_config shows them')}"
             )
+    argv, unset = _without_unset(argv)
     config = config_flags.DEFINE_config_file("config", _located(path), "Configuration file.", lock_config=True)
     try:
         with _as_of_the_process(argv):
@@ -84,7 +86,24 @@ def parse(argv: Sequence[str]) -> ml_collections.ConfigDict:
         raise UserError(_in_words(str(error))) from error
     if len(rest) > 1:
         raise UserError(f"unexpected argument {rest[1]!r}: flags are written --name=value")
+    if unset:
+        config.value.update_from_flattened_dict(dict.fromkeys(unset))
     return config.value
+
+
+def _without_unset(argv: list[str]) -> tuple[list[str], list[str]]:
+    """The arguments without those that set an optional field to None, and the fields of which that is the last word."""
+    optional = {f"config.{name}" for name, value in flat(default_config()) if value is None}
+    words, unset, following = list[str](), dict[str, bool](), iter(argv)
+    for argument in following:
+        name, equals, value = argument.lstrip("-").partition("=")
+        if not argument.startswith("-") or name not in optional:
+            words.append(argument)
+            continue
+        value = value if equals else next(following, "")
+        unset[name] = value.lower() == "none"
+        words += [] if unset[name] else [f"--{name}={value}"]
+    return words, [name.removeprefix("config.") for name, last in unset.items() if last]
 
 
 @contextlib.contextmanager

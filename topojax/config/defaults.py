@@ -339,8 +339,10 @@ def default_config() -> ConfigDict:
     c.monitor.saturation_patience = 10
     # What then happens: warn, freeze (the rate may not grow) or halt (save, say so, stop).
     c.monitor.on_saturation = "warn"
-    # Stop after this many non-finite steps in a row.
+    # Steps in a row that are not finite, and skipped, after which a run goes back to its last good state.
     c.monitor.max_failures = 50
+    # Times that it may go back, each at a lower rate, before it stops; a checkpoint past the failure starts anew.
+    c.monitor.max_rollbacks = 3
 
     c.checkpoint = ConfigDict()
     # Epochs between checkpoints; the last epoch is always saved.
@@ -350,6 +352,9 @@ def default_config() -> ConfigDict:
 
     # Epoch to trace into <workdir>/profile; its perfetto_trace.json.gz opens in ui.perfetto.dev. 0 traces none.
     c.profile = 0
+
+    # Stop at the first step that is not finite, and name the operation behind it; every epoch waits for the host.
+    c.debug = False
 
     c.log = ConfigDict()
     # Epochs between log lines and evaluations.
@@ -390,6 +395,8 @@ RESUMABLE = (
     "mlflow",
     "profile",
     "monitor.on_saturation",
+    "monitor.max_rollbacks",
+    "debug",
     "data.data_dir",
     "data.cache",
 )

@@ -58,7 +58,7 @@ def from_json(text: str, where: str) -> ml_collections.ConfigDict:
     config.lock()
     try:
         fields = dict(flat(json.loads(text)))
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{where} is not a saved configuration: {error}") from error
     whole = "model.hidden_dim" in fields
     for name, value in {**(FORMER if whole else {}), **fields}.items():

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from topojax.atlas.controllers import make_control, select_rows
 from topojax.atlas.coupling import MODES
 from topojax.atlas.feasible import conflicts
@@ -17,6 +19,7 @@ from topojax.atlas.optim import KEEPS_ADAM, RATES
 from topojax.atlas.system import ESTIMATES, RATE_SIGNALS
 from topojax.atlas.table import unit_values
 from topojax.config.io import flat
+from topojax.config.memory import require_sizes
 from topojax.data import sets
 from topojax.errors import UserError
 
@@ -75,6 +78,7 @@ INTERVALS: dict[str, tuple[str, ...]] = {
         *(f"optim.group_rates.{group}" for group in GROUPS),
         "losses.hinge_margin",
         "gates.hold_epochs",
+        "monitor.max_rollbacks",
         "gates.warmup_epochs",
         "profile",
         "hierarchy.freeze_limit",
@@ -148,6 +152,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
 """Field → the words it may be."""
 
 _LARGEST_JUMP_RANK = 4096
+LARGEST_INTEGER = 2**31 - 1
+"""Programs count in int32."""
+LARGEST_FLOAT = 3.4028235e38
+"""Of float32."""
 
 
 def validate(config: Any) -> None:
@@ -163,8 +171,8 @@ def validate(config: Any) -> None:
     if not config.name.strip():
         raise UserError("config.name is empty: name the run")
     for name, value in fields.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"config.{name} = {value}: must be a finite number")
+        if isinstance(value, float) and not abs(value) <= LARGEST_FLOAT:
+            raise UserError(f"config.{name} = {value}: must be a finite number, of float32 (up to {LARGEST_FLOAT:.1e})")
     for name, known in CHOICES.items():
         if name == "data.name" and config.data.name.endswith(".npz"):
             continue
@@ -173,6 +181,10 @@ def validate(config: Any) -> None:
         for name in names:
             if fields[name] is not None and not _inside(fields[name], interval):
                 raise UserError(f"config.{name} = {fields[name]}: must lie in {interval}")
+    require_sizes(config)
+    for name, value in fields.items():
+        if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+            raise UserError(f"config.{name} = {value}: must lie in [{-LARGEST_INTEGER}, {LARGEST_INTEGER}]")
     if not config.mlflow.experiment.strip():
         raise UserError("config.mlflow.experiment is empty: name the experiment")
     _rates(config.optim)
@@ -190,6 +202,10 @@ def _choose(name: str, value: Any, known: Iterable[str]) -> None:
 
 
 def _inside(value: float, interval: str) -> bool:
+    """Whether a number lies there, also as the float32 that programs will have: 1e-50 is 0."""
+    rounded = float(np.float32(value)) if isinstance(value, float) else value
+    if rounded != value and not _inside(rounded, interval):
+        return False
     low, high = (float(end) for end in interval[1:-1].split(","))
     above = value >= low if interval[0] == "[" else value > low
     return above and (value <= high if interval[-1] == "]" else value < high)

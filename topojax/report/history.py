@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-import json
+import math
 import pathlib
 from collections.abc import Iterable
 from typing import Any
@@ -11,7 +11,8 @@ import numpy as np
 
 from topojax.atlas.controllers import select_rows
 from topojax.atlas.table import Contract
-from topojax.storage.workdir import read_config
+from topojax.storage.logs import rows_of
+from topojax.storage.workdir import read_config, read_result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,16 +69,16 @@ def read(workdir: pathlib.Path, *, until: int | None = None) -> History:
     Raises:
       UserError: no configuration there.
     """
-    config = read_config(workdir)
-    try:
-        result = json.loads((workdir / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        result = None
+    config, result = read_config(workdir), read_result(workdir)
+    last = math.inf if until is None else until
+    rows, events = (
+        [row for row in rows_of(workdir / name) if row["epoch"] <= last] for name in ("metrics.jsonl", "events.jsonl")
+    )
     return History(
         workdir,
         config,
-        _lines(workdir / "metrics.jsonl", until),
-        _lines(workdir / "events.jsonl", until),
+        rows,
+        events,
         result if until is None or (result or {}).get("epochs") == until else None,
     )
 
@@ -97,17 +98,3 @@ def spans(epoch: np.ndarray, flag: np.ndarray) -> list[tuple[float, float]]:
         elif on:
             out.append((float(start), float(end)))
     return out
-
-
-def _lines(path: pathlib.Path, until: int | None) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            break
-        if until is None or row["epoch"] <= until:
-            rows.append(row)
-    return rows

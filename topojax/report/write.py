@@ -7,6 +7,7 @@ from typing import Any
 from topojax.errors import UserError, needing
 from topojax.report.embedding import Embedding
 from topojax.report.history import read
+from topojax.storage.workdir import located
 from topojax.tracking.canvas import import_matplotlib
 
 
@@ -36,12 +37,12 @@ def write(
     from topojax.report import images, latent_map, page
     from topojax.report.sections import Story, sections
 
-    path = pathlib.Path(workdir)
+    path = located(workdir)
     history = read(path)
     meta, embedding, missing = _embedding(path, step)
     if meta is not None:
         history = read(path, until=meta["epoch"])
-    others = [read(pathlib.Path(other)) for other in compare]
+    others = [read(located(other)) for other in compare]
     story = Story(history, meta, _audited(path, history.config, meta), embedding, missing, others)
     told = sections(story)
     epoch = f"epoch {meta['epoch']} of {history.config.train.epochs}" if meta else "no epoch saved yet"

@@ -3,7 +3,6 @@
 `topojax contracts --workdir=runs/digits` prints the table of any checkpoint.
 """
 
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 from topojax.atlas.controllers import select_rows
 from topojax.atlas.phases import PHASES
 from topojax.control.bank import EQUAL_TOLERANCE as TOLERANCE
+from topojax.storage.logs import rows_of
 
 
 def audit(
@@ -82,13 +82,7 @@ def ripple(weights: Sequence[float | None], initial: float) -> float | None:
 
 def last_fifth(workdir: pathlib.Path, epoch: int) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl in the last 20 % of the epochs up to `epoch`."""
-    path = workdir / "metrics.jsonl"
-    if not path.exists():
-        return []
-    with path.open(
-        encoding="utf-8"
-    ) as rows:  # one after the other: a long run's file is larger than what is kept of it
-        return [row for row in map(json.loads, rows) if 0.8 * epoch < row["epoch"] <= epoch]
+    return [row for row in rows_of(workdir / "metrics.jsonl") if 0.8 * epoch < row["epoch"] <= epoch]
 
 
 def show(workdir: pathlib.Path, step: int | None = None) -> str:

@@ -1,5 +1,6 @@
 """A trained atlas, ready to use: restored from its workdir alone, no data set needed."""
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -18,6 +19,7 @@ from topojax.step.program import Program, make_program
 from topojax.step.state import TrainState
 from topojax.storage import workdir as workdirs
 from topojax.storage.checkpoint import Checkpoints
+from topojax.storage.switches import key_kind, own_switches
 from topojax.types import Decoding, Encoding
 
 
@@ -174,15 +176,18 @@ def restore(workdir: str | pathlib.Path, step: int | None = None) -> Run:
     Raises:
       UserError: nothing there, no such checkpoint, or one that is damaged or of another version.
     """
-    path = pathlib.Path(workdir)
+    path = workdirs.located(workdir)
     config = workdirs.read_config(path)
-    checkpoints = Checkpoints(path, read_only=True)
-    try:
-        meta = checkpoints.meta(step)
-        model, program = build(config, meta)
-        state, meta = checkpoints.restore(jax.eval_shape(program.init), meta["epoch"])
-    finally:
-        checkpoints.close()
+    with own_switches(), contextlib.closing(Checkpoints(path, read_only=True)) as checkpoints:
+
+        def read(epoch: int | None) -> tuple[Model, Program, Any, dict[str, Any]]:
+            meta = checkpoints.meta(epoch)
+            model, program = build(config, meta)
+            with own_switches(key_kind(meta["leaves"])):
+                abstract = jax.eval_shape(program.init)
+            return model, program, *checkpoints.restore(abstract, meta["epoch"])
+
+        model, program, state, meta = checkpoints.newest(read) if step is None else read(step)
     shape = meta["image_shape"]
     return Run(
         model=model,

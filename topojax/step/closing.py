@@ -71,7 +71,7 @@ class Closing:
         told = self.prober.signals(probed, weights)
         control, metrics = self.system.end_epoch(state.control, told, probed=probing)
         state, revived = self.revive(dataclasses.replace(state, control=control, probed=probed), epoch)
-        return state, metrics | probe_metrics(probed) | revived
+        return state, metrics | probe_metrics(probed) | revived | {"guard/unsound": ~state.sound()}
 
     def revive(self, state: TrainState, epoch: Array) -> tuple[TrainState, Metrics]:
         """Every few epochs, give dead codes and charts a second life."""

@@ -1,6 +1,7 @@
 """An epoch: updates one after the other in the order of (seed, epoch), as one scan, and the end of it."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -62,12 +63,7 @@ class Epochs:
         )
         probe = self.probe_of(data)
         names: set[str] = set()  # known once the body is traced
-
-        def views(step: Array, index: Array) -> Views:
-            batch = Batch(data.image[index], data.label[index])
-            if self.compares and self.config.data.neighbours:
-                batch = batch._replace(partner=partners(state.key, step, data, index))
-            return self.views_of(jax.random.fold_in(state.key, step), batch)
+        views = functools.partial(self.views, state.key, data)
 
         # Each step prepares the next one's batch: a carry is written to memory once, where XLA would otherwise sample
         # every pixel again in each of its uses (a third of an MNIST step on a CPU).
@@ -82,6 +78,20 @@ class Epochs:
         (state, _), metrics = jax.lax.scan(body, (state, first), jnp.roll(order, -1, axis=0))
         self._traced.append(expanded(names, self.rows))
         return state, reduce_epoch(self._traced[-1], metrics)
+
+    def views(self, key: Array, data: Batch, step: Array, index: Array) -> Views:
+        """What a step is given.
+
+        Args:
+          key: of the state.
+          data: the training split.
+          step: optimizer steps made before it.
+          index: shape=(B,), its examples.
+        """
+        batch = Batch(data.image[index], data.label[index])
+        if self.compares and self.config.data.neighbours:
+            batch = batch._replace(partner=partners(key, step, data, index))
+        return self.views_of(jax.random.fold_in(key, step), batch)
 
     def probe_of(self, data: Batch) -> Batch:
         """The probe batch: the same examples of a split for the whole run."""

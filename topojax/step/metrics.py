@@ -51,7 +51,7 @@ def expanded(names: Iterable[str], rows: Iterable[Any]) -> tuple[str, ...]:
 
 
 _STATES = ("weight", "gate", "governor", "window", "contract", "hierarchy", "rate", "probe", "geometry", "revived")
-_LAST = ("lr", "guard/failures", *(f"{name}/" for name in _STATES))
+_LAST = ("lr", "guard/failures", "guard/unsound", *(f"{name}/" for name in _STATES))
 _PARTS = ("/p", "/i", "/d")
 
 

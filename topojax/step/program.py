@@ -20,6 +20,7 @@ from topojax.atlas.terms import INVARIANCES, Settings
 from topojax.control import precision
 from topojax.data.augment import make_views
 from topojax.step.closing import Closing, empty_liveness
+from topojax.step.diagnosis import Diagnosis
 from topojax.step.epoch import Epochs
 from topojax.step.predict import make_evaluate
 from topojax.step.state import TrainState
@@ -43,6 +44,7 @@ class Program(NamedTuple):
       evaluate: (state, batch) → per-example arrays, in evaluation mode (`predict.make_evaluate`).
       temperature: state → T of P(y|k).
       baselines: what is trained beside the atlas, to compare it with.
+      diagnosis: looks for what is not finite, where a run has failed.
     """
 
     steps_per_epoch: int
@@ -55,6 +57,7 @@ class Program(NamedTuple):
     evaluate: Callable[[TrainState, Batch], dict[str, Array]]
     temperature: Callable[[TrainState], Array]
     baselines: Baselines
+    diagnosis: Diagnosis
 
     def named(self, metrics: np.ndarray) -> dict[str, np.ndarray]:
         """An epoch's vector of metrics as name → number."""
@@ -79,8 +82,14 @@ def make_program(
       input_dim: X.
       num_classes: C.
       image_shape: (H, W, C) for spatial augmentation; None for points.
+
+    Raises:
+      ValueError: more steps than int32 counts, or what the parts refuse.
     """
     steps = num_train // config.train.batch_size
+    for field, epochs in (("train.epochs", config.train.epochs), ("optim.warmup_epochs", config.optim.warmup_epochs)):
+        if steps * epochs >= 2**31:
+            raise ValueError(f"config.{field} = {epochs}: {steps} steps each are more than int32 counts")
     system, rows = make_control(config, num_classes=num_classes)
     schedule = optim.schedule(config.optim, steps_per_epoch=steps, epochs=config.train.epochs)
     objective, measure = Objective(config, model, rows), make_measure(config, rows)
@@ -132,6 +141,7 @@ def make_program(
         evaluate=make_evaluate(config, model, temperature, baselines),
         temperature=temperature,
         baselines=baselines,
+        diagnosis=Diagnosis(epochs),
     )
 
 

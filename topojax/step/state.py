@@ -1,8 +1,11 @@
 """The training state: one pytree of typed arrays that a step maps to the next."""
 
+from typing import Any
+
 import flax.struct
 import jax
 
+from topojax.atlas import optim
 from topojax.atlas.baselines import BaselineState
 from topojax.atlas.fixed_batch import Probed
 from topojax.atlas.revival import Liveness
@@ -42,3 +45,14 @@ class TrainState:
     key: jax.Array
     isotropy: Array
     baselines: dict[str, BaselineState]
+
+    def lasting(self) -> dict[str, Any]:
+        """Every part in which a number that is not finite would stay; what the probe has not measured is NaN."""
+        parts = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("control", "probed")}
+        control = self.control._asdict()
+        control |= {"governor": self.control.governor.rate}  # its averages start again by themselves
+        return parts | {"control": control, "geometry": self.probed.geometry}
+
+    def sound(self) -> Array:
+        """Whether everything lasting is finite: shape=(), bool."""
+        return optim.all_finite(self.lasting())

@@ -95,7 +95,10 @@ class Update:
     dt: float
 
     def descend(self, state: TrainState, views: Views) -> tuple[TrainState, Record]:
-        """One update of parameters and controllers; a step that is not finite moves nothing: masked, not repaired."""
+        """One update of parameters and controllers; a step that is not finite is masked, not repaired.
+
+        Of such a step nothing stays but its count, the governor's cut and what the log says of it.
+        """
         weights = self.system.weights(state.control)  # λ_k
         settings = self.settings(state)
         losses, gradients = self.gradient(state, weights, settings, views)  # ∇(L_task + Σ_k λ_k C_k)
@@ -106,29 +109,33 @@ class Update:
             "params": optim.norm(state.params),
         }
         rate = self.rate(state, norms)  # η
-        finite = jnp.isfinite(losses.total) & jnp.isfinite(norms["gradient"])
-        params = self.moved(state.params, direction, rate.value, finite)  # θ − η r G⁻¹ ∇
+        baselines, sound = self.baselines.update(state.baselines, gradients.baselines, state.step)
+        params = self.moved(state.params, direction, rate.value)  # θ − η r G⁻¹ ∇
         average = optim.average(self.config.optim, state.average, params, state.step)
 
         encoding = losses.aux.outputs.encoding
-        usage = self.counted(state, encoding, finite)
+        usage = signals.count(state.usage, encoding.router, encoding.codes, self.config.monitor.usage_decay)
         measured = self.measure(losses.aux, usage, settings)
         measured |= {"update_ratio": rate.asked / rate.allowed}
+        summed = (measured.get(name, jnp.float32(0.0)) for name in self.system.summed())
+        readout = optax.tree.norm(direction["atlas"].get("readout", {}))
+        checked = [losses.total, *losses.baselines.values(), norms["gradient"], norms["direction"], readout, *summed]
+        finite = sound & jnp.all(jnp.isfinite(jnp.stack(checked)))
         told = measured | self.prober.signals(state.probed, weights)
         control, control_metrics = self.system.update(state.control, told, dt=self.dt, finite=finite)
         new = TrainState(
             step=state.step + 1,
-            params=params,
+            params=optim.masked(finite, params, state.params),
             average=optim.masked(finite, average, state.average),
-            spectral=losses.aux.spectral,
+            spectral=optim.masked(finite, losses.aux.spectral, state.spectral),
             opt_state=optim.masked(finite, opt_state, state.opt_state),
             control=control,
-            usage=usage,
+            usage=optim.masked(finite, usage, state.usage),
             liveness=self.observed(state, encoding, finite),
             probed=state.probed,
             key=state.key,
             isotropy=optim.masked(finite, losses.aux.terms.get("orthogonality", state.isotropy), state.isotropy),
-            baselines=self.baselines.update(state.baselines, gradients.baselines, state.step),
+            baselines=optim.masked(finite, baselines, state.baselines),
         )
         ramp = state.control.window.ramp
         return new, Record(losses, weights, measured, norms, rate, finite, ramp, control_metrics)
@@ -168,18 +175,13 @@ class Update:
         asked, _ = caps.active_cap(bounds[0], bounds[1], bounds[3])
         return Rate(*caps.active_cap(*bounds), allowed, asked)
 
-    def moved(self, params: Params, direction: Params, rate: Array, finite: Array) -> Params:
+    def moved(self, params: Params, direction: Params, rate: Array) -> Params:
         """θ − η u, back within the model's bounds."""
-        params = jax.tree.map(lambda p, u: p - rate * jnp.where(finite, u, 0.0), params, direction)
+        params = jax.tree.map(lambda p, u: p - rate * u, params, direction)
         params["atlas"] = self.model.project(params["atlas"])
         if self.config.precision.enabled:
             params["precision"] = precision.project(params["precision"])
         return params
-
-    def counted(self, state: TrainState, encoding: Encoding, finite: Array) -> signals.Usage:
-        """Decayed usage of charts and codes with this batch."""
-        usage = signals.count(state.usage, encoding.router, encoding.codes, self.config.monitor.usage_decay)
-        return optim.masked(finite, usage, state.usage)
 
     def observed(self, state: TrainState, encoding: Encoding, finite: Array) -> revival.Liveness:
         """What a revival will want to know, with this batch; where nothing is ever revived, nothing."""

@@ -6,8 +6,10 @@ digest and the shape of every leaf: a damaged or foreign checkpoint is named as 
 
 import contextlib
 import hashlib
+import json
 import pathlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +17,18 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from topojax.errors import UserError
+from topojax.errors import Stopped, UserError, tell
 from topojax.storage import layouts
 
 _NAMED = 3
+LARGEST_FACTOR = 1000
+"""Bytes that a checkpoint may unfold to, for each byte that it has on disk, beyond `_SMALL`."""
+_SMALL = 2**26
+_Read = TypeVar("_Read")
+
+
+class Damaged(UserError):
+    """A checkpoint that cannot be read; the one before it may do."""
 
 
 class Checkpoints:
@@ -52,7 +62,11 @@ class Checkpoints:
             best_fn=lambda metrics: metrics["loss"],
             best_mode="min",
         )
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        self._read_only = read_only
+        try:
+            self._manager = ocp.CheckpointManager(self.directory, options=options)
+        except OSError as error:
+            raise Stopped(f"{self.directory} cannot be used: {_reason(error)}") from error
 
     def epochs(self) -> list[int]:
         """Epochs that have a complete checkpoint, increasing."""
@@ -68,17 +82,18 @@ class Checkpoints:
           loss: what the best checkpoint has least of; None is never best.
 
         Raises:
-          UserError: the disk refuses.
+          Stopped: the disk refuses; earlier checkpoints are as they were.
         """
         meta = {**meta, "leaves": describe(state), "digest": digest(state)}
+        meta["meta_digest"] = _json_digest(meta)
         try:
             self._manager.save(
                 epoch,
                 args=ocp.args.Composite(state=ocp.args.StandardSave(_present(state)), meta=ocp.args.JsonSave(meta)),
                 metrics={"loss": float("inf") if loss is None else loss},
             )
-        except OSError as error:
-            raise UserError(f"cannot save a checkpoint in {self.directory}: {error}") from error
+        except Exception as error:  # tensorstore's are ValueErrors, orbax has its own
+            raise Stopped(f"cannot save epoch {epoch} in {self.directory}: {_reason(error)}") from error
 
     def best(self) -> int | None:
         """The epoch of least loss among those kept."""
@@ -92,9 +107,45 @@ class Checkpoints:
         """
         epoch = self._existing(epoch)
         try:
-            return self._manager.restore(epoch, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+            meta = self._manager.restore(epoch, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
         except Exception as error:
             raise self._damaged(epoch, error) from error
+        if not isinstance(meta, dict) or not isinstance(meta.get("leaves"), dict) or "digest" not in meta:
+            raise self._damaged(epoch, "its metadata are not those of a checkpoint")
+        if "meta_digest" in meta and meta.pop("meta_digest") != _json_digest(meta):
+            raise self._damaged(epoch, "its metadata do not match their digest")
+        return meta
+
+    def newest(self, read: Callable[[int], _Read]) -> _Read:
+        """What is read of the latest checkpoint, or where that is damaged of the one before it, with a line on stderr.
+
+        One that is damaged is moved to <workdir>/damaged, unless this only reads.
+
+        Args:
+          read: epoch → what is wanted; raises `Damaged`.
+
+        Raises:
+          UserError: no checkpoint, or none that can be read.
+        """
+        known = self.epochs() or [self._existing(None)]
+        for epoch in reversed(known):
+            try:
+                return read(epoch)
+            except Damaged as error:
+                if epoch == known[0]:
+                    raise
+                tell(f"topojax: warning: {error}: going back to an earlier one")
+                bad = error
+                if not self._read_only:
+                    self._set_aside(epoch)
+        raise bad
+
+    def _set_aside(self, epoch: int) -> None:
+        folder = self.directory.parent / "damaged"
+        folder.mkdir(exist_ok=True)
+        names = (folder / (f"{epoch}" if not n else f"{epoch}.{n}") for n in range(1000))
+        (self.directory / str(epoch)).rename(next(name for name in names if not name.exists()))
+        self._manager.reload()
 
     def restore(self, abstract: Any, epoch: int | None = None) -> tuple[Any, dict[str, Any]]:
         """The state and metadata of an epoch, the latest unless told.
@@ -111,8 +162,9 @@ class Checkpoints:
         """
         epoch = self._existing(epoch)
         meta = self.meta(epoch)
-        described = meta.get("leaves", {})
+        described = meta["leaves"]
         self._same_leaves(described, describe(abstract), epoch)
+        self._no_larger(abstract, epoch)
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         known = dict(_named(abstract))
         held = {name: known[name] if name in known else layouts.shape_of(text) for name, text in described.items()}
@@ -134,7 +186,15 @@ class Checkpoints:
 
     def close(self) -> None:
         """Release the directory."""
-        self._manager.close()
+        with contextlib.suppress(Exception):  # what a save could not do is no news
+            self._manager.close()
+
+    def _no_larger(self, abstract: Any, epoch: int) -> None:
+        """Nothing is allocated for a few bytes on disk that claim to be gigabytes."""
+        claimed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract))
+        held = sum(file.stat().st_size for file in (self.directory / str(epoch)).rglob("*") if file.is_file())
+        if claimed > LARGEST_FACTOR * held + _SMALL:
+            raise self._damaged(epoch, f"it has {held} bytes and claims {claimed}")
 
     def _existing(self, epoch: int | None) -> int:
         known = self.epochs()
@@ -157,9 +217,8 @@ class Checkpoints:
 
     def _damaged(self, epoch: int, cause: object) -> UserError:
         earlier = [e for e in self.epochs() if e != epoch]
-        advice = f"delete that folder to go on from one of {_listed(earlier)}" if earlier else "start anew"
-        reason = " ".join(str(cause).split())[:200]
-        return UserError(f"checkpoint {self.directory / str(epoch)} cannot be read ({reason}): {advice}")
+        advice = f"there are {_listed(earlier)}" if earlier else "there is no other, start anew"
+        return Damaged(f"checkpoint {self.directory / str(epoch)} cannot be read ({_reason(cause)}): {advice}")
 
 
 _NOTHING = np.zeros(0)  # the bytes of a leaf of size 0, which orbax does not hold
@@ -185,6 +244,18 @@ def digest(state: Any) -> str:
         data = jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
         total.update(np.ascontiguousarray(data).tobytes())
     return total.hexdigest()
+
+
+def _json_digest(meta: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True, default=list).encode()).hexdigest()
+
+
+def _reason(cause: object) -> str:
+    said = " ".join(str(cause).split()) or type(cause).__name__
+    for known in ("No space left on device", "Read-only file system", "Permission denied", "Disk quota exceeded"):
+        if known in said:  # tensorstore says so much around it
+            return known
+    return said[:200]
 
 
 def _listed(epochs: list[int]) -> str:

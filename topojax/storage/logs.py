@@ -1,10 +1,12 @@
 """Where a run's numbers go: JSON lines always, other sinks (TensorBoard, MLflow) when asked."""
 
+import contextlib
+import errno
 import json
 import math
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -31,12 +33,17 @@ def write_text(path: pathlib.Path, text: str) -> None:
     Raises:
       OSError: where the folder cannot be written.
     """
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -56,14 +63,23 @@ class JsonLines:
     """
 
     def __init__(self, path: pathlib.Path, epoch: int):
-        kept = lines_until(path, epoch)
-        write_text(path, "".join(kept))
-        self._file = path.open("a", encoding="utf-8")
+        write_text(path, "".join(lines_until(path, epoch)))
+        self._path, self._file = path, path.open("ab", buffering=0)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Append one object and hand it to the operating system; NaN is refused."""
-        self._file.write(json.dumps(row, allow_nan=False) + "\n")
-        self._file.flush()
+        """Append one object, whole: in one call of the operating system; NaN is refused.
+
+        Raises:
+          OSError: it took none of the line, or a part; what is left of it is dropped when the file is opened again.
+        """
+        line = (json.dumps(row, allow_nan=False) + "\n").encode()
+        try:
+            if not self._path.exists():  # a file that was removed would take lines that nobody finds
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
 
     def close(self) -> None:
         """Close the file."""
@@ -71,19 +87,33 @@ class JsonLines:
 
 
 def lines_until(path: pathlib.Path, epoch: int) -> list[str]:
-    """The whole lines of such a file up to an epoch; none where there is no file."""
-    kept: list[str] = []
+    """The whole lines of such a file up to an epoch, or up to one that is damaged; none where there is no file."""
+    return [line for row, line in _whole_lines(path) if row["epoch"] <= epoch]
+
+
+def rows_of(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+    """The objects of such a file, up to one that is damaged or still being written; none where there is no file."""
+    return (row for row, _ in _whole_lines(path))
+
+
+def _whole_lines(path: pathlib.Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """One line after the other: the file of a long run is larger than what is kept of it."""
     if not path.exists():
-        return kept
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            break
-        if not line.endswith("\n") or row["epoch"] > epoch:
-            break
-        kept.append(line)
-    return kept
+        return
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                text = line.decode()
+                row = json.loads(text, parse_constant=_refuse)
+            except (ValueError, RecursionError):
+                return
+            if not text.endswith("\n") or not isinstance(row, dict) or type(row.get("epoch")) is not int:
+                return
+            yield row, text
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
 
 
 Row = Mapping[str, float | int | bool | None]

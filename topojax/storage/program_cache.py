@@ -4,9 +4,11 @@ What is kept is the program as StableHLO (`jax.export`), under a digest of all t
 versions, backend and this package's own source. Compiled code is kept by jax itself (`runtime.use_compilation_cache`).
 """
 
+import contextlib
 import functools
 import hashlib
 import json
+import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -57,11 +59,12 @@ def compile_epoch(program: Any, state: Any, data: Batch, *, described: Any, cach
 def _compile_kept(program: Any, state: Any, data: Batch, described: Any, folder: pathlib.Path) -> Epoch:
     leaves, tree = jax.tree.flatten(state)
     given, split = jax.tree.flatten(data)
-    file = folder / f"{_digest(described, [*leaves, *given])}.program"
-    found = _read(file)
+    digest = _digest(described, [*leaves, *given])
+    file = folder / f"{digest}.program"
+    found = _read(file, digest)
     if found is None:
         found = _export(program.epoch, (leaves, tree), (given, split)), program.metric_names()
-        _write(file, *found)
+        _write(file, digest, *found)
     blob, names = found
     given_up = tuple(range(len(leaves)))
     flat = jax.jit(jax.export.deserialize(blob).call, donate_argnums=given_up)
@@ -113,12 +116,15 @@ def _source() -> str:
     return digest.hexdigest()
 
 
-def _read(file: pathlib.Path) -> tuple[bytearray, tuple[str, ...]] | None:
-    """What `_write` wrote, None if it is not there or not whole."""
+def _read(file: pathlib.Path, program: str) -> tuple[bytearray, tuple[str, ...]] | None:
+    """What `_write` wrote of a program, None if it is not there, not whole, or of another program."""
     try:
-        head, blob = file.read_bytes().split(b"\n", 1)
+        seal, rest = file.read_bytes().split(b"\n", 1)
+        if seal.decode() != _seal(rest):
+            return None
+        head, blob = rest.split(b"\n", 1)
         about = json.loads(head)
-        if hashlib.sha256(blob).hexdigest() != about["sha256"]:
+        if about["program"] != program:
             return None
         file.touch()
         return bytearray(blob), tuple(about["names"])
@@ -126,13 +132,19 @@ def _read(file: pathlib.Path) -> tuple[bytearray, tuple[str, ...]] | None:
         return None
 
 
-def _write(file: pathlib.Path, blob: bytes | bytearray, names: tuple[str, ...]) -> None:
-    head = json.dumps({"names": names, "sha256": hashlib.sha256(blob).hexdigest()}).encode()
-    part = file.with_suffix(f".{id(blob)}.part")
+def _write(file: pathlib.Path, program: str, blob: bytes | bytearray, names: tuple[str, ...]) -> None:
+    """One checksum over all of it: which program it is, the names of its metrics, the program."""
+    rest = json.dumps({"program": program, "names": names}).encode() + b"\n" + blob
+    part = file.with_suffix(f".{os.getpid()}.{id(blob)}.part")
     try:
-        part.write_bytes(head + b"\n" + blob)
+        part.write_bytes(_seal(rest).encode() + b"\n" + rest)
         part.replace(file)
         for old in sorted(file.parent.glob("*.program"), key=lambda f: f.stat().st_mtime)[:-_KEPT]:
             old.unlink()
     except OSError:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def _seal(rest: bytes) -> str:
+    return hashlib.sha256(rest).hexdigest()

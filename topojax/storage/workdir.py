@@ -2,13 +2,17 @@
 
 import contextlib
 import json
+import os
 import pathlib
+import re
+import socket
 from collections.abc import Iterator
 from typing import Any
 
 from topojax.config.changes import changes, may_change
 from topojax.config.io import from_json, to_json
-from topojax.errors import UserError
+from topojax.config.validate import validate
+from topojax.errors import UserError, tell
 from topojax.storage.logs import write_text
 
 _SHOWN = 5
@@ -23,7 +27,7 @@ def claim(workdir: pathlib.Path) -> Iterator[None]:
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = (workdir / ".lock").open("a")
+        lock = (workdir / ".lock").open("a+")
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be written: {error.strerror}") from error
     with lock:
@@ -32,13 +36,42 @@ def claim(workdir: pathlib.Path) -> Iterator[None]:
         except ImportError:
             yield
             return
-        try:
+        try:  # the system's lock: it goes with the process, however that ends
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"--workdir={workdir}: another process is training there") from error
-        except OSError:  # a file system without locks
-            pass
+            lock.seek(0)
+            who = lock.read().strip()
+            raise UserError(f"--workdir={workdir}: another process is training there ({who})") from error
+        except OSError as error:
+            tell(f"topojax: warning: {workdir} cannot be locked ({error.strerror}): let no other process train there")
+        with contextlib.suppress(OSError):  # who holds it is for the message above alone
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+            lock.flush()
+        for left in workdir.glob(".*.part"):  # by a process that was killed while it wrote
+            left.unlink(missing_ok=True)
         yield
+
+
+def located(workdir: str | pathlib.Path) -> pathlib.Path:
+    """A workdir as it was typed: ~ is the home, and what is no folder of this machine is refused at once.
+
+    Raises:
+      UserError: a URL, a name that is not text, or a home that is not there.
+    """
+    text = os.fspath(workdir)
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text) and not re.match(r"[A-Za-z]:[/\\]", text):
+        raise UserError(f"workdir {text}: runs live on file systems, choose a folder (a mounted one for {text[:2]}…)")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(f"workdir {text!r}: its name is not UTF-8, choose another") from error
+    if "\0" in text:
+        raise UserError(f"workdir {text!r}: no name holds a zero byte, choose another")
+    try:
+        return pathlib.Path(text).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"workdir {text}: there is no such home") from error
 
 
 def same_config(workdir: pathlib.Path, config: Any, *, allow_change: bool = False) -> None:
@@ -76,7 +109,29 @@ def read_config(workdir: pathlib.Path) -> Any:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"no run in {workdir}: cannot read {path}") from error
-    return from_json(text, str(path))
+    return valid(from_json(text, str(path)), str(path))
+
+
+def valid(config: Any, where: str) -> Any:
+    """A configuration that has been read, if it can be one of a run.
+
+    Raises:
+      UserError: it cannot; what is said begins with `where`.
+    """
+    try:
+        validate(config)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    return config
+
+
+def read_result(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """What result.json holds, None where there is none, or none that is whole."""
+    try:
+        result = json.loads((workdir / "result.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return result if isinstance(result, dict) else None
 
 
 def write_config(workdir: pathlib.Path, config: Any) -> None:
@@ -86,7 +141,4 @@ def write_config(workdir: pathlib.Path, config: Any) -> None:
 
 def finished(workdir: pathlib.Path, epochs: int) -> bool:
     """Whether result.json says that the run has had all its epochs."""
-    try:
-        return json.loads((workdir / "result.json").read_text(encoding="utf-8"))["epochs"] == epochs
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    return (read_result(workdir) or {}).get("epochs") == epochs

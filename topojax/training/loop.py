@@ -18,13 +18,15 @@ import numpy as np
 
 from topojax.atlas.controllers import clipped, start_rate
 from topojax.atlas.feasible import unstable_gains
+from topojax.config.memory import require_memory
 from topojax.config.validate import validate
 from topojax.data import sets
-from topojax.errors import UserError, needing, raise_if_interrupted
+from topojax.errors import Stopped, UserError, interrupted, interrupts_deferred, needing, raise_if_interrupted
 from topojax.scoring.audit import last_fifth
 from topojax.scoring.run import Run, build, restore
 from topojax.scoring.scores import scores
 from topojax.scoring.split import evaluate_run
+from topojax.step.diagnosis import Culprit
 from topojax.step.predict import compile_evaluate, predict
 from topojax.step.state import TrainState
 from topojax.storage import workdir as workdirs
@@ -32,9 +34,11 @@ from topojax.storage.checkpoint import Checkpoints, last_epoch
 from topojax.storage.logs import Sink, Writers, number, numbers
 from topojax.storage.program_cache import compile_epoch
 from topojax.storage.runtime import compile_program, use_compilation_cache, versions
+from topojax.storage.switches import key_kind, own_switches
 from topojax.tracking.console import Progress
 from topojax.tracking.console import number as number_text
 from topojax.tracking.events import events, unsatisfied
+from topojax.training.recovery import NotFinite, diverged, failed, lowered, stretched
 from topojax.training.result import result_of, write_result
 from topojax.training.resumed import restored_under
 from topojax.types import Batch, Metrics
@@ -59,13 +63,14 @@ def train_and_evaluate(
 
     Raises:
       UserError: a bad configuration, workdir, data set or checkpoint, or a run that diverged.
-      KeyboardInterrupt: with the epoch that the same call would go on from.
+      Stopped: the system refuses: a disk that is full, a folder that has vanished.
+      KeyboardInterrupt: with the epoch that the same call would go on from; `Terminated` after SIGTERM.
     """
     started = time.perf_counter() if started is None else started
-    validate(config)
-    path = pathlib.Path(workdir)
+    path = workdirs.located(workdir)
 
-    try:
+    with _ended_well(path), own_switches():
+        validate(config)
         done = _finished(path, config, allow_change)  # before the data, which take their time
         if done is not None:
             return done
@@ -79,8 +84,34 @@ def train_and_evaluate(
             with contextlib.closing(Checkpoints(path, keep=config.checkpoint.keep)) as checkpoints:
                 workdirs.write_config(path, config)
                 return training.run(checkpoints)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"the same command goes on from epoch {last_epoch(path)} of {path}") from None
+
+
+@contextlib.contextmanager
+def _ended_well(path: pathlib.Path) -> Iterator[None]:
+    """Say in one line how a run that is interrupted, or refused by the system, can go on."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        raise type(interrupt)(_goes_on(path)) from None
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise Stopped(f"{where}{error.strerror or error}; {_goes_on(path)}") from error
+    except Stopped as stopped:
+        raise Stopped(f"{stopped}; {_goes_on(path)}") from stopped
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(
+            f"not enough memory ({' '.join(str(error).split())[:200]}): lower config.train.batch_size or the sizes "
+            "in config.model"
+        ) from error
+
+
+def _goes_on(path: pathlib.Path) -> str:
+    try:
+        return f"the same command goes on from epoch {last_epoch(path)} of {path}"
+    except (OSError, UserError, Stopped):
+        return f"{path} cannot be read any more"
 
 
 def _look_for_extras(config: Any) -> None:
@@ -107,8 +138,11 @@ def _finished(path: pathlib.Path, config: Any, allow_change: bool) -> TrainState
         raise UserError(f"config.train.epochs = {config.train.epochs}, but {path} has trained {done} already")
     if done < config.train.epochs or not workdirs.finished(path, done):
         return None
+    run = restore(path)
+    if run.epoch != done:  # the last checkpoint is damaged: its epochs are trained again
+        return None
     print(f"{path} is finished: {done} epochs, results in {path / 'result.json'}")
-    return restore(path).state
+    return run.state
 
 
 class _Training:
@@ -129,32 +163,55 @@ class _Training:
             if row.signal.endswith("_balance") and row.mechanism != "track"
             for field in ("signal", "error")
         }
+        self.culprit: Culprit | None = None
         self.pool = futures.ThreadPoolExecutor(1)
         self.train_s = self.compile_s = self.first_epoch_s = 0.0
+        self.compiled: Callable | None = None
+        self.rollbacks, self.failed_at, self.taken_back = 0, 0, False  # since an epoch that failed was passed
+        self.news: list[dict[str, Any]] = []  # events before the next epoch
         # What events compare the next epoch with; in the checkpoint, so that a resumed run tells the same.
-        self.previous: dict[str, Any] = {
-            "lr_governor": number(jnp.float32(start_rate(config))),
-            "gate/phase": 0 if config.gates.warmup_epochs else 1,
-        }
+        self.previous: dict[str, Any] = {}
 
     def run(self, checkpoints: Checkpoints) -> TrainState:
-        """Compile, restore or start, train, evaluate."""
+        """Train, and where steps are not finite go on from the last good state, as from a checkpoint after a kill."""
         self.checkpoints = checkpoints
+        self.keys = key_kind(checkpoints.newest(checkpoints.meta)["leaves"]) if checkpoints.epochs() else None
+        while True:
+            try:
+                with own_switches(self.keys):
+                    return self._run()
+            except NotFinite as failure:
+                self._take_back(failure)
+
+    def _take_back(self, failure: NotFinite) -> None:
+        """Have the next attempt begin at a lower rate, or give up.
+
+        Raises:
+          UserError: too many attempts have failed.
+        """
+        if self.rollbacks >= self.config.monitor.max_rollbacks:
+            saved = max(self.checkpoints.epochs(), default=0)
+            raise diverged(self.path, saved, failure, self.culprit, self.rollbacks) from failure
+        self.rollbacks, self.failed_at, self.taken_back = self.rollbacks + 1, failure.epoch, True
+
+    def _run(self) -> TrainState:
+        """Compile, restore or start, train, evaluate."""
         batch = jax.tree.map(jnp.asarray, self.dataset.train)
         abstract = jax.eval_shape(self.program.init)
         run_epoch = self._compile(abstract, batch)
-        state, done, settings = self._restore_or_init(abstract)
+        state, done = self._restore_or_init(abstract)
         writers = Writers(self.path, done, self._sinks(done))
         progress = Progress(done, self.config.train.epochs, enabled=self.config.log.progress)
-        with contextlib.closing(writers), contextlib.closing(progress):
+        with contextlib.closing(writers), contextlib.closing(progress), interrupts_deferred():
             if not done:
                 self._warn(writers, progress)
-            for event in settings:
-                writers.event(done, int(state.step), event)
-                progress.say(done, event)
+            for event in self.news:  # of the epoch that follows: cut from the file where that is trained again
+                writers.event(done + 1, int(state.step), event)
+                progress.say(done + 1, event)
             waiting: list[Metrics] = []  # on the device: nothing waits for the host between two logs
             for epoch in range(done + 1, self.config.train.epochs + 1):
-                raise_if_interrupted()
+                self._leave_if_interrupted(epoch - 1, state, waiting, writers, progress)
+                before = jax.tree.map(jnp.copy, state) if self.config.debug else None
                 with self._training_time(), self._profiled(epoch) as traced:
                     state, metrics = run_epoch(state, batch)
                     if traced:
@@ -165,8 +222,8 @@ class _Training:
                 waiting.append(metrics)
                 progress.advance()
                 logs, saves = (self._due(epoch, block) for block in (self.config.log, self.config.checkpoint))
-                if logs or saves:
-                    self._fetch(epoch, waiting, writers, progress)
+                if logs or saves or before is not None:
+                    self._fetch(epoch, waiting, state, writers, progress, before)
                     waiting = []
                 if logs:
                     step, (tested, predictions) = epoch * self.program.steps_per_epoch, self._test(state)
@@ -194,27 +251,75 @@ class _Training:
 
     def _compile(self, abstract: Any, batch: Batch) -> Callable:
         """Compile the run's programs; returns the epoch's. Evaluation is compiled while training has begun."""
+        if self.compiled is not None:
+            return self.compiled
+        require_memory(abstract, batch)
         since = time.perf_counter()
         init = jax.jit(self.program.init).lower()
-        initial = self.pool.submit(compile_program, init)
+        initial = self._in_background(compile_program, init)
         described, cached = [self.config.to_dict(), self.about], self.config.train.compilation_cache
         compiled, self.names = compile_epoch(self.program, abstract, batch, described=described, cached=cached)
         self.init = initial.result()
-        self.evaluate = self.pool.submit(compile_evaluate, self.program.evaluate, abstract, self.dataset.test)
+        self.evaluate = self._in_background(compile_evaluate, self.program.evaluate, abstract, self.dataset.test)
         self.compile_s = time.perf_counter() - since
+        self.compiled = compiled
         return compiled
 
-    def _restore_or_init(self, abstract: Any) -> tuple[TrainState, int, list[dict[str, Any]]]:
-        """(state, epochs it has had, an event for each setting that is another than at its last checkpoint)."""
+    def _in_background(self, compiles: Callable, *arguments: Any) -> futures.Future:
+        def held() -> Any:  # JAX's switches are a thread's own
+            with own_switches(self.keys):
+                return compiles(*arguments)
+
+        return self.pool.submit(held)
+
+    def _restore_or_init(self, abstract: Any) -> tuple[TrainState, int]:
+        """The last good state and its epoch; where steps were not finite since, at a lower rate."""
+        self.news = []
         if not self.checkpoints.epochs():
-            return self.init(), 0, []
-        meta = self.checkpoints.meta()
+            self.previous = {
+                "lr_governor": number(jnp.float32(start_rate(self.config))),
+                "gate/phase": 0 if self.config.gates.warmup_epochs else 1,
+            }
+            return self._at_a_lower_rate(self.init()), 0
+        meta = self.checkpoints.newest(self.checkpoints.meta)
         if meta["data"] != self.dataset.manifest:
             raise UserError(f"the data of {self.dataset.name} are not those {self.path} was trained on")
-        state, meta, settings = restored_under(self.checkpoints, self.config, self.about, meta, abstract)
-        self.previous, self.train_s = meta["previous"], meta["train_s"]
+        state, meta, settings = self.checkpoints.newest(
+            lambda epoch: restored_under(self.checkpoints, self.config, self.about, abstract, epoch)
+        )
+        self.previous, self.train_s = meta["previous"], max(self.train_s, meta["train_s"])
+        if not self.taken_back:
+            self.rollbacks, self.failed_at = meta.get("rollbacks", (0, 0))
+            rate = stretched(
+                self.config, meta["config"], step=int(state.step), steps_per_epoch=self.program.steps_per_epoch
+            )
+            self.news += [*settings, *([rate] if rate else [])]
         # A copy that jax owns: restored buffers may be shared with the reader, and are about to be donated.
-        return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(state), meta["epoch"], settings
+        state = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(state)
+        return self._at_a_lower_rate(state), meta["epoch"]
+
+    def _at_a_lower_rate(self, state: TrainState) -> TrainState:
+        if not self.taken_back:
+            return state
+        self.taken_back = False
+        before = self.previous["lr_governor"]
+        state = lowered(state, self.config.governor.shrink**self.rollbacks, self.config.optim.learning_rate_min)
+        self.previous = self.previous | {"lr_governor": number(state.control.governor.rate)}
+        told = {"epoch_failed": self.failed_at, "attempt": self.rollbacks, **self.culprit_named()}
+        self.news.append({"event": "rolled_back", **told, "from": before, "to": self.previous["lr_governor"]})
+        return state
+
+    def _leave_if_interrupted(
+        self, epoch: int, state: TrainState, waiting: list[Metrics], writers: Writers, progress: Progress
+    ) -> None:
+        """Save what has been trained, and leave."""
+        if not interrupted():
+            return
+        if waiting:
+            self._fetch(epoch, waiting, state, writers, progress, None)
+        if epoch and epoch not in self.checkpoints.epochs():
+            self._save(epoch, state, best=False)  # of two runs, one of them interrupted, the same one is the best
+        raise_if_interrupted()
 
     def _warn(self, writers: Writers, progress: Progress) -> None:
         """What is known to go wrong before it does."""
@@ -253,8 +358,21 @@ class _Training:
         with where if traced else contextlib.nullcontext():
             yield traced
 
-    def _fetch(self, epoch: int, waiting: list[Metrics], writers: Writers, progress: Progress) -> None:
-        """Fetch the epochs since the last time, write their events, stop a run that has diverged."""
+    def _fetch(
+        self,
+        epoch: int,
+        waiting: list[Metrics],
+        state: TrainState,
+        writers: Writers,
+        progress: Progress,
+        before: TrainState | None,
+    ) -> None:
+        """Fetch the epochs since the last time, write their events, stop where the steps are not finite.
+
+        Raises:
+          NotFinite: too many of them.
+          UserError: any, where the state `before` is given.
+        """
         with self._training_time():
             rows = jax.device_get(waiting)
         for at, metrics in enumerate(rows, start=epoch - len(rows) + 1):
@@ -267,22 +385,27 @@ class _Training:
                 writers.event(at, at * self.program.steps_per_epoch, event)
                 progress.say(at, event)
             self.previous = row
-            failures = int(row["guard/failures"] or 0)
-            if failures >= self.config.monitor.max_failures:
-                event = {"event": "diverged", "failures": failures}
+            batch = self.dataset.train
+            if before is not None and row["guard/skipped"]:
+                raise UserError(f"config.debug: epoch {at}, {self.program.diagnosis.operation(before, batch)}")
+            failures = failed(row, self.config.monitor.max_failures)
+            if failures is not None:
+                self.culprit = self.program.diagnosis.culprit(state, jax.tree.map(jnp.asarray, batch))
+                event = {"event": "diverged", "failures": failures, **self.culprit_named()}
                 writers.event(at, at * self.program.steps_per_epoch, event)
-                saved = max(self.checkpoints.epochs(), default=0)
-                raise UserError(
-                    f"diverged in epoch {at}: {failures} steps in a row not finite; {self.path} is as it "
-                    f"was after epoch {saved}. Look at the data, or lower config.optim.learning_rate_max and "
-                    "start in a new --workdir"
-                )
+                raise NotFinite(at, failures)
+
+    def culprit_named(self) -> dict[str, str]:
+        """What was not finite first, for an event."""
+        return {"tensor": self.culprit.tensor, "term": self.culprit.term} if self.culprit else {}
 
     def _test(self, state: TrainState) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         predictions = predict(self.evaluate.result(), state, self.dataset.test)
         return numbers(scores(predictions, np.asarray(self.dataset.test.label))), predictions
 
-    def _save(self, epoch: int, state: TrainState) -> None:
+    def _save(self, epoch: int, state: TrainState, *, best: bool = True) -> None:
+        if epoch >= self.failed_at:
+            self.rollbacks = self.failed_at = 0
         meta = {
             "epoch": epoch,
             **self.about,
@@ -290,10 +413,15 @@ class _Training:
             "versions": versions(),
             "previous": self.previous,
             "train_s": self.train_s,
+            "rollbacks": (self.rollbacks, self.failed_at),
         }
-        self.checkpoints.save(epoch, state, meta, loss=self.previous["signal/task"])
+        self.checkpoints.save(epoch, state, meta, loss=self.previous["signal/task"] if best else None)
 
     def _finish(self, state: TrainState) -> dict[str, Any]:
+        with interrupts_deferred(False):  # all is saved
+            return self._result(state)
+
+    def _result(self, state: TrainState) -> dict[str, Any]:
         run = Run(
             model=self.model,
             state=state,

@@ -16,27 +16,26 @@ from topojax.storage.checkpoint import Checkpoints, describe
 
 
 def restored_under(
-    checkpoints: Checkpoints, config: Any, about: Mapping[str, Any], meta: Mapping[str, Any], abstract: Any
+    checkpoints: Checkpoints, config: Any, about: Mapping[str, Any], abstract: Any, epoch: int
 ) -> tuple[TrainState, dict[str, Any], list[dict[str, Any]]]:
-    """The latest state, its metadata, and an event `setting` for each field that is not what it was.
+    """The state of an epoch, its metadata, and an event `setting` for each field that is not what it was.
 
     Args:
       checkpoints: of the run.
       config: that it goes on with, held against the saved one before (`workdir.same_config`).
       about: sizes of the data (`sets.Dataset.sizes`).
-      meta: of the latest checkpoint.
       abstract: the state's structure under `config`.
+      epoch: of a checkpoint.
 
     Raises:
       UserError: as `Checkpoints.restore`; settings under which the state would have another structure.
     """
-    old = from_json(json.dumps(meta["config"]), "the checkpoint's configuration")
+    old = from_json(json.dumps(checkpoints.meta(epoch)["config"]), "the checkpoint's configuration")
     found = changes(old, config)
     if not found:
-        state, meta = checkpoints.restore(abstract)
-        return state, dict(meta), []
+        return *checkpoints.restore(abstract, epoch), []
     _, program = build(old, dict(about))
-    state, meta = checkpoints.restore(jax.eval_shape(program.init))
+    state, meta = checkpoints.restore(jax.eval_shape(program.init), epoch)
     fields = {change.field for change in found}
     state = changed(state, old, config, fields, num_classes=about["num_classes"])
     here, there = describe(state), describe(abstract)
@@ -44,7 +43,7 @@ def restored_under(
         leaf = next(name for name in {**there, **here} if here.get(name) != there.get(name))
         raise UserError(f"{', '.join(sorted(fields))}: the state would have another {leaf}; start in a new --workdir")
     events = [{"event": "setting", "field": name, "from": _plain(old), "to": _plain(new)} for name, old, new in found]
-    return state, dict(meta), events
+    return state, meta, events
 
 
 def _plain(value: Any) -> Any:

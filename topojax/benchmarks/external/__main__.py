@@ -28,7 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--part", choices=[*PARTS, "all"], default="all")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/external"))
-    parser.add_argument("--minutes", type=float, default=14.0, help="of each part; no job is begun that would end later")
+    parser.add_argument(
+        "--minutes", type=float, default=14.0, help="of each part; no job is begun that would end later"
+    )
     parser.add_argument("--pages", action="store_true", help="write docs/external.md from docs/external/; runs nothing")
     parser.add_argument("--at-once", type=int, default=3, help="runs of burgers in one program; more suit a GPU")
     options = parser.parse_args(argv)

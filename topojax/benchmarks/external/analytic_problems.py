@@ -148,8 +148,15 @@ def problems() -> dict[str, Problem]:
     return {
         "die": die(),
         "norm": linear(
-            "minimum norm, 100 equations", 500, np.ones(100), equality=True, seed=135, start=0.02,
-            rate=1e-3, momentum=0.9, steps=5000,
+            "minimum norm, 100 equations",
+            500,
+            np.ones(100),
+            equality=True,
+            seed=135,
+            start=0.02,
+            rate=1e-3,
+            momentum=0.9,
+            steps=5000,
         ),  # fmt: skip
         "equal": linear("‖x‖², 5 equalities", 10, tests, equality=True, **test),
         "at_most": linear("‖x‖², 5 inequalities", 10, tests, equality=False, **test),

@@ -129,7 +129,9 @@ def markdown(records: Records) -> str:
     devices = sorted({one["device"] for one in records.values()})
     parts = [table(rows), f"Computed on: {', '.join(devices) or 'nothing yet'}."]
     if found_by_hand(records):
-        parts.append(f"Search by hand, seed {SEEDS[0]}, error of the last step by rate and weight:\n\n{_searched(records)}")
+        parts.append(
+            f"Search by hand, seed {SEEDS[0]}, error of the last step by rate and weight:\n\n{_searched(records)}"
+        )
     best = means[by_hand[0]] if by_hand else math.nan
     ours = means.get(GOVERNED[1], math.nan)
     if math.isfinite(ours):
