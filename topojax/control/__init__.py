@@ -2,7 +2,8 @@
 
 `contracts` makes a problem of constraints over pytrees (`at_most`, `at_least`, `equal`, `between`) and of weighed
 terms (`likelihood`, `balanced`); it holds the signs, the terms and the multipliers. Their laws are controllers that
-also stand alone: `dual_ascent`, `nu_pi`, `pid`, `tracking`, `by_optax`. `governor` and `caps` are for the rate, `gate`
+also stand alone: `dual_ascent`, `nu_pi`, `pid`, `tracking`, `by_optax`. `scale_by_governor` is the rate as an
+optax transform, `governor` the same for epochs, `caps` its bounds; `gate` is
 for what has to wait for a condition, `bank` for a table of contracts as rows of data.
 """
 
@@ -24,6 +25,14 @@ from topojax.control.constraints import (
 )
 from topojax.control.gate import Gate, GateState, gate
 from topojax.control.governor import CAUSES, Decision, Governor, GovernorState, governor
+from topojax.control.learning_rate import (
+    ScaleByGovernorState,
+    bound,
+    cause,
+    keep_finite,
+    scale_by_governor,
+    update_ratio,
+)
 from topojax.control.likelihoods import Balanced, Weighing, balanced, likelihood
 from topojax.control.nupi import NuPi, NuPiState, nu_pi
 from topojax.control.optimizer import Optax, OptaxState, by_optax
@@ -65,6 +74,7 @@ __all__ = [
     "Proxy",
     "Report",
     "Rule",
+    "ScaleByGovernorState",
     "Tracking",
     "TrackingState",
     "Weighing",
@@ -75,13 +85,16 @@ __all__ = [
     "balanced",
     "bank",
     "between",
+    "bound",
     "by_optax",
     "caps",
+    "cause",
     "contracts",
     "dual_ascent",
     "equal",
     "gate",
     "governor",
+    "keep_finite",
     "likelihood",
     "nu_pi",
     "nupi",
@@ -89,5 +102,7 @@ __all__ = [
     "pid",
     "precision",
     "report_form_is_stable",
+    "scale_by_governor",
     "tracking",
+    "update_ratio",
 ]

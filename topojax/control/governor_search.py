@@ -11,7 +11,7 @@ by as much; anything else is no evidence. At the end of a window η changes by t
                                         the rate before the cut is remembered as the unstable one) or acquitted
   plateau    × shrink                   no better than its best for `plateau` windows: noise at this rate holds the loss
   oversized  ← mean rate in force       the cap bound in most steps: what the rate asked for beyond it means nothing
-  recover    × grow²                    never better yet: too small to be seen
+  recover    × grow²                    never better or worse yet: too small to be seen
   grow       × grow                     better, and by more than the window before; or no evidence
   settle     × grow^¼                   better by less than before, or the unstable rate is known; up to `margin` of it
 
@@ -66,7 +66,7 @@ class SearchState(NamedTuple):
     trust: Array  # int32, windows of trust that the next acquittal gives
     trusted: Array  # int32, windows of trust left
     stalled: Array  # int32, windows without a new best
-    improved: Array  # bool: a window was better once
+    moved: Array  # bool: a window was better or worse once
     windows: Array  # int32, windows decided
     changes: Array  # int32, changes of η
     changed_at: Array  # int32, value of `windows` at the last change
@@ -94,7 +94,7 @@ def fresh(initial: ArrayLike) -> SearchState:
     whole = ("trial", "trust", "trusted", "stalled", "windows", "changes", "changed_at", "cause")
     fields = {name: typed(0) for name in SearchState._fields} | {name: typed(0, jnp.int32) for name in whole}
     given = {"rate": typed(initial), "unstable": typed(np.inf), "trust": typed(1, jnp.int32)}
-    return SearchState(**fields | given | {"improved": jnp.zeros((), bool)})
+    return SearchState(**fields | given | {"moved": jnp.zeros((), bool)})
 
 
 def _changed(state: SearchState, rate: Array, cause: Array) -> SearchState:
@@ -108,7 +108,7 @@ def _changed(state: SearchState, rate: Array, cause: Array) -> SearchState:
 
 
 class Search(NamedTuple):
-    """Numbers of the search, each of shape (), and its rules; `rate.scale_by_governor` describes them."""
+    """Numbers of the search, each of shape (), and its rules; `learning_rate.scale_by_governor` describes them."""
 
     minimum: Gain
     maximum: Gain
@@ -144,7 +144,7 @@ class Search(NamedTuple):
         acquit = on_trial & ~relief & (state.trial >= self.patience)
         spike = worse & ~on_trial & (state.trusted == 0)
         new_best = ~known | (mean < state.best - margin(state.best_variance))
-        stalled = jnp.where(new_best | acquit | ~state.improved, 0, state.stalled + 1)
+        stalled = jnp.where(new_best | acquit | ~state.moved, 0, state.stalled + 1)
         plateau = (self.plateau > 0) & (stalled >= self.plateau) & ~on_trial & ~cooling
 
         in_force = jnp.maximum(window.used / count, np.finfo(np.float32).tiny)
@@ -156,7 +156,8 @@ class Search(NamedTuple):
         slow = (better & (gain < state.gain)) | jnp.isfinite(unstable)
         gentle = self.grow**0.25
         free = (~on_trial | relief) & ~cooling & (state.trusted == 0)
-        quick = jnp.where(state.improved | better, self.grow, self.grow**2)
+        moved = state.moved | better | worse
+        quick = jnp.where(moved, self.grow, self.grow**2)
         allowed = jnp.minimum(self.margin * unstable, self.maximum)
         grown = jnp.minimum(asked * jnp.where(slow, gentle, quick), jnp.maximum(allowed, asked))
         rules = (
@@ -165,7 +166,7 @@ class Search(NamedTuple):
             ("plateau", plateau, asked * self.shrink),
             ("oversized", oversized, asked),
             ("settle", free & slow, grown),
-            ("recover", free & ~(state.improved | better), grown),
+            ("recover", free & ~moved, grown),
             ("grow", free, grown),
         )
         holds = [condition for _, condition, _ in rules]
@@ -191,7 +192,7 @@ class Search(NamedTuple):
             trust=trust,
             trusted=jnp.where(acquit, state.trust, jnp.maximum(state.trusted - 1, 0)),
             stalled=jnp.where(plateau | spike, 0, stalled),
-            improved=state.improved | better,
+            moved=moved,
             windows=state.windows + 1,
         )
 

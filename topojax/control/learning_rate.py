@@ -22,7 +22,8 @@ from topojax.types import Array
 
 _BETWEEN = {
     **{name: (1, np.inf) for name in ("grow", "forget", "patience")},
-    **{name: (0, 1) for name in ("shrink", "margin", "cooling", "first")},
+    **{name: (0, 1) for name in ("shrink", "margin", "first")},
+    "cooling": (0, 0.9),
     "window": (2, np.inf),
 }
 """Ranges beyond being ≥ 0."""
@@ -99,10 +100,11 @@ def scale_by_governor(
       window: steps per decision, ≥ 2; 1/50 to 1/100 of a run, and enough that the loss's mean over them says something.
       cap: from `update_ratio`; None: none, and `initial` is taken at its word.
       horizon: T, steps of the run; the rate then falls linearly to 0 by its end. None: it falls by `plateau` alone.
-      cooling: last fraction of the horizon in which it falls, in (0, 1].
+      cooling: last fraction of the horizon in which it falls, in (0, 0.9]; the rate is sought before.
       first: fraction of the cap that the first step may use.
       **rules: of `governor_search`: `grow` ≥ 1 (factor per window), `shrink` in (0, 1], `significance` (standard
-        errors that make a difference), `patience` (windows on trial), `plateau` (windows without a new best; 0: off),
+        errors that make a difference), `patience` (windows on trial), `plateau` (windows without a new best; 0: off, as
+        it is by default with a horizon),
         `margin` in (0, 1] (fraction of the unstable rate that may be used), `forget` ≥ 1 (factor per window on the
         memory of that rate).
 
@@ -132,7 +134,7 @@ def scale_by_governor(
         horizon=np.inf if horizon is None else horizon,
         cooling=cooling,
         first=first,
-        **{**RULES, **rules},
+        **{**RULES, "plateau": RULES["plateau"] if horizon is None else 0, **rules},
     )
 
     def init(params: optax.Params) -> ScaleByGovernorState:
@@ -157,15 +159,7 @@ def scale_by_governor(
                 f"scale_by_governor needs {missing}: call tx.update(grads, state, params, value=loss), with the "
                 "transform inside optax.chain or a wrapper that hands extra arguments on"
             )
-        if jnp.shape(value) != ():
-            raise ValueError(f"scale_by_governor needs a scalar value, got shape {jnp.shape(value)}")
-        loss, direction, size = jax.lax.stop_gradient(
-            (jnp.asarray(value, jnp.float32), optax.tree.norm(updates), optax.tree.norm(params))
-        )
-        new = _step(jax.lax.stop_gradient(state), loss, direction.astype(jnp.float32), size.astype(jnp.float32))
-        taken = new.failures == 0
-        scaled = jax.tree.map(lambda u: jnp.where(taken, -new.in_force.astype(u.dtype) * u, jnp.zeros_like(u)), updates)
-        return scaled, new
+        return _scaled(updates, state, params, value)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -206,14 +200,31 @@ def keep_finite(inner: optax.GradientTransformation) -> optax.GradientTransforma
     return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
+def _scaled(
+    updates: optax.Updates, state: ScaleByGovernorState, params: optax.Params, value: ArrayLike
+) -> tuple[optax.Updates, ScaleByGovernorState]:
+    """The update, and the state after it."""
+    if jnp.shape(value) != ():
+        raise ValueError(f"scale_by_governor needs a scalar value, got shape {jnp.shape(value)}")
+    loss, direction, size = (
+        jax.lax.stop_gradient(jnp.asarray(number, jnp.float32))
+        for number in (value, optax.tree.norm(updates), optax.tree.norm(params))
+    )
+    new = _step(jax.lax.stop_gradient(state), loss, direction, size)
+    taken = new.failures == 0
+    scaled = jax.tree.map(lambda u: jnp.where(taken, -new.in_force.astype(u.dtype) * u, jnp.zeros_like(u)), updates)
+    return scaled, new
+
+
 def _numbers(**numbers: ArrayLike) -> dict[str, ArrayLike]:
     """Every number of the transform, checked as far as its value is known."""
     known = {*RULES, "initial", "maximum", "minimum", "window", "ratio", "minimum_norm", "horizon", "cooling", "first"}
     for name in numbers.keys() - known:
         raise TypeError(f"scale_by_governor has no number {name!r}; it has {', '.join(sorted(known))}")
     for name, value in numbers.items():
-        if jnp.shape(value) != ():
-            raise ValueError(f"{name} must be a number, got shape {jnp.shape(value)}; to try many, jax.vmap over it")
+        shape = np.shape(value)
+        if shape != ():
+            raise ValueError(f"{name} must be a number, got shape {shape}; to try many, jax.vmap over it")
     checked(**{name: value for name, value in numbers.items() if name not in ("ratio", "horizon")})
     require_positive(**{name: numbers[name] for name in ("minimum", "horizon", "shrink", "margin", "cooling", "first")})
     for name, (low, high) in _BETWEEN.items():
