@@ -17,7 +17,7 @@ from topojax.atlas.optim import KEEPS_ADAM, RATES
 from topojax.atlas.system import ESTIMATES, RATE_SIGNALS
 from topojax.atlas.table import unit_values
 from topojax.config.io import flat
-from topojax.data import sets
+from topojax.data import own, sets
 from topojax.errors import UserError
 
 INTERVALS: dict[str, tuple[str, ...]] = {
@@ -130,7 +130,7 @@ INTERVALS: dict[str, tuple[str, ...]] = {
 """Interval → the fields that must lie in it; a field that is unset is not asked."""
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "data.name": sets.NAMES,
+    "data.missing": own.MISSING,
     "model.tensorization": ("sum", "full"),
     "model.straight_through": ("detached", "parity"),
     "model.matmul": MATMUL,
@@ -166,9 +166,8 @@ def validate(config: Any) -> None:
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"config.{name} = {value}: must be a finite number")
     for name, known in CHOICES.items():
-        if name == "data.name" and config.data.name.endswith(".npz"):
-            continue
         _choose(name, fields[name], known)
+    sets.locate(config.data.name, config.data.data_dir)
     for interval, names in INTERVALS.items():
         for name in names:
             if fields[name] is not None and not _inside(fields[name], interval):
