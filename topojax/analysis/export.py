@@ -37,7 +37,7 @@ def rows(run: Run, split: Batch) -> dict[str, np.ndarray]:
       the heads and what the baselines say (`predict.make_evaluate`; ae/z is ae_z).
     """
     compiled = compile_evaluate(run.program.evaluate, run.state, split)
-    encoding = run.encode(split.image)
+    encoding = run.encode_rows(np.asarray(split.image, np.float32))
     return {
         "index": np.arange(len(split.label)),
         "label": np.asarray(split.label),

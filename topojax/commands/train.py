@@ -30,6 +30,7 @@ def train(config: Any) -> None:
     if _PRINT.value:
         print(to_json(config), end="")
         return
+    from topojax.config.found import named
     from topojax.training.loop import train_and_evaluate
 
-    train_and_evaluate(config, _WORKDIR.value or f"runs/{config.name}", started=STARTED)
+    train_and_evaluate(config, _WORKDIR.value or f"runs/{named(config)}", started=STARTED)

@@ -109,6 +109,8 @@ def ready(raw: Raw, train: Split, test: Split, *, shape: str | None, counted: cl
     rows = [units.prepared(matrix) for matrix in matrices]
     label = [np.asarray(split.label) for split in (train, test)]
     notes = [*_about(units, counted, label), *notes, *_warnings(units, counted, label, rows)]
+    if len(counted.names) == 1:  # it tells nothing apart
+        label = [np.full_like(each, classes.MISSING) for each in label]
     return Ready((rows[0], label[0]), (rows[1], label[1]), units, max(len(counted.names), 1), tuple(notes))
 
 

@@ -6,6 +6,7 @@
 import difflib
 import importlib.util
 import pathlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -26,6 +27,7 @@ __all__ = [
     "NAMES",
     "Dataset",
     "batch_indices",
+    "built_in_units",
     "check",
     "describe",
     "load",
@@ -117,7 +119,8 @@ def load(config_data: Any, *, seed: int, data: Any = None) -> Dataset:
     batches = {split: _batch(*raw, pool.divisor) for split, raw in splits_of.items()}
     for split, batch in batches.items():
         check(batch, pool.num_classes, f"{name} {split} split")
-    units = unit_interval(batches["train"].image.shape[1], pool.image_shape, integers=pool.divisor)
+    sizes = {"input_dim": batches["train"].image.shape[1], "image_shape": pool.image_shape}
+    units = built_in_units(name, sizes)
     manifest = _manifest(name, pool.source, splits_of)
     return _finished(config_data, batches, pool.image_shape, pool.num_classes, manifest, units)
 
@@ -143,6 +146,17 @@ def locate(name: str, data_dir: str | None = None) -> str:
         f"config.data.name: unknown data set {name!r}: {hint}choose one of {', '.join(NAMES)}, "
         "or the path of a file or a folder"
     )
+
+
+def built_in_units(name: str, sizes: Mapping[str, Any]) -> Units:
+    """Units of a built-in set, for runs that have not kept them.
+
+    Args:
+      name: of the set.
+      sizes: `Dataset.sizes`.
+    """
+    divisor = {"digits": 16.0, **dict.fromkeys(tfds_arrays.SOURCES, 255.0)}.get(name)
+    return unit_interval(sizes["input_dim"], sizes["image_shape"], integers=divisor)
 
 
 def _raw(config_data: Any, data: Any) -> Raw:

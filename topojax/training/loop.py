@@ -8,7 +8,7 @@ import contextlib
 import importlib.util
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -18,9 +18,10 @@ import numpy as np
 
 from topojax.atlas.controllers import clipped, start_rate
 from topojax.atlas.feasible import unstable_gains
+from topojax.config.found import fitted
 from topojax.config.validate import validate
 from topojax.data import sets
-from topojax.errors import UserError, needing, raise_if_interrupted
+from topojax.errors import UserError, needing, raise_if_interrupted, tell
 from topojax.scoring.audit import last_fifth
 from topojax.scoring.run import Run, build, restore
 from topojax.scoring.scores import scores
@@ -35,18 +36,31 @@ from topojax.storage.runtime import compile_program, use_compilation_cache, vers
 from topojax.tracking.console import Progress
 from topojax.tracking.console import number as number_text
 from topojax.tracking.events import events, unsatisfied
+from topojax.training.callbacks import Callback, Epoch
 from topojax.training.result import result_of, write_result
 from topojax.types import Batch, Metrics
 
 
-def train_and_evaluate(config: Any, workdir: str | pathlib.Path, *, started: float | None = None) -> TrainState:
+def train_and_evaluate(
+    config: Any,
+    workdir: str | pathlib.Path,
+    *,
+    data: Any = None,
+    callbacks: Sequence[Callback] = (),
+    started: float | None = None,
+) -> TrainState:
     """Train a run to its last epoch, from the start or from its last checkpoint, and evaluate it.
 
-    Leaves in `workdir`: config.json, metrics.jsonl, events.jsonl, checkpoints/ and, at the end, result.json.
+    Leaves in `workdir`: config.json, metrics.jsonl, events.jsonl, checkpoints/ and, at the end, result.json; found.json
+    where own data had something to say.
 
     Args:
       config: a whole configuration (`config.default_config`).
       workdir: the run's folder; made if missing.
+      data: to train on, in place of what `config.data.name` says: x, (x, y), (x_train, y_train, x_test, y_test), a data
+        frame, or a sequence of examples (`data.given`); labels may be None.
+      callbacks: each is called after every epoch with an `Epoch`, and ends the training by returning True; the same
+        call goes on from there.
       started: `time.perf_counter()` at the start of the process, for time/total_s; now, unless told.
 
     Returns:
@@ -59,20 +73,23 @@ def train_and_evaluate(config: Any, workdir: str | pathlib.Path, *, started: flo
     started = time.perf_counter() if started is None else started
     validate(config)
     path = pathlib.Path(workdir)
+    config = workdirs.adopted(path, config)
 
     try:
-        done = _finished(path, config)  # before the data, which take their time
+        done = None if data is not None else _finished(path, config)  # before the data, which take their time
         if done is not None:
             return done
         # Before the folder is claimed: what lacks an extra or does not fit the data leaves nothing there.
         _look_for_extras(config)
-        training = _Training(config, path, started)
+        training = _Training(config, path, started, data, callbacks)
+        config = training.config
         with workdirs.claim(path):
+            training.same_data()
             done = _finished(path, config)  # by another process, while the data were read
             if done is not None:
                 return done
             with contextlib.closing(Checkpoints(path, keep=config.checkpoint.keep)) as checkpoints:
-                workdirs.write_config(path, config)
+                training.remember()
                 return training.run(checkpoints)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"the same command goes on from epoch {last_epoch(path)} of {path}") from None
@@ -109,11 +126,20 @@ def _finished(path: pathlib.Path, config: Any) -> TrainState | None:
 class _Training:
     """One call of `train_and_evaluate`, its parts in the order in which they are needed."""
 
-    def __init__(self, config: Any, path: pathlib.Path, started: float):
+    def __init__(
+        self, config: Any, path: pathlib.Path, started: float, data: Any = None, callbacks: Sequence[Callback] = ()
+    ):
         if config.train.compilation_cache:
             use_compilation_cache()
-        self.config, self.path, self.started = config, path, started
-        self.dataset = sets.load(config.data, seed=config.seed)
+        self.path, self.started, self.callbacks = path, started, tuple(callbacks)
+        self.dataset = sets.load(config.data, seed=config.seed, data=data)
+        self.config, self.changes = fitted(config, self.dataset, in_memory=data is not None)
+        if self.config.data.neighbours != config.data.neighbours:
+            train = sets.with_neighbours(self.dataset.train, self.config.data.neighbours)
+            self.dataset = self.dataset._replace(train=train)
+        if self.changes:
+            validate(self.config)
+        config = self.config
         self.about = {"data": self.dataset.manifest, **self.dataset.sizes()}
         self.model, self.program = build(config, self.about)
         self.advice = {row.name: row.advice for row in self.program.rows}
@@ -131,6 +157,30 @@ class _Training:
             "lr_governor": number(jnp.float32(start_rate(config))),
             "gate/phase": 0 if config.gates.warmup_epochs else 1,
         }
+
+    def same_data(self) -> None:
+        """Refuse to go on with other data than those of the run that is there.
+
+        Raises:
+          UserError: where they are not the same.
+        """
+        if last_epoch(self.path):
+            with contextlib.closing(Checkpoints(self.path, read_only=True)) as checkpoints:
+                meta = checkpoints.meta()
+            if meta["data"] != self.dataset.manifest:
+                raise UserError(f"the data of {self.dataset.name} are not those {self.path} was trained on")
+
+    def remember(self) -> None:
+        """Write the configuration, and say what was found out of the data."""
+        workdirs.write_config(self.path, self.config)
+        if last_epoch(self.path) or not (self.dataset.notes or self.changes):
+            return
+        workdirs.write_found(self.path, {c.field: (c.asked, c.value) for c in self.changes}, self.dataset.notes)
+        for note in self.dataset.notes:
+            tell(f"data: {note}")
+        for why in dict.fromkeys(change.why for change in self.changes):
+            fields = [f"config.{c.field} = {c.value}" for c in self.changes if c.why == why]
+            tell(f"data: {', '.join(fields)} ({why})")
 
     def run(self, checkpoints: Checkpoints) -> TrainState:
         """Compile, restore or start, train, evaluate."""
@@ -157,22 +207,33 @@ class _Training:
                 waiting.append(metrics)
                 progress.advance()
                 logs, saves = (self._due(epoch, block) for block in (self.config.log, self.config.checkpoint))
-                if logs or saves:
+                stops = False
+                if logs or saves or self.callbacks:
                     self._fetch(epoch, waiting, writers, progress)
                     waiting = []
-                if logs:
+                if self.callbacks:
+                    stops = self._call_back(epoch, state)
+                if logs or stops:
                     step, (tested, predictions) = epoch * self.program.steps_per_epoch, self._test(state)
                     row = {**self.previous, **tested, "time/train_s": round(self.train_s, 3)}
                     writers.metrics(epoch, step, row)
                     writers.view(epoch, step, state, predictions)
                     progress.show(epoch, row)
-                if saves:
+                if saves or stops:
                     self._save(epoch, state)
                 if logs or saves:
                     self._halt_if_unsatisfied(epoch, state, writers)
+                if stops:
+                    break
             progress.close()
-            writers.finish(self._finish(state))
+            writers.finish(self._finish(state, int(state.step) // self.program.steps_per_epoch))
         return state
+
+    def _call_back(self, epoch: int, state: TrainState) -> bool:
+        """Whether one of the callbacks ends the training."""
+        label, epochs = np.asarray(self.dataset.test.label), self.config.train.epochs
+        told = Epoch(epoch, epochs, state, dict(self.previous), lambda: self._test(state)[1], label)
+        return any([callback(told) is True for callback in self.callbacks])  # noqa: C419: all of them are called
 
     def _sinks(self, done: int) -> Iterator[Sink]:
         if self.config.log.tensorboard:
@@ -199,9 +260,6 @@ class _Training:
     def _restore_or_init(self, abstract: Any) -> tuple[TrainState, int]:
         if not self.checkpoints.epochs():
             return self.init(), 0
-        meta = self.checkpoints.meta()
-        if meta["data"] != self.dataset.manifest:
-            raise UserError(f"the data of {self.dataset.name} are not those {self.path} was trained on")
         state, meta = self.checkpoints.restore(abstract)
         self.previous, self.train_s = meta["previous"], meta["train_s"]
         # A copy that jax owns: restored buffers may be shared with the reader, and are about to be donated.
@@ -262,12 +320,16 @@ class _Training:
             if failures >= self.config.monitor.max_failures:
                 event = {"event": "diverged", "failures": failures}
                 writers.event(at, at * self.program.steps_per_epoch, event)
-                saved = max(self.checkpoints.epochs(), default=0)
-                raise UserError(
-                    f"diverged in epoch {at}: {failures} steps in a row not finite; {self.path} is as it "
-                    f"was after epoch {saved}. Look at the data, or lower config.optim.learning_rate_max and "
-                    "start in a new --workdir"
-                )
+                raise self._diverged(at, failures, row)
+
+    def _diverged(self, epoch: int, failures: int, row: Mapping[str, Any]) -> UserError:
+        bad = [name for name, value in row.items() if value is None and name.startswith("loss/")]
+        first = f", first of all {bad[0]}" if bad else ""
+        saved = max(self.checkpoints.epochs(), default=0)
+        return UserError(
+            f"diverged in epoch {epoch}: {failures} steps in a row not finite{first}; {self.path} is as it was after "
+            f"epoch {saved}. Look at the data, or lower config.optim.learning_rate_max and start in a new --workdir"
+        )
 
     def _test(self, state: TrainState) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         predictions = predict(self.evaluate.result(), state, self.dataset.test)
@@ -277,6 +339,7 @@ class _Training:
         meta = {
             "epoch": epoch,
             **self.about,
+            "units": self.dataset.units.to_json(),
             "config": self.config.to_dict(),
             "versions": versions(),
             "previous": self.previous,
@@ -284,17 +347,21 @@ class _Training:
         }
         self.checkpoints.save(epoch, state, meta, loss=self.previous["signal/task"])
 
-    def _finish(self, state: TrainState) -> dict[str, Any]:
+    def _finish(self, state: TrainState, epoch: int) -> dict[str, Any]:
+        failures = int(self.previous.get("guard/failures") or 0)
+        if failures >= self.program.steps_per_epoch:  # the whole last epoch changed nothing
+            raise self._diverged(epoch, failures, self.previous)
         run = Run(
             model=self.model,
             state=state,
             config=self.config,
-            epoch=self.config.train.epochs,
+            epoch=epoch,
             image_shape=self.dataset.image_shape,
             input_dim=self.dataset.train.image.shape[1],
             program=self.program,
             num_classes=self.dataset.num_classes,
             manifest=self.dataset.manifest,
+            units=self.dataset.units,
         )
         tested = evaluate_run(run, self.dataset.test, self.dataset.train, compiled=self.evaluate.result())
         result = result_of(
