@@ -261,7 +261,7 @@ def cross_entropy(logits: Array, label: Array) -> Array:
 
 
 def over_labelled(value: Array, label: Array) -> Array:
-    """Mean of values, [B] as the labels or [B, 1] as they, over the examples whose label is known, ≥ 0; 0 where none is.
+    """Mean of values, of the labels' shape, over the examples whose label is known, ≥ 0; 0 where none is.
 
     Where all are known it is their mean, bit for bit: the factor is then 1.
     """

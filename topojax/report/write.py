@@ -11,7 +11,11 @@ from topojax.tracking.canvas import import_matplotlib
 
 
 def write(
-    workdir: str | pathlib.Path, *, step: int | None = None, compare: Sequence[str | pathlib.Path] = ()
+    workdir: str | pathlib.Path,
+    *,
+    step: int | None = None,
+    compare: Sequence[str | pathlib.Path] = (),
+    data: Any = None,
 ) -> pathlib.Path:
     """Write the report of a run: <workdir>/report/index.html and a PNG of every figure; beside other runs, comparison/.
 
@@ -22,6 +26,7 @@ def write(
       workdir: of the run.
       step: which checkpoint, by epoch; the latest unless told.
       compare: workdirs of other runs.
+      data: the run's data where they no longer lie where they did (`scoring.split.load_splits`).
 
     Returns:
       The path of the page.
@@ -38,7 +43,7 @@ def write(
 
     path = pathlib.Path(workdir)
     history = read(path)
-    meta, embedding, missing = _embedding(path, step)
+    meta, embedding, missing = _embedding(path, step, data)
     if meta is not None:
         history = read(path, until=meta["epoch"])
     others = [read(pathlib.Path(other)) for other in compare]
@@ -54,7 +59,9 @@ def write(
     return _save(path / ("comparison" if others else "report"), text, files)
 
 
-def _embedding(path: pathlib.Path, step: int | None) -> tuple[dict[str, Any] | None, Embedding | None, str]:
+def _embedding(
+    path: pathlib.Path, step: int | None, data: Any = None
+) -> tuple[dict[str, Any] | None, Embedding | None, str]:
     """(metadata of the checkpoint, embedding, why there is none)."""
     from topojax.report.embedding import embed
     from topojax.scoring.run import restore
@@ -75,7 +82,7 @@ def _embedding(path: pathlib.Path, step: int | None) -> tuple[dict[str, Any] | N
         checkpoints.close()
     run = restore(path, meta["epoch"])
     try:
-        train, test = load_splits(run)
+        train, test = load_splits(run, data)
     except UserError as error:
         return meta, None, f"The data of this run cannot be read, so that nothing of the atlas can be drawn: {error}"
     return meta, embed(run, test, train), ""

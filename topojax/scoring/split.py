@@ -123,31 +123,47 @@ def known_labels(split: Batch) -> np.ndarray | None:
     return None if labels is None or not (labels >= 0).any() else labels
 
 
-def load_splits(run: Run) -> tuple[Batch, Batch]:
+def load_splits(run: Run, data: Any = None) -> tuple[Batch, Batch]:
     """The (train, test) splits that a run was made with.
+
+    Args:
+      run: restored.
+      data: where they lie now, or the arrays that were handed over; None: where they lay.
 
     Raises:
       UserError: the data are gone, or are not those it was trained on.
     """
-    found = sets.load(run.config.data, seed=run.config.seed)
-    if found.manifest != run.manifest:
+    config = run.config.data
+    if isinstance(data, str | pathlib.Path):
+        config = config.copy_and_resolve_references()
+        config.name, data = str(data), None
+    found = sets.load(config, seed=run.config.seed, data=data)
+    if contents(found.manifest) != contents(run.manifest):
         raise UserError(f"the data of {found.name} are not those the run was trained on")
     return found.train, found.test
 
 
-def evaluate(workdir: str | pathlib.Path, *, step: int | None = None, split: str = "test") -> Evaluation:
+def contents(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What identifies data wherever they lie."""
+    return {split: manifest.get(split) for split in SPLITS}
+
+
+def evaluate(
+    workdir: str | pathlib.Path, *, step: int | None = None, split: str = "test", data: Any = None
+) -> Evaluation:
     """Restore a run and evaluate it.
 
     Args:
       workdir: of a run with at least one checkpoint, and its data at hand.
       step: which checkpoint, by epoch; the latest unless told.
       split: test or train.
+      data: as of `load_splits`.
 
     Raises:
       UserError: nothing to restore, no such step (it names those there are), or the data are gone.
     """
     run = restore(workdir, step)
-    train, test = load_splits(run)
+    train, test = load_splits(run, data)
     return evaluate_run(run, {"train": train, "test": test}[split], train, name=split)
 
 

@@ -25,7 +25,7 @@ from topojax.errors import UserError, needing, raise_if_interrupted, tell
 from topojax.scoring.audit import last_fifth
 from topojax.scoring.run import Run, build, restore
 from topojax.scoring.scores import scores
-from topojax.scoring.split import evaluate_run
+from topojax.scoring.split import contents, evaluate_run
 from topojax.step.predict import compile_evaluate, predict
 from topojax.step.state import TrainState
 from topojax.storage import workdir as workdirs
@@ -167,7 +167,7 @@ class _Training:
         if last_epoch(self.path):
             with contextlib.closing(Checkpoints(self.path, read_only=True)) as checkpoints:
                 meta = checkpoints.meta()
-            if meta["data"] != self.dataset.manifest:
+            if contents(meta["data"]) != contents(self.dataset.manifest):
                 raise UserError(f"the data of {self.dataset.name} are not those {self.path} was trained on")
 
     def remember(self) -> None:
