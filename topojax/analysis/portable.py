@@ -74,4 +74,4 @@ def write(folder: pathlib.Path, run: Run) -> None:
 
 
 def _outputs(function: Any, given: tuple) -> dict[str, str]:
-    return {name: f"{a.dtype}{list(map(str, a.shape))}" for name, a in jax.eval_shape(function, *given).items()}
+    return {name: f"{a.dtype}[{','.join(map(str, a.shape))}]" for name, a in jax.eval_shape(function, *given).items()}

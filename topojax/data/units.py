@@ -113,7 +113,7 @@ class Units:
             if self.channels_first and self.image_shape is not None and shape != self.image_shape:
                 height, width, channels = self.image_shape
                 many = many.reshape(-1, channels, height, width).transpose(0, 2, 3, 1)
-            return many.reshape(len(many), self.size), single
+            return many.reshape(many.shape[0], self.size), single
         listed = " or ".join(f"[{', '.join(['n', *map(str, shape)])}]" for shape in known)
         raise UserError(f"inputs have shape {list(x.shape)}, this model takes {listed}, or one of them without n")
 
