@@ -6,13 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
 import pytest
-from flax import nnx
 
-from topojax.control import dual_ascent
-from topojax.control.governor_state import CAUSES
-from topojax.control.rate import bound, cause, keep_finite, scale_by_governor, update_ratio
+from topojax.control.rate import bound, cause, keep_finite, scale_by_governor
 
 CURVATURE = jnp.logspace(-1, 2, 10)
 

@@ -16,6 +16,10 @@ def default_config() -> ConfigDict:
     c.name = "digits"
     # Seed of initialisation, data order, splits and augmentation.
     c.seed = 0
+    # Workdir of another run whose parameters this one begins with, where they fit; unset: begins anew.
+    c.init_from = placeholder(str)
+    # With it, controllers that are fresh, or kept as that run's.
+    c.init_control = "fresh"
 
     c.data = ConfigDict()
     # digits, mnist, cifar10, or a manifold: swiss_roll_2d, circles_2d, moons_2d, swiss_roll_3d, sphere_3d, moons_3d; or
@@ -43,6 +47,8 @@ def default_config() -> ConfigDict:
     c.data.resize = placeholder(str)
     # Own data: shape of an example, as 28x28 or 3x32x32, `none` for no image; unset: found out.
     c.data.shape = placeholder(str)
+    # Own data: found, brought to [0, 1] by what the training split holds; or none, taken as they are.
+    c.data.scale = "found"
     # Own data: let what is found in them set charts, batch size and the like, where these stand at their defaults.
     c.data.auto = True
     # Keep decoded tfds arrays in the user's cache, so that only the first run needs TensorFlow.

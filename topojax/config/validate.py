@@ -17,7 +17,7 @@ from topojax.atlas.optim import KEEPS_ADAM, RATES
 from topojax.atlas.system import ESTIMATES, RATE_SIGNALS
 from topojax.atlas.table import unit_values
 from topojax.config.io import flat
-from topojax.data import own, sets
+from topojax.data import fit, own, sets
 from topojax.errors import UserError
 
 INTERVALS: dict[str, tuple[str, ...]] = {
@@ -130,7 +130,9 @@ INTERVALS: dict[str, tuple[str, ...]] = {
 """Interval → the fields that must lie in it; a field that is unset is not asked."""
 
 CHOICES: dict[str, tuple[str, ...]] = {
+    "init_control": ("fresh", "kept"),
     "data.missing": own.MISSING,
+    "data.scale": fit.SCALES,
     "model.tensorization": ("sum", "full"),
     "model.straight_through": ("detached", "parity"),
     "model.matmul": MATMUL,

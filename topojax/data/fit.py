@@ -13,6 +13,8 @@ from topojax.data.units import Units
 from topojax.errors import UserError
 
 HABITS = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))
+SCALES = ("found", "none")
+"""Whether examples are brought to [0, 1], or taken as they are."""
 CHANNELS = (1, 3)
 """Of what is shown, turned and shifted as an image."""
 SMOOTH = 0.25
@@ -36,19 +38,23 @@ class Layout(NamedTuple):
     one_map: bool
 
 
-def units(train: np.ndarray, *, pictures: bool, shape: str | None) -> Units:
+def units(train: np.ndarray, *, pictures: bool, shape: str | None, scale: str = "found") -> Units:
     """The units of a training split.
 
     Args:
       train: [n, …] finite numbers.
       pictures: whether they are known to be images.
       shape: of `config.data.shape`: "28x28", "3x32x32", "none"; None: found out.
+      scale: of `SCALES`.
 
     Raises:
       UserError: a shape that does not fit, or nothing that varies.
     """
     layout = _told(shape, train.shape[1:]) if shape is not None else _layout(train, pictures)
     given = tuple(int(side) for side in train.shape[1:])
+    if scale == "none":
+        one = np.ones(1)
+        return Units(given, layout.image_shape, 0 * one, one, layout.channels_first, dtype=str(train.dtype))
     low, high = _range(train, layout.one_map)
     if not (high > low).any():
         raise UserError("all training examples are equal: there is nothing to learn")

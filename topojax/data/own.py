@@ -75,7 +75,9 @@ def count(split: Split) -> int:
     return length(split.inputs)
 
 
-def ready(raw: Raw, train: Split, test: Split, *, shape: str | None, counted: classes.Classes, where: str) -> Ready:
+def ready(
+    raw: Raw, train: Split, test: Split, *, shape: str | None, scale: str, counted: classes.Classes, where: str
+) -> Ready:
     """Scale both splits by what the training split says.
 
     Args:
@@ -83,6 +85,7 @@ def ready(raw: Raw, train: Split, test: Split, *, shape: str | None, counted: cl
       train: to train on, its labels numbers.
       test: held out, its labels numbers.
       shape: of `config.data.shape`.
+      scale: of `config.data.scale`.
       counted: names of the classes.
       where: what messages call the data.
 
@@ -104,7 +107,7 @@ def ready(raw: Raw, train: Split, test: Split, *, shape: str | None, counted: cl
             a, b = (list(inputs.shape[1:]) for inputs in (train.inputs, test.inputs))
             raise UserError(f"{where}: examples to train on have shape {a}, those to test {b}")
         matrices = _filled(train.inputs, test.inputs)
-    units = fit.units(matrices[0], pictures=raw.pictures, shape=shape)
+    units = fit.units(matrices[0], pictures=raw.pictures, shape=shape, scale=scale)
     units = dataclasses.replace(units, columns=columns, classes=counted.names)
     rows = [units.prepared(matrix) for matrix in matrices]
     label = [np.asarray(split.label) for split in (train, test)]
@@ -205,7 +208,9 @@ def _about(units: Units, counted: classes.Classes, label: list[np.ndarray]) -> l
     elif units.columns:
         what = f"{len(units.columns)} columns"
     scale = "one scale a column"
-    if units.low.size == 1:
+    if units.identity:
+        scale = f"{units.dtype}, taken as they are"
+    elif units.low.size == 1:
         scale = f"{units.dtype}, {units.low[0]:g} to {units.low[0] + units.width[0]:g} scaled to 0 to 1"
     sizes = f"{len(label[0])} examples to train on, {len(label[1])} to test"
     lines = [f"{sizes}; {what}, {scale}"]

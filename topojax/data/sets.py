@@ -203,7 +203,8 @@ def _own(config_data: Any, raw: Raw, seed: int) -> Dataset:
     else:
         train, test = _each_class_to_train_on(counted.label, train, test)
         held = taken(pool, test)
-    made = own.ready(raw, taken(pool, train), held, shape=config_data.shape, counted=counted, where=name)
+    fitting = {"shape": config_data.shape, "scale": config_data.scale}
+    made = own.ready(raw, taken(pool, train), held, **fitting, counted=counted, where=name)
     splits = {"train": made.train, "test": made.test}
     batches = {split: Batch(cast(Array, image), cast(Array, label)) for split, (image, label) in splits.items()}
     manifest = _manifest(name, raw.source, splits)

@@ -38,6 +38,7 @@ from topojax.tracking.console import number as number_text
 from topojax.tracking.events import events, unsatisfied
 from topojax.training.callbacks import Callback, Epoch
 from topojax.training.result import result_of, write_result
+from topojax.training.start import begun
 from topojax.types import Batch, Metrics
 
 
@@ -259,7 +260,11 @@ class _Training:
 
     def _restore_or_init(self, abstract: Any) -> tuple[TrainState, int]:
         if not self.checkpoints.epochs():
-            return self.init(), 0
+            if self.config.init_from is None:
+                return self.init(), 0
+            state, words = begun(self.init(), self.config.init_from, control=self.config.init_control)
+            tell(f"{self.path} {words}")
+            return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(state), 0
         state, meta = self.checkpoints.restore(abstract)
         self.previous, self.train_s = meta["previous"], meta["train_s"]
         # A copy that jax owns: restored buffers may be shared with the reader, and are about to be donated.

@@ -14,7 +14,7 @@ INPUTS = ("x", "image", "images", "data", "inputs", "features", "arr_0")
 
 
 def read(path: pathlib.Path, options: Options) -> Raw:
-    """x, y; or x_train, y_train and, if there is one, x_test, y_test; labels may be missing."""
+    """x, y; or x_train, y_train and, if there is one, x_test, y_test; labels may be missing, class_names name them."""
     if path.suffix.lower() == ".npy":
         return Raw(Split(_array(np.load(path, allow_pickle=False), path), None), None, "a .npy file")
     with zipfile.ZipFile(path) as archive:
@@ -47,8 +47,10 @@ def read(path: pathlib.Path, options: Options) -> Raw:
         test = (
             split(found[0], before.replace("train", "test"), after.replace("train", "test")) if before + after else None
         )
+        named = keys.get("class_names")
+        classes = None if named is None else tuple(map(str, np.ravel(file[named])))
     assert train is not None
-    return Raw(train, test, "an .npz file")
+    return Raw(train, test, "an .npz file", names=classes)
 
 
 def _array(array: np.ndarray, path: pathlib.Path) -> np.ndarray:
