@@ -3,11 +3,13 @@
   topojax train                                        digits, with the defaults
   topojax train --config=configs/mnist.py --config.seed=1
   topojax train --config=configs/mnist.py:full --workdir=runs/full
+  topojax train --config.data.name=images/             your own data (docs/your-own-data.md)
 
 The same command goes on from the last checkpoint of its workdir.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from absl import flags
@@ -22,10 +24,11 @@ _PRINT = flags.DEFINE_bool("print_config", False, "print the configuration that 
 
 def main(argv: Sequence[str]) -> int:
     """Command line."""
-    return command_line.carry_out(train, __doc__ or "", ["topojax train", *argv])
+    run = functools.partial(train, keep=command_line.overridden(argv))
+    return command_line.carry_out(run, __doc__ or "", ["topojax train", *argv])
 
 
-def train(config: Any) -> None:
+def train(config: Any, keep: Collection[str] = ()) -> None:
     """Print the configuration, or train."""
     if _PRINT.value:
         print(to_json(config), end="")
@@ -33,4 +36,4 @@ def train(config: Any) -> None:
     from topojax.config.found import named
     from topojax.training.loop import train_and_evaluate
 
-    train_and_evaluate(config, _WORKDIR.value or f"runs/{named(config)}", started=STARTED)
+    train_and_evaluate(config, _WORKDIR.value or f"runs/{named(config)}", keep=keep, started=STARTED)

@@ -1,11 +1,13 @@
 """What data say about a configuration: fields that stand at their defaults and do not suit own data, and contracts that
 cannot be kept with the data and sizes at hand.
 
-A field that was set stays as it was set; `config.data.auto=False` leaves all of them.
+A field that was set stays as it was set, on the command line also where it was set to its default;
+`config.data.auto=False` leaves all of them.
 """
 
 import math
 import pathlib
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from topojax.atlas.controllers import select_rows
@@ -34,13 +36,16 @@ class Change(NamedTuple):
     why: str
 
 
-def fitted(config: Any, dataset: sets.Dataset, *, in_memory: bool) -> tuple[Any, list[Change]]:
+def fitted(
+    config: Any, dataset: sets.Dataset, *, in_memory: bool, keep: Collection[str] = ()
+) -> tuple[Any, list[Change]]:
     """A configuration that suits its data.
 
     Args:
       config: whole, valid; not changed.
       dataset: of it.
       in_memory: whether the data were handed over, so that no name leads to them.
+      keep: fields that were set, to their defaults perhaps.
 
     Returns:
       The configuration and what changed.
@@ -53,7 +58,7 @@ def fitted(config: Any, dataset: sets.Dataset, *, in_memory: bool) -> tuple[Any,
     if dataset.own and config.name == default_config().name:
         found["name"] = named(config, in_memory=in_memory), "after the data"
     if dataset.own and config.data.auto:
-        found |= _suited(config, dataset)
+        found |= {field: change for field, change in _suited(config, dataset).items() if field not in keep}
     after = config.copy_and_resolve_references()
     for field, (value, _) in found.items():
         after.update_from_flattened_dict({field: value})

@@ -8,7 +8,7 @@ import contextlib
 import importlib.util
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -48,6 +48,7 @@ def train_and_evaluate(
     *,
     data: Any = None,
     callbacks: Sequence[Callback] = (),
+    keep: Collection[str] = (),
     started: float | None = None,
 ) -> TrainState:
     """Train a run to its last epoch, from the start or from its last checkpoint, and evaluate it.
@@ -62,6 +63,7 @@ def train_and_evaluate(
         frame, or a sequence of examples (`data.given`); labels may be None.
       callbacks: each is called after every epoch with an `Epoch`, and ends the training by returning True; the same
         call goes on from there.
+      keep: fields, as `model.num_charts`, that own data do not set though they stand at their defaults.
       started: `time.perf_counter()` at the start of the process, for time/total_s; now, unless told.
 
     Returns:
@@ -82,7 +84,7 @@ def train_and_evaluate(
             return done
         # Before the folder is claimed: what lacks an extra or does not fit the data leaves nothing there.
         _look_for_extras(config)
-        training = _Training(config, path, started, data, callbacks)
+        training = _Training(config, path, started, data, callbacks, keep)
         config = training.config
         with workdirs.claim(path):
             training.same_data()
@@ -128,13 +130,19 @@ class _Training:
     """One call of `train_and_evaluate`, its parts in the order in which they are needed."""
 
     def __init__(
-        self, config: Any, path: pathlib.Path, started: float, data: Any = None, callbacks: Sequence[Callback] = ()
+        self,
+        config: Any,
+        path: pathlib.Path,
+        started: float,
+        data: Any = None,
+        callbacks: Sequence[Callback] = (),
+        keep: Collection[str] = (),
     ):
         if config.train.compilation_cache:
             use_compilation_cache()
         self.path, self.started, self.callbacks = path, started, tuple(callbacks)
         self.dataset = sets.load(config.data, seed=config.seed, data=data)
-        self.config, self.changes = fitted(config, self.dataset, in_memory=data is not None)
+        self.config, self.changes = fitted(config, self.dataset, in_memory=data is not None, keep=keep)
         if self.config.data.neighbours != config.data.neighbours:
             train = sets.with_neighbours(self.dataset.train, self.config.data.neighbours)
             self.dataset = self.dataset._replace(train=train)
