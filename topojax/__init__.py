@@ -13,22 +13,40 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from topojax.analysis import explore
+    from topojax.analysis.estimator import Atlas
+    from topojax.analysis.live import live
     from topojax.errors import UserError
+    from topojax.scoring.encoder import restore_encoder
     from topojax.scoring.run import Run, decode, encode, restore
     from topojax.training.loop import train_and_evaluate
 
     __version__: str
 
-__all__ = ["Run", "UserError", "__version__", "decode", "encode", "explore", "restore", "train_and_evaluate"]
+__all__ = [
+    "Atlas",
+    "Run",
+    "UserError",
+    "__version__",
+    "decode",
+    "encode",
+    "explore",
+    "live",
+    "restore",
+    "restore_encoder",
+    "train_and_evaluate",
+]
 
 # No module may bear one of these names: importing it would put it in the function's place.
 _HOME = {
+    "Atlas": "topojax.analysis.estimator",
     "Run": "topojax.scoring.run",
     "UserError": "topojax.errors",
     "decode": "topojax.scoring.run",
     "encode": "topojax.scoring.run",
     "explore": "topojax.analysis",
+    "live": "topojax.analysis.live",
     "restore": "topojax.scoring.run",
+    "restore_encoder": "topojax.scoring.encoder",
     "train_and_evaluate": "topojax.training.loop",
 }
 

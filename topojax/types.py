@@ -6,6 +6,7 @@ B batch, X input size, H hidden, D latent, N charts, K codes per chart, C classe
 from typing import Any, NamedTuple
 
 import jax
+import jax.export
 
 Array = jax.Array
 Params = dict[str, Any]
@@ -18,7 +19,7 @@ Metrics = dict[str, Array]
 
 
 class Batch(NamedTuple):
-    """Examples, or a whole split: inputs in [0, 1] and integer classes."""
+    """Examples, or a whole split: inputs in [0, 1] and integer classes, −1 where one is unknown."""
 
     image: Array  # shape=(B, X), float32
     label: Array  # shape=(B,), int32
@@ -59,6 +60,9 @@ class Outputs(NamedTuple):
 
     encoding: Encoding
     decoding: Decoding
-    at: Array | None = (
-        None  # shape=(B,), int32: in which chart the decoder looked for the example; None is the strongest
-    )
+    at: Array | None = None  # shape=(B,), int32: chart in which the decoder looked for each; None is the strongest
+
+
+# So that a function that returns them can be exported.
+for _tuple in (Encoding, Decoding, Outputs):
+    jax.export.register_namedtuple_serialization(_tuple, serialized_name=f"topojax.{_tuple.__name__}")

@@ -144,7 +144,10 @@ def test_stored_labels_out_of_range_stop_the_load(prepared):
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"name": "mnits"}, "unknown data set 'mnits': choose one of digits, mnist, cifar10, swiss_roll_2d"),
+        (
+            {"name": "mnits"},
+            "unknown data set 'mnits': did you mean 'mnist'? choose one of digits, mnist, cifar10",
+        ),
         ({"num_examples": 1798}, "data.num_examples = 1798, but digits has 1797"),
         ({"num_examples": 1}, "data.num_examples = 1: needs at least 2"),
         ({"num_examples": -5}, "data.num_examples = -5"),

@@ -5,7 +5,8 @@
   change.before.chart, change.after.chart, change.after.reconstruction
   explore.grid(run, chart=3, size=12).image  # [12, 12, X]: the chart drawn as a sheet
 
-Every function takes a restored run and arrays, returns NumPy arrays, and changes nothing.
+Every function takes a restored run and examples, many or one, in the units of its data; returns NumPy arrays in these
+units, and changes nothing. Of a table that has texts, what is returned is its rows in [0, 1].
 """
 
 from typing import Any, NamedTuple
@@ -68,15 +69,19 @@ def look(run: Run, x: ArrayLike) -> View:
 
     Args:
       run: restored.
-      x: [n, X] or [n, H, W, C], scaled as in training.
+      x: as for `Run.encode`.
 
     Raises:
-      UserError: another shape, integers, or values that are not finite.
+      UserError: another shape or scale, or values that are not finite.
     """
-    image = _rows(run, x)
-    encoding: Any = run.encode(image)
+    return _look(run, _rows(run, x))
+
+
+def _look(run: Run, rows: np.ndarray) -> View:
+    encoding: Any = run.encode_rows(rows)
+    run = _told(run)
     return View(
-        image=image,
+        image=run.units.back(rows),
         chart=encoding.chart,
         code=encoding.code,
         router=encoding.router,
@@ -120,7 +125,7 @@ def rotate(run: Run, x: ArrayLike, degrees: ArrayLike) -> Change:
         turned = rotate_points(jnp.asarray(image), jnp.asarray(angle))
     else:
         raise UserError(f"inputs of {run.input_dim} numbers are no images and no points of a plane: nothing to rotate")
-    return Change(look(run, image), look(run, np.asarray(turned)))
+    return Change(_look(run, image), _look(run, np.asarray(turned)))
 
 
 def noise(run: Run, x: ArrayLike, std: float, *, seed: int = 0) -> Change:
@@ -139,7 +144,8 @@ def noise(run: Run, x: ArrayLike, std: float, *, seed: int = 0) -> Change:
         raise UserError(f"std = {std} must be finite and not negative")
     image = _rows(run, x)
     drawn = np.random.default_rng(seed).standard_normal(image.shape, np.float32)
-    return Change(look(run, image), look(run, image + np.float32(std) * drawn))
+    width = np.float32(1) if run.units.identity else np.maximum(run.units.width, 1e-30)[None]
+    return Change(_look(run, image), _look(run, (image + np.float32(std) / width * drawn).astype(np.float32)))
 
 
 def occlude(run: Run, x: ArrayLike, *, top: int, left: int, size: int, value: float = 0.0) -> Change:
@@ -151,7 +157,7 @@ def occlude(run: Run, x: ArrayLike, *, top: int, left: int, size: int, value: fl
       top: first row covered, pixels.
       left: first column covered, pixels.
       size: of the square's side, pixels ≥ 1; what lies outside the image is cut off.
-      value: what it is covered with.
+      value: what it is covered with, in units of the inputs.
 
     Raises:
       UserError: inputs that are no images, or a square that misses them.
@@ -163,8 +169,8 @@ def occlude(run: Run, x: ArrayLike, *, top: int, left: int, size: int, value: fl
         raise UserError(f"a square of {size} at ({top}, {left}) does not meet images of {height} × {width}")
     image = _rows(run, x)
     covered = image.reshape(-1, *run.image_shape).copy()
-    covered[:, max(top, 0) : top + size, max(left, 0) : left + size] = value
-    return Change(look(run, image), look(run, covered.reshape(image.shape)))
+    covered[:, max(top, 0) : top + size, max(left, 0) : left + size] = (value - run.units.low[0]) / run.units.width[0]
+    return Change(_look(run, image), _look(run, covered.reshape(image.shape)))
 
 
 def interpolate(run: Run, a: ArrayLike, b: ArrayLike, *, steps: int = 9, chart: int | None = None) -> Path:
@@ -186,7 +192,7 @@ def interpolate(run: Run, a: ArrayLike, b: ArrayLike, *, steps: int = 9, chart: 
     """
     if steps < 2:
         raise UserError(f"steps = {steps} must be at least 2, the two ends")
-    ends = run.encode(np.concatenate([_rows(run, np.asarray(x)[None]) for x in (a, b)]))
+    ends = run.encode_rows(np.concatenate([_rows(run, x) for x in (a, b)]))
     chart = int(ends.chart[0]) if chart is None else chart
     z = _places(run, ends, chart)
     t = np.linspace(0.0, 1.0, steps, dtype=np.float32)[:, None]
@@ -256,7 +262,7 @@ def grid(
     z[..., axes[0]] += steps[None, :] * reach[axes[0]]
     z[..., axes[1]] -= steps[:, None] * reach[axes[1]]
     path = _path(run, chart, z.reshape(size * size, -1))
-    return Grid(chart, axes, z, path.image.reshape(size, size, -1), path.own.reshape(size, size))
+    return Grid(chart, axes, z, path.image.reshape(size, size, *path.image.shape[1:]), path.own.reshape(size, size))
 
 
 def codes(run: Run, chart: int) -> np.ndarray:
@@ -306,15 +312,19 @@ def _region(
 
 
 def _path(run: Run, chart: int, z: np.ndarray, z_tex: np.ndarray | None = None) -> Path:
-    image = np.asarray(run.decode(z, z_tex, chart=chart).x_hat)
+    image = np.asarray(_told(run).decode(z, z_tex, chart=chart).x_hat)
     own = np.asarray(run.decode(z, z_tex).router).argmax(axis=1).astype(np.int32)
     return Path(chart, z, image, own)
 
 
 def _rows(run: Run, x: ArrayLike) -> np.ndarray:
-    x = np.asarray(x)
-    images = run.image_shape is not None and x.shape[1:] == run.image_shape
-    return x.reshape(len(x), -1) if images else x
+    """[n, X] in [0, 1]; of one example, n = 1."""
+    return run.units.rows(x)[0]
+
+
+def _told(run: Run) -> Run:
+    """The run in whose units arrays are returned."""
+    return run.prepared if run.units.text else run
 
 
 def _each(name: str, value: ArrayLike, n: int) -> np.ndarray:

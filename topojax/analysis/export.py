@@ -1,20 +1,23 @@
 """Export what a run says of a split: coordinates, charts, codes, router weights and errors, one row an example.
 
   topojax export --workdir=runs/digits --out=digits.npz
-  topojax export --workdir=runs/digits --out=digits.parquet     (extra `parquet`)
+  topojax export --workdir=runs/digits --out=digits.parquet     for embedding-atlas (extra `parquet`)
+  topojax export --workdir=runs/digits --out=digits.h5ad        for scanpy (extra `anndata`)
   topojax export --workdir=runs/digits --out=projector          TensorBoard's projector: a folder
+  topojax export --workdir=runs/digits --out=programs --format=stablehlo
 
 A name without a suffix is a folder: vectors.tsv (z_geo), router.tsv, metadata.tsv, sprite.png where inputs are images,
 projector_config.pbtxt; `tensorboard --logdir=projector` opens it.
 """
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from topojax.errors import UserError, needing
+from topojax.analysis import annotated, columnar, portable
+from topojax.errors import UserError
 from topojax.scoring.run import Run, restore
 from topojax.scoring.split import load_splits
 from topojax.step.predict import compile_evaluate, predict
@@ -33,14 +36,18 @@ def rows(run: Run, split: Batch) -> dict[str, np.ndarray]:
       split: n ≥ 1 examples.
 
     Returns:
-      index, label, chart, code [n]; router [n, N]; z_geo, z_n, z_tex [n, D]; squared_error, consistency, predictions of
-      the heads and what the baselines say (`predict.make_evaluate`; ae/z is ae_z).
+      index, label (−1 where there is none), class (its name, where classes have names), chart, code [n]; router [n, N];
+      z_geo, z_n, z_tex [n, D]; squared_error, consistency, predictions of the heads and what the baselines say
+      (`predict.make_evaluate`; ae/z is ae_z).
     """
     compiled = compile_evaluate(run.program.evaluate, run.state, split)
-    encoding = run.encode(split.image)
+    encoding = run.encode_rows(np.asarray(split.image, np.float32))
+    label = np.asarray(split.label)
+    named = {"class": np.where(label >= 0, run.classes(np.maximum(label, 0)), "")} if run.units.classes else {}
     return {
-        "index": np.arange(len(split.label)),
-        "label": np.asarray(split.label),
+        "index": np.arange(len(label)),
+        "label": label,
+        **named,
         **{name.replace("/", "_"): value for name, value in predict(compiled, run.state, split).items()},
         "z_n": np.asarray(encoding.z_n),
         "z_tex": np.asarray(encoding.z_tex),
@@ -48,47 +55,79 @@ def rows(run: Run, split: Batch) -> dict[str, np.ndarray]:
 
 
 def export(
-    workdir: str | pathlib.Path, out: str | pathlib.Path, *, step: int | None = None, split: str = "test"
+    workdir: str | pathlib.Path,
+    out: str | pathlib.Path,
+    *,
+    step: int | None = None,
+    split: str = "test",
+    data: Any = None,
+    format: str | None = None,
 ) -> pathlib.Path:
-    """Restore a run and write its rows.
+    """Restore a run and write its rows, or its programs.
 
     Args:
       workdir: of a run with at least one checkpoint, and its data at hand.
-      out: .npz (with the run's centers [N, D] and codebook [N, K, D]), .parquet, or a folder for the projector.
+      out: .npz (with the run's centers [N, D] and codebook [N, K, D]), .parquet, .h5ad, or a folder.
       step: which checkpoint, by epoch; the latest unless told.
       split: test or train.
+      data: the run's data where they no longer lie where they did: their path, or what was handed over.
+      format: "stablehlo" writes encoder and decoder into the folder `out` (`portable`); it wants no data.
 
     Returns:
       `out`.
 
     Raises:
-      UserError: nothing to restore, another suffix, a path that cannot be written, or pyarrow is missing.
+      UserError: nothing to restore, another suffix, a path that cannot be written, or a package is missing.
     """
     path = pathlib.Path(out)
-    if path.suffix not in ("", ".npz", ".parquet"):
-        raise UserError(f"--out={path}: ends in .npz, .parquet, or has no suffix, for the projector's folder")
+    if format not in (None, *FORMATS):
+        raise UserError(f"--format={format}: choose one of {', '.join(FORMATS)}")
+    if format == "stablehlo":
+        return _written(path, lambda: portable.write(path, restore(workdir, step)))
+    if path.suffix not in ("", *SUFFIXES):
+        raise UserError(f"--out={path}: ends in {', '.join(SUFFIXES)}, or has no suffix, for the projector's folder")
     if path.suffix and not path.parent.is_dir():
         raise UserError(f"--out={path}: the folder {path.parent} does not exist")
     if path.suffix == ".parquet":
-        _pyarrow()
+        columnar.pyarrow()
+    if path.suffix == ".h5ad":
+        annotated.check()
     run = restore(workdir, step)
-    train, test = load_splits(run)
+    train, test = load_splits(run, data)
     examples = {"train": train, "test": test}[split]
-    columns = rows(run, examples)
+    columns, image = rows(run, examples), np.asarray(examples.image)
     about = {"split": split, "epoch": str(run.epoch), "name": run.config.name}
-    try:
+
+    def write() -> None:
         if path.suffix == ".npz":
-            encoder = run.state.params["atlas"]["encoder"]
-            tables = {name: np.asarray(encoder[name]) for name in ("centers", "codebook")}
-            with path.open("wb") as file:
-                np.savez_compressed(file, **columns, **tables, **{k: np.array(v) for k, v in about.items()})  # type: ignore[arg-type]
+            _write_npz(path, columns, run, about)
         elif path.suffix == ".parquet":
-            _write_parquet(path, columns, about)
+            columnar.write(path, columns, run, image, about)
+        elif path.suffix == ".h5ad":
+            annotated.write(path, columns, run, image, about)
         else:
-            write_projector(path, columns, np.asarray(examples.image), run.image_shape)
+            write_projector(path, columns, image, run.image_shape)
+
+    return _written(path, write)
+
+
+SUFFIXES = (".npz", ".parquet", ".h5ad")
+FORMATS = ("stablehlo",)
+
+
+def _written(path: pathlib.Path, write: Callable[[], None]) -> pathlib.Path:
+    try:
+        write()
     except OSError as error:
-        raise UserError(f"--out={path} cannot be written: {error.strerror}") from error
+        raise UserError(f"--out={path} cannot be written: {error.strerror or error}") from error
     return path
+
+
+def _write_npz(path: pathlib.Path, columns: Mapping[str, np.ndarray], run: Run, about: Mapping[str, str]) -> None:
+    encoder = run.state.params["atlas"]["encoder"]
+    tables = {name: np.asarray(encoder[name]) for name in ("centers", "codebook")}
+    with path.open("wb") as file:
+        np.savez_compressed(file, **columns, **tables, **{k: np.array(v) for k, v in about.items()})  # type: ignore[arg-type]
 
 
 def write_projector(
@@ -148,19 +187,3 @@ def sprite_sheet(images: np.ndarray) -> np.ndarray | None:
 
 def _cell(value: np.generic) -> str:
     return str(value.item() if value.dtype.kind in "iub" else value)
-
-
-def _write_parquet(path: pathlib.Path, columns: Mapping[str, np.ndarray], about: Mapping[str, str]) -> None:
-    """One column a number: z_geo [n, D] is z_geo_0 … z_geo_{D−1}."""
-    pyarrow, parquet = _pyarrow()
-    flat: dict[str, np.ndarray] = {}
-    for name, value in columns.items():
-        flat |= {name: value} if value.ndim == 1 else {f"{name}_{i}": value[:, i] for i in range(value.shape[1])}
-    parquet.write_table(pyarrow.table(flat).replace_schema_metadata(dict(about)), path)
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    with needing("parquet", "--out=….parquet"):
-        import pyarrow
-        import pyarrow.parquet
-    return pyarrow, pyarrow.parquet

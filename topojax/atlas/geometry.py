@@ -59,7 +59,7 @@ def potential(
     def classes(z: Array) -> Array:
         router = model.decode(weights, z, jnp.zeros_like(z)).router
         likelihood = jnp.take_along_axis(router @ class_table, label[:, None], axis=1)[:, 0]
-        return -jnp.log(likelihood + _LIKELIHOOD_FLOOR)
+        return jnp.where(label >= 0, -jnp.log(likelihood + _LIKELIHOOD_FLOOR), 0.0)  # an unknown class draws nowhere
 
     return classes
 

@@ -234,9 +234,9 @@ def jump(jumped: Array, z_n_all: Array, router: Array, *, returned: Array | None
 
 
 def sup_route(router: Array, class_table: Array, label: Array) -> Array:
-    """Negative log likelihood of P(y|x) = w P(y|k), +1e-8 inside the log."""
+    """Negative log likelihood of P(y|x) = w P(y|k), +1e-8 inside the log; over the examples with a label."""
     probability = jnp.take_along_axis(router @ class_table, label[:, None], axis=1)[:, 0]
-    return -jnp.mean(jnp.log(probability + 1e-8))
+    return -over_labelled(jnp.log(probability + 1e-8), label)
 
 
 def class_entropy(router: Array, class_table: Array) -> Array:
@@ -254,7 +254,7 @@ def sup_balance(router: Array) -> Array:
 def sup_metric(router: Array, label: Array, margin: Array) -> Array:
     """Overlap o = ⟨w_i, w_j⟩ of pairs of different class: Σ o relu(m − 1 + o)² / (#pairs + 1e-8)."""
     overlap = router @ router.T
-    different = (label[:, None] != label[None, :]).astype(overlap.dtype)
+    different = differing(label).astype(overlap.dtype)
     return jnp.sum(different * overlap * jax.nn.relu(margin - 1.0 + overlap) ** 2) / (jnp.sum(different) + 1e-8)
 
 
@@ -265,10 +265,26 @@ def sup_metric_latent(z_geo: Array, label: Array, margin: Array) -> Array:
     """
     squared = jnp.sum((z_geo[:, None] - z_geo[None]) ** 2, axis=-1)
     hinge = jax.nn.relu(1.0 - jnp.sqrt(squared + 1e-12) / margin) ** 2
-    different = (label[:, None] != label[None, :]).astype(hinge.dtype)
+    different = differing(label).astype(hinge.dtype)
     return jnp.sum(different * hinge) / (jnp.sum(different) + 1e-8)
 
 
 def cross_entropy(logits: Array, label: Array) -> Array:
-    """Mean cross entropy of [B, C] logits: the readout's own loss."""
-    return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), label[:, None], axis=1))
+    """Mean cross entropy of [B, C] logits over the examples with a label: the readout's own loss."""
+    label = label[:, None]
+    return -over_labelled(jnp.take_along_axis(jax.nn.log_softmax(logits), label, axis=1), label)
+
+
+def over_labelled(value: Array, label: Array) -> Array:
+    """Mean of values, of the labels' shape, over the examples whose label is known, ≥ 0; 0 where none is.
+
+    Where all are known it is their mean, bit for bit: the factor is then 1.
+    """
+    known = label >= 0
+    return jnp.mean(jnp.where(known, value, 0.0)) * (label.shape[0] / jnp.maximum(jnp.sum(known), 1))
+
+
+def differing(label: Array) -> Array:
+    """Pairs of examples of different class, both known: [B, B] bool."""
+    known = label >= 0
+    return (label[:, None] != label[None, :]) & known[:, None] & known[None, :]

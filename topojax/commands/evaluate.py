@@ -18,6 +18,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--workdir", required=True, help="where the run lives")
     parser.add_argument("--step", type=int, help="which checkpoint, by epoch (default: the latest)")
     parser.add_argument("--split", choices=("train", "test"), default="test", help="default: test")
+    parser.add_argument("--data", help="the run's data, where they no longer lie where they did")
     parser.add_argument("--out", type=pathlib.Path, help="the JSON file (default: in the workdir)")
     arguments = parser.parse_args(argv)
     from topojax.scoring.split import evaluate
@@ -28,7 +29,7 @@ def main(argv: Sequence[str]) -> None:
 
     use_compilation_cache()
     workdir = located(arguments.workdir)
-    evaluation = evaluate(workdir, step=arguments.step, split=arguments.split)
+    evaluation = evaluate(workdir, step=arguments.step, split=arguments.split, data=arguments.data)
     path = arguments.out or _default_path(workdir, arguments.step, arguments.split)
     try:
         write_json(path, as_json(evaluation))

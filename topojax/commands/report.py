@@ -14,6 +14,7 @@ def main(argv: Sequence[str]) -> None:
     parser = Parser("report", description="One page about a run, that opens offline.")
     parser.add_argument("--workdir", help="where the run lives (default: the first of --compare)")
     parser.add_argument("--step", type=int, help="which checkpoint, by epoch (default: the latest)")
+    parser.add_argument("--data", help="the run's data, where they no longer lie where they did")
     parser.add_argument("--compare", nargs="+", default=[], metavar="DIR", help="other runs, in the same figures")
     arguments = parser.parse_args(argv)
     if not (arguments.workdir or arguments.compare):
@@ -23,7 +24,7 @@ def main(argv: Sequence[str]) -> None:
     from topojax.storage.runtime import use_compilation_cache
 
     use_compilation_cache()
-    page = write(workdir, step=arguments.step, compare=others)
+    page = write(workdir, step=arguments.step, compare=others, data=arguments.data)
     print(f"{page} and {len(list(page.parent.glob('*.png')))} PNGs beside it")
     if (page.parent.parent / "mlflow.json").exists():  # the run is on MLflow: so is its report
         from topojax.tracking.mlflow_writer import sync

@@ -3,12 +3,14 @@
   topojax train                                        digits, with the defaults
   topojax train --config=configs/mnist.py --config.seed=1
   topojax train --config=configs/mnist.py:full --workdir=runs/full
+  topojax train --config.data.name=images/             your own data (docs/your-own-data.md)
 
 The same command goes on from the last checkpoint of its workdir; --allow_change also with other rates, bounds, targets,
 weights and schedules, which hold from there on.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from absl import flags
@@ -24,14 +26,17 @@ _CHANGE = flags.DEFINE_bool("allow_change", False, "go on with settings that are
 
 def main(argv: Sequence[str]) -> int:
     """Command line."""
-    return command_line.carry_out(train, __doc__ or "", ["topojax train", *argv])
+    run = functools.partial(train, keep=command_line.overridden(argv))
+    return command_line.carry_out(run, __doc__ or "", ["topojax train", *argv])
 
 
-def train(config: Any) -> None:
+def train(config: Any, keep: Collection[str] = ()) -> None:
     """Print the configuration, or train."""
     if _PRINT.value:
         print(to_json(config), end="")
         return
+    from topojax.config.found import named
     from topojax.training.loop import train_and_evaluate
 
-    train_and_evaluate(config, _WORKDIR.value or f"runs/{config.name}", started=STARTED, allow_change=_CHANGE.value)
+    workdir = _WORKDIR.value or f"runs/{named(config)}"
+    train_and_evaluate(config, workdir, keep=keep, started=STARTED, allow_change=_CHANGE.value)

@@ -54,6 +54,11 @@ def carry_out(main: Main, doc: str, argv: Sequence[str]) -> int:
     return main(parse(argv)) or 0
 
 
+def overridden(argv: Sequence[str]) -> set[str]:
+    """The fields that a command line sets, as `train.epochs`."""
+    return {match[1] for match in map(_OVERRIDE.match, argv) if match}
+
+
 def parse(argv: Sequence[str]) -> ml_collections.ConfigDict:
     """Parse the command line into absl's flags and the configuration it describes.
 
@@ -66,7 +71,7 @@ def parse(argv: Sequence[str]) -> ml_collections.ConfigDict:
     path = _config_argument(argv)
     argv = [argument.replace(path, _located(path)) if _names(argument, path) else argument for argument in argv]
     fields = [name for name, _ in flat(load(path))]
-    for field in (match[1] for match in map(_OVERRIDE.match, argv) if match):
+    for field in overridden(argv):
         if any(name.startswith(f"{field}.") for name in fields):
             raise UserError(f"config.{field} is a block: set one of its fields, as in --config.train.epochs=10")
         if field not in fields:

@@ -16,10 +16,16 @@ def default_config() -> ConfigDict:
     c.name = "digits"
     # Seed of initialisation, data order, splits and augmentation.
     c.seed = 0
+    # Workdir of another run whose parameters this one begins with, where they fit; unset: begins anew.
+    c.init_from = placeholder(str)
+    # With it, controllers that are fresh, or kept as that run's.
+    c.init_control = "fresh"
 
     c.data = ConfigDict()
     # digits, mnist, cifar10, or a manifold: swiss_roll_2d, circles_2d, moons_2d, swiss_roll_3d, sphere_3d, moons_3d,
-    # torus_3d, moebius_3d, klein_4d, projective_plane_4d.
+    # torus_3d, moebius_3d, klein_4d, projective_plane_4d; or your own: a path (.npz .npy .csv .tsv .jsonl .parquet .h5ad
+    # .zip, a folder of images, of IDX files or of Hugging Face), an address of such a file, or any name that tfds has
+    # prepared. docs/your-own-data.md has examples.
     c.data.name = "digits"
     # Seeded subset of the training pool; unset: all of it.
     c.data.num_examples = placeholder(int)
@@ -32,6 +38,20 @@ def default_config() -> ConfigDict:
     # Nearest training examples (by inputs, no label) of which one, drawn anew each time, takes the place of an example
     # in the view that orbit and vicreg_inv compare with; 0 is none: the view is of the example itself.
     c.data.neighbours = 0
+    # Own data: key or column of the labels, `none` for none; unset: label, labels, y, target, class or classes.
+    c.data.label = placeholder(str)
+    # Own data: the columns to learn from, separated by commas; unset: all others.
+    c.data.columns = placeholder(str)
+    # Own data: examples with empty cells or NaN: refuse, drop (leave them out) or mean (of the training split).
+    c.data.missing = "refuse"
+    # Own data: what images are resized to, pixels: a side, or height x width as 64x48; unset: they must agree.
+    c.data.resize = placeholder(str)
+    # Own data: shape of an example, as 28x28 or 3x32x32, `none` for no image; unset: found out.
+    c.data.shape = placeholder(str)
+    # Own data: found, brought to [0, 1] by what the training split holds; or none, taken as they are.
+    c.data.scale = "found"
+    # Own data: let what is found in them set charts, batch size and the like, where these stand at their defaults.
+    c.data.auto = True
     # Keep decoded tfds arrays in the user's cache, so that only the first run needs TensorFlow.
     c.data.cache = True
 

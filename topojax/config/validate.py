@@ -20,7 +20,7 @@ from topojax.atlas.system import ESTIMATES, RATE_SIGNALS
 from topojax.atlas.table import unit_values
 from topojax.config.io import flat
 from topojax.config.memory import require_sizes
-from topojax.data import sets
+from topojax.data import fit, own, sets
 from topojax.errors import UserError
 
 INTERVALS: dict[str, tuple[str, ...]] = {
@@ -134,7 +134,9 @@ INTERVALS: dict[str, tuple[str, ...]] = {
 """Interval → the fields that must lie in it; a field that is unset is not asked."""
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "data.name": sets.NAMES,
+    "init_control": ("fresh", "kept"),
+    "data.missing": own.MISSING,
+    "data.scale": fit.SCALES,
     "model.tensorization": ("sum", "full"),
     "model.straight_through": ("detached", "parity"),
     "model.matmul": MATMUL,
@@ -174,9 +176,8 @@ def validate(config: Any) -> None:
         if isinstance(value, float) and not abs(value) <= LARGEST_FLOAT:
             raise UserError(f"config.{name} = {value}: must be a finite number, of float32 (up to {LARGEST_FLOAT:.1e})")
     for name, known in CHOICES.items():
-        if name == "data.name" and config.data.name.endswith(".npz"):
-            continue
         _choose(name, fields[name], known)
+    sets.locate(config.data.name, config.data.data_dir)
     for interval, names in INTERVALS.items():
         for name in names:
             if fields[name] is not None and not _inside(fields[name], interval):

@@ -4,6 +4,8 @@ sklearn.neighbors does the search, in the first 40 principal components: a twent
 Of the eight neighbours of an image of MNIST's 55,000, 96 % share its class.
 """
 
+import warnings
+
 import jax
 import numpy as np
 
@@ -28,7 +30,9 @@ def nearest(image: np.ndarray, count: int) -> np.ndarray:
     from sklearn.neighbors import NearestNeighbors
 
     components = min(COMPONENTS, *image.shape)
-    points = PCA(components, svd_solver="randomized", random_state=0).fit_transform(image)
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore", RuntimeWarning)  # shares of a variance that is 0
+        points = PCA(components, svd_solver="randomized", random_state=0).fit_transform(image)
     search = NearestNeighbors(n_neighbors=count, algorithm="brute").fit(points)
     return search.kneighbors(return_distance=False).astype(np.int32)
 

@@ -3,33 +3,54 @@
 `topojax data list` shows what there is; only `topojax data fetch NAME` downloads.
 """
 
+import difflib
 import importlib.util
 import pathlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from topojax.data import manifolds, tfds_arrays
+from topojax.data import classes, given, manifolds, own, readers, tfds_arrays
+from topojax.data.fetched import fetched
+from topojax.data.order import batch_indices, permutation, shuffled, stratified
+from topojax.data.raw import Options, Raw, Split, taken
+from topojax.data.units import Units, unit_interval
 from topojax.errors import UserError
 from topojax.types import Array, Batch
 
 NAMES = ("digits", *tfds_arrays.SOURCES, *manifolds.MANIFOLDS)
 _DEFAULT_TEST_FRACTION = 0.2
-# Keeps the order's keys apart from those that training folds step numbers into, which stay far below.
-_ORDER_STREAM = 0x6F726465
+
+
+__all__ = [
+    "NAMES",
+    "Dataset",
+    "batch_indices",
+    "built_in_units",
+    "check",
+    "describe",
+    "load",
+    "locate",
+    "permutation",
+    "shuffled",
+    "stratified",
+    "with_neighbours",
+]
 
 
 class Dataset(NamedTuple):
     """A data set, split and checked. Its arrays are numpy's: they live on the host."""
 
     name: str
-    train: Batch  # image (n, X) float32 in [0, 1], label (n,) int32
+    train: Batch  # image (n, X) float32 in [0, 1], label (n,) int32, −1 where own data have none
     test: Batch  # image (m, X), label (m,)
     image_shape: tuple[int, int, int] | None  # (H, W, C) with H·W·C = X; None for points of a manifold
     num_classes: int
     manifest: dict[str, Any]  # JSON-able: name, source, and per split the number of examples and their sha256
+    units: Units  # of the examples as they are given
+    notes: tuple[str, ...] = ()  # what was found out of own data, a line each
+    own: bool = False  # whether it is a person's own, of which nothing was known before
 
     def sizes(self) -> dict[str, Any]:
         """What programs are built from: sizes, no values."""
@@ -53,17 +74,20 @@ class _Pool(NamedTuple):
     source: str
 
 
-def load(config_data: Any, *, seed: int) -> Dataset:
+def load(config_data: Any, *, seed: int, data: Any = None) -> Dataset:
     """Read or make the data set that `config.data` describes, split it, check it.
 
-    Training pool: the official training split, all 1,797 digits, or a manifold's points. `num_examples` of it
-    are drawn, and `test_fraction` of those held out; both draws keep the classes' shares (± 1 example).
+    Training pool: the official training split, all 1,797 digits, a manifold's points, or a person's own data.
+    `num_examples` of it are drawn, and `test_fraction` of those held out; both draws keep the classes' shares
+    (± 1 example).
 
     Args:
-      config_data: fields name, num_examples, data_dir, test_fraction, noise, cache, neighbours. `test_fraction` None
-        means the official test split whole, or 0.2 where there is none; a number leaves that split unused.
-        `neighbours` > 0 gives the training split that many nearest neighbours of each example.
+      config_data: fields name, num_examples, data_dir, test_fraction, noise, cache, neighbours; of own data also label,
+        columns, missing, resize, shape. `test_fraction` None means the official test split whole, or 0.2 where there is
+        none; a number leaves that split unused. `neighbours` > 0 gives the training split that many nearest neighbours
+        of each example.
       seed: of the draws and of a manifold's points; the result is a function of it and of `config_data`.
+      data: in place of what `config_data.name` says (`given.raw`).
 
     Returns:
       A Dataset, in the pool's order.
@@ -71,53 +95,172 @@ def load(config_data: Any, *, seed: int) -> Dataset:
     Raises:
       UserError: for an unknown name, sizes that do not fit, a data set that is not there, bad values.
     """
-    name, num_examples, fraction = config_data.name, config_data.num_examples, config_data.test_fraction
-    if name not in NAMES and not name.endswith(".npz"):
-        raise UserError(f"unknown data set {name!r}: choose one of {', '.join(NAMES)}")
+    name, num_examples = config_data.name, config_data.num_examples
     if seed < 0:
         raise UserError(f"seed = {seed} must not be negative")
     if num_examples is not None and num_examples < 2:
         raise UserError(f"data.num_examples = {num_examples}: needs at least 2, one to train on and one to test")
-    pool = _pool(config_data, seed)
+    if data is not None or name not in NAMES:
+        return _own(config_data, _raw(config_data, data), seed)
+    if name in tfds_arrays.SOURCES:
+        directory = tfds_arrays.find(name, config_data.data_dir)
+        splits = tfds_arrays.load(directory, cache=config_data.cache)
+        if splits.train_image.dtype != np.uint8:  # not as the maker of the set has it
+            return _own(config_data, tfds_arrays.raw(directory, splits), seed)
+        pool = _official(name, directory.name, splits)
+    else:
+        pool = _made(config_data, seed)
     rng = np.random.default_rng(seed)
-    chosen = np.arange(len(pool.label))
+    train, test = _split(name, config_data, pool.label, pool.test is not None, rng)
+    splits_of = {
+        "train": (pool.image[train], pool.label[train]),
+        "test": pool.test if test is None and pool.test is not None else (pool.image[test], pool.label[test]),
+    }
+    batches = {split: _batch(*raw, pool.divisor) for split, raw in splits_of.items()}
+    for split, batch in batches.items():
+        check(batch, pool.num_classes, f"{name} {split} split")
+    sizes = {"input_dim": batches["train"].image.shape[1], "image_shape": pool.image_shape}
+    units = built_in_units(name, sizes)
+    manifest = _manifest(name, pool.source, splits_of)
+    return _finished(config_data, batches, pool.image_shape, pool.num_classes, manifest, units)
+
+
+def locate(name: str, data_dir: str | None = None) -> str:
+    """What a name stands for: itself where it is built in, or the absolute path of a person's own file or folder.
+
+    Raises:
+      UserError: neither, nor a data set that tfds has prepared.
+    """
+    if name in NAMES or name == given.NAME or "://" in name:
+        return name
+    path = pathlib.Path(name).expanduser()
+    if path.exists():
+        return str(path.absolute())
+    if path.suffix.lower() in readers.SUFFIXES or len(path.parts) > 1:
+        raise UserError(f"config.data.name = {name!r}: there is no such file or folder")
+    if tfds_arrays.prepared(name, data_dir):
+        return name
+    close = difflib.get_close_matches(name, NAMES, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise UserError(
+        f"config.data.name: unknown data set {name!r}: {hint}choose one of {', '.join(NAMES)}, "
+        "or the path of a file or a folder"
+    )
+
+
+def built_in_units(name: str, sizes: Mapping[str, Any]) -> Units:
+    """Units of a built-in set, for runs that have not kept them.
+
+    Args:
+      name: of the set.
+      sizes: `Dataset.sizes`.
+    """
+    divisor = {"digits": 16.0, **dict.fromkeys(tfds_arrays.SOURCES, 255.0)}.get(name)
+    return unit_interval(sizes["input_dim"], sizes["image_shape"], integers=divisor)
+
+
+def _raw(config_data: Any, data: Any) -> Raw:
+    """Own data as they were given, or as they lie there."""
+    place = "" if data is not None or config_data.name == given.NAME else locate(config_data.name, config_data.data_dir)
+    columns, resize = config_data.columns, config_data.resize
+    options = Options(
+        config_data.label,
+        tuple(name.strip() for name in columns.split(",")) if columns else None,
+        _size(resize) if resize else None,
+    )
+    if data is not None:
+        return given.raw(data, options)
+    if config_data.name == given.NAME:
+        raise UserError("this run was trained on arrays in memory: hand them over again, as data=")
+    if "://" in place:
+        return readers.read(fetched(place), options)
+    if pathlib.Path(place).exists():
+        return readers.read(pathlib.Path(place), options)
+    directory = tfds_arrays.find(place, config_data.data_dir)
+    return tfds_arrays.raw(directory, tfds_arrays.load(directory, cache=config_data.cache))
+
+
+def _size(resize: str) -> tuple[int, int]:
+    """(height, width) of 64 or 64x48."""
+    sides = [int(side) for side in resize.split("x") if side.isdigit()]
+    if resize.count("x") != len(sides) - 1 or len(sides) > 2 or not all(0 < side <= 4096 for side in sides):
+        raise UserError(f"config.data.resize = {resize!r}: a side in pixels, or height x width, as 64x48")
+    return sides[0], sides[-1]
+
+
+def _own(config_data: Any, raw: Raw, seed: int) -> Dataset:
+    """A person's own data: settled, split as the built-in sets are, scaled."""
+    name = "data" if config_data.name == given.NAME else pathlib.PurePath(config_data.name).name
+    raw, _ = own.settle(raw, config_data.missing, name)
+    counted = classes.encode(raw.train.label, own.count(raw.train), name, raw.names)
+    pool = Split(raw.train.inputs, counted.label)
+    rng = np.random.default_rng(seed)
+    train, test = _split(name, config_data, counted.label, raw.test is not None, rng)
+    if test is None:
+        assert raw.test is not None
+        label = classes.same(raw.test.label, own.count(raw.test), f"{name} test split", counted, raw.names)
+        held = Split(raw.test.inputs, label)
+    else:
+        train, test = _each_class_to_train_on(counted.label, train, test)
+        held = taken(pool, test)
+    fitting = {"shape": config_data.shape, "scale": config_data.scale}
+    made = own.ready(raw, taken(pool, train), held, **fitting, counted=counted, where=name)
+    splits = {"train": made.train, "test": made.test}
+    batches = {split: Batch(cast(Array, image), cast(Array, label)) for split, (image, label) in splits.items()}
+    manifest = _manifest(name, raw.source, splits)
+    shape, units = made.units.image_shape, made.units
+    return _finished(config_data, batches, shape, made.num_classes, manifest, units, notes=made.notes, own=True)
+
+
+def _each_class_to_train_on(label: np.ndarray, train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Examples of classes that only the test split would have go back."""
+    back = ~np.isin(label[test], label[train])
+    if back.all():
+        raise UserError("the test split would hold nothing but classes that training has not: too few examples a class")
+    return np.sort(np.concatenate([train, test[back]])), test[~back]
+
+
+def _split(
+    name: str, config_data: Any, label: np.ndarray, official: bool, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """(rows to train on, rows held out; None where the official test split is used)."""
+    num_examples, fraction = config_data.num_examples, config_data.test_fraction
+    chosen = np.arange(len(label))
     if num_examples is not None:
         if num_examples > len(chosen):
             raise UserError(f"data.num_examples = {num_examples}, but {name} has {len(chosen)} to draw from")
-        chosen = stratified(pool.label, num_examples, rng)
-    if fraction is None and pool.test is not None:
-        train, test = (pool.image[chosen], pool.label[chosen]), pool.test
-    else:
-        train, test = _hold_out(pool, chosen, _DEFAULT_TEST_FRACTION if fraction is None else fraction, rng)
-    batches = {"train": _batch(*train, pool.divisor), "test": _batch(*test, pool.divisor)}
-    for split, batch in batches.items():
-        check(batch, pool.num_classes, f"{name} {split} split")
-    if config_data.neighbours:
-        batches["train"] = with_neighbours(batches["train"], config_data.neighbours)
-    manifest: dict[str, Any] = {"name": name, "source": pool.source}
-    for split, raw in (("train", train), ("test", test)):
-        manifest[split] = {"examples": len(raw[1]), "sha256": tfds_arrays.digest(*raw)}
-    return Dataset(name, batches["train"], batches["test"], pool.image_shape, pool.num_classes, manifest)
+        chosen = stratified(label, num_examples, rng)
+    if fraction is None and official:
+        return chosen, None
+    fraction = _DEFAULT_TEST_FRACTION if fraction is None else fraction
+    count = round(fraction * len(chosen)) if 0 < fraction < 1 else 0
+    if not 0 < count < len(chosen):
+        raise UserError(
+            f"data.test_fraction = {fraction} of {len(chosen)} examples leaves nothing to train on or to test"
+        )
+    held = np.zeros(len(chosen), bool)
+    held[stratified(label[chosen], count, rng)] = True
+    return chosen[~held], chosen[held]
 
 
-def stratified(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw `count` of n examples, each as likely as any other and every class within one of its share.
+def _manifest(name: str, source: str, splits: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": name, "source": source}
+    for split, raw in splits.items():
+        found[split] = {"examples": len(raw[1]), "sha256": tfds_arrays.digest(*raw)}
+    return found
 
-    Systematic sampling: examples in random order, sorted by class, every (n / count)-th from a random start.
 
-    Args:
-      labels: [n] int.
-      count: 0 < count ≤ n.
-      rng: advanced by two draws.
-
-    Returns:
-      [count] indices, increasing.
-    """
-    n = len(labels)
-    order = rng.permutation(n)
-    order = order[np.argsort(labels[order], kind="stable")]
-    # In integers: rounding could draw an example twice, or one past the end.
-    return np.sort(order[(np.arange(count) * n + rng.integers(n)) // count])
+def _finished(
+    config_data: Any,
+    batches: dict[str, Batch],
+    image_shape: tuple[int, int, int] | None,
+    num_classes: int,
+    manifest: dict[str, Any],
+    units: Units,
+    **more: Any,
+) -> Dataset:
+    train = with_neighbours(batches["train"], config_data.neighbours) if config_data.neighbours else batches["train"]
+    return Dataset(manifest["name"], train, batches["test"], image_shape, num_classes, manifest, units, **more)
 
 
 def check(batch: Batch, num_classes: int, where: str) -> None:
@@ -172,62 +315,19 @@ def with_neighbours(batch: Batch, count: int) -> Batch:
     return batch._replace(neighbours=cast(Array, nearest(np.asarray(batch.image), count)))
 
 
-def permutation(seed: int | Array, epoch: int | Array, n: int) -> Array:
-    """Order of the examples in one epoch: a function of (seed, epoch), so the step restores the position.
-
-    Args:
-      seed: may be traced.
-      epoch: may be traced.
-      n: number of examples; static.
-
-    Returns:
-      [n] int32, a permutation of 0 … n − 1.
-    """
-    return shuffled(jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _ORDER_STREAM), epoch), n)
-
-
-def shuffled(key: Array, n: int) -> Array:
-    """A random order of 0 … n − 1, [n] int32: one sort of random words, where `jax.random.permutation` takes several.
-
-    Equal words, one pair in 2³² / n², keep their order, which nobody can tell.
-    """
-    return jnp.argsort(jax.random.bits(key, (n,))).astype(jnp.int32)
-
-
-def batch_indices(seed: int | Array, epoch: int | Array, n: int, batch_size: int) -> Array:
-    """Which examples make up each batch of an epoch; the last n mod batch_size of the order sit this one out.
-
-    Args:
-      seed: may be traced.
-      epoch: may be traced.
-      n: number of examples; static.
-      batch_size: 1 ≤ batch_size ≤ n; static.
-
-    Returns:
-      [n // batch_size, batch_size] int32.
-
-    Raises:
-      UserError: for a batch size out of range.
-    """
-    if not 1 <= batch_size <= n:
-        raise UserError(f"batch_size = {batch_size} must lie between 1 and the {n} training examples")
-    batches = n // batch_size
-    return permutation(seed, epoch, n)[: batches * batch_size].reshape(batches, batch_size)
-
-
-def _pool(config_data: Any, seed: int) -> _Pool:
+def _made(config_data: Any, seed: int) -> _Pool:
+    """Digits, or points of a manifold."""
     name = config_data.name
     if name == "digits":
         image, label = _digits()
         return _Pool(image, label, None, (8, 8, 1), 10, 16, "sklearn.datasets.load_digits")
-    if name in manifolds.MANIFOLDS:
-        n = manifolds.DEFAULT_EXAMPLES if config_data.num_examples is None else config_data.num_examples
-        image, label = manifolds.make(name, n, noise=config_data.noise, seed=seed)
-        return _Pool(image, label, None, None, manifolds.MANIFOLDS[name].num_classes, 1, "topojax.manifolds")
-    if name.endswith(".npz"):
-        return _archive(pathlib.Path(name))
-    directory = tfds_arrays.find(name, config_data.data_dir)
-    splits = tfds_arrays.load(directory, cache=config_data.cache)
+    n = manifolds.DEFAULT_EXAMPLES if config_data.num_examples is None else config_data.num_examples
+    image, label = manifolds.make(name, n, noise=config_data.noise, seed=seed)
+    return _Pool(image, label, None, None, manifolds.MANIFOLDS[name].num_classes, 1, "topojax.manifolds")
+
+
+def _official(name: str, version: str, splits: tfds_arrays.Splits) -> _Pool:
+    """A set of tfds as its maker has it: images of bytes, both splits."""
     return _Pool(
         splits.train_image.reshape(len(splits.train_label), -1),
         splits.train_label,
@@ -235,21 +335,8 @@ def _pool(config_data: Any, seed: int) -> _Pool:
         cast(tuple[int, int, int], splits.train_image.shape[1:]),
         tfds_arrays.SOURCES[name].num_classes,
         255,
-        f"tfds {name} {directory.name}",
+        f"tfds {name} {version}",
     )
-
-
-def _archive(path: pathlib.Path) -> _Pool:
-    """Arrays x_train, y_train, x_test and y_test of a file."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            x, y, x_test, y_test = (file[name] for name in ("x_train", "y_train", "x_test", "y_test"))
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"config.data.name = {path}: {error}") from error
-    shape = cast(tuple[int, int, int], x.shape[1:]) if x.ndim == 4 else None
-    test = (x_test.reshape(len(x_test), -1), y_test.astype(np.int32))
-    classes = int(max(y.max(), y_test.max())) + 1
-    return _Pool(x.reshape(len(x), -1), y.astype(np.int32), test, shape, classes, 1, path.name)
 
 
 def _digits() -> tuple[np.ndarray, np.ndarray]:
@@ -269,20 +356,6 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
         digits = load_digits()
         image, label = digits.data, digits.target
     return image.astype(np.uint8), label.astype(np.int32)
-
-
-def _hold_out(
-    pool: _Pool, chosen: np.ndarray, fraction: float, rng: np.random.Generator
-) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    count = round(fraction * len(chosen)) if 0 < fraction < 1 else 0
-    if not 0 < count < len(chosen):
-        raise UserError(
-            f"data.test_fraction = {fraction} of {len(chosen)} examples leaves nothing to train on or to test"
-        )
-    held = np.zeros(len(chosen), bool)
-    held[stratified(pool.label[chosen], count, rng)] = True
-    train, test = chosen[~held], chosen[held]
-    return (pool.image[train], pool.label[train]), (pool.image[test], pool.label[test])
 
 
 def _batch(image: np.ndarray, label: np.ndarray, divisor: int) -> Batch:

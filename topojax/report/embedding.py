@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from topojax.scoring.run import Run
-from topojax.scoring.split import Evaluation, evaluate_run
+from topojax.scoring.split import Evaluation, evaluate_run, known_labels
 from topojax.types import Batch
 
 MODELS = {"atlas": "atlas", "ae": "autoencoder", "vq": "VQ"}
@@ -94,14 +94,14 @@ def embed(run: Run, split: Batch, train: Batch | None) -> Embedding:
       split: n ≥ 1 examples; label None: nothing is coloured by it.
       train: what baselines are clustered on.
     """
-    image = np.asarray(split.image, np.float32)
-    encoding = run.encode(image)
+    run, image = run.prepared, np.asarray(split.image, np.float32)
+    encoding = run.encode_rows(image)
     n = len(image)
     return Embedding(
         run=run,
         evaluation=evaluate_run(run, split, train),
         image=image,
-        label=None if split.label is None else np.asarray(split.label),
+        label=known_labels(split),
         encoding=encoding,
         x_hat=np.asarray(run.reconstruct(image)),
         drawn=np.arange(n) if n <= POINTS else np.linspace(0, n - 1, POINTS).astype(np.int64),

@@ -12,7 +12,11 @@ from topojax.tracking.canvas import import_matplotlib
 
 
 def write(
-    workdir: str | pathlib.Path, *, step: int | None = None, compare: Sequence[str | pathlib.Path] = ()
+    workdir: str | pathlib.Path,
+    *,
+    step: int | None = None,
+    compare: Sequence[str | pathlib.Path] = (),
+    data: Any = None,
 ) -> pathlib.Path:
     """Write the report of a run: <workdir>/report/index.html and a PNG of every figure; beside other runs, comparison/.
 
@@ -23,6 +27,7 @@ def write(
       workdir: of the run.
       step: which checkpoint, by epoch; the latest unless told.
       compare: workdirs of other runs.
+      data: the run's data where they no longer lie where they did (`scoring.split.load_splits`).
 
     Returns:
       The path of the page.
@@ -39,7 +44,7 @@ def write(
 
     path = located(workdir)
     history = read(path)
-    meta, embedding, missing = _embedding(path, step)
+    meta, embedding, missing = _embedding(path, step, data)
     if meta is not None:
         history = read(path, until=meta["epoch"])
     others = [read(located(other)) for other in compare]
@@ -55,7 +60,9 @@ def write(
     return _save(path / ("comparison" if others else "report"), text, files)
 
 
-def _embedding(path: pathlib.Path, step: int | None) -> tuple[dict[str, Any] | None, Embedding | None, str]:
+def _embedding(
+    path: pathlib.Path, step: int | None, data: Any = None
+) -> tuple[dict[str, Any] | None, Embedding | None, str]:
     """(metadata of the checkpoint, embedding, why there is none)."""
     from topojax.report.embedding import embed
     from topojax.scoring.run import restore
@@ -76,7 +83,7 @@ def _embedding(path: pathlib.Path, step: int | None) -> tuple[dict[str, Any] | N
         checkpoints.close()
     run = restore(path, meta["epoch"])
     try:
-        train, test = load_splits(run)
+        train, test = load_splits(run, data)
     except UserError as error:
         return meta, None, f"The data of this run cannot be read, so that nothing of the atlas can be drawn: {error}"
     return meta, embed(run, test, train), ""

@@ -12,7 +12,7 @@ import numpy as np
 
 from topojax.atlas.baselines import Baselines, BaselineState
 from topojax.data.padding import BATCH_SIZE, in_batches
-from topojax.scoring.scores import Number, calibration, calibration_error, clustering, effective_rank, entropy
+from topojax.scoring.scores import Number, calibration, calibration_error, clustering, effective_rank, entropy, labelled
 from topojax.storage.runtime import compile_program
 from topojax.types import Batch
 
@@ -66,8 +66,7 @@ def baseline_scores(
         found = {
             "mse": np.mean(of["squared_error"], dtype=np.float64),
             **clustering(fit_clusters(z, clusters, seed)(of["z"]), labels),
-            "acc_probe": np.nan if labels is None else np.mean(of["probe_prediction"] == labels),
-            "ece_probe": np.nan if labels is None else calibration_error(calibration(of["probe_probability"], labels)),
+            **_probe(of, labels),
             "effective_rank": effective_rank(of["z"]),
         }
         if "code" in of:
@@ -75,9 +74,19 @@ def baseline_scores(
             found["acc_majority"] = _majority_accuracy(code, train.label, of["code"], labels)
             counts = np.bincount(of["code"])
             found["perplexity"] = np.exp(entropy(counts / counts.sum()))
-            found["codes_used"] = np.count_nonzero(counts)
+            found["codes_used"] = float(np.count_nonzero(counts))
         out |= {f"{name}/{key}": float(value) for key, value in found.items()}
     return out
+
+
+def _probe(of: dict[str, np.ndarray], labels: np.ndarray | None) -> dict[str, float]:
+    if labels is None:
+        return {"acc_probe": np.nan, "ece_probe": np.nan}
+    prediction, probability, labels = labelled(labels, of["probe_prediction"], of["probe_probability"])
+    return {
+        "acc_probe": float(np.mean(prediction == labels)),
+        "ece_probe": calibration_error(calibration(probability, labels)),
+    }
 
 
 def fit_clusters(points: np.ndarray, clusters: int, seed: int, restarts: int = RESTARTS) -> Any:
@@ -112,7 +121,8 @@ def _majority_accuracy(train_code: np.ndarray, train_label: Any, code: np.ndarra
     """Accuracy of each code's most frequent label in train; a code that train does not choose is never right."""
     if labels is None or train_label is None:
         return float("nan")
-    train_label = np.asarray(train_label)
+    code, labels = labelled(labels, code)
+    train_code, train_label = labelled(np.asarray(train_label), train_code)
     counts = np.zeros((max(train_code.max(), code.max()) + 1, train_label.max() + 1), np.int64)
     np.add.at(counts, (train_code, train_label), 1)
     guess = np.where(counts.sum(axis=1) > 0, counts.argmax(axis=1), -1)

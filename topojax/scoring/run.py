@@ -2,18 +2,22 @@
 
 import contextlib
 import dataclasses
-import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
 from topojax.atlas.model import Model, make_model
 from topojax.atlas.optim import eval_params
-from topojax.data.padding import in_batches
+from topojax.config.io import from_json, to_json
+from topojax.data import sets
+from topojax.data.padding import served
+from topojax.data.units import Units, unit_interval
+from topojax.data.units import from_json as units_from
 from topojax.errors import UserError
 from topojax.step.program import Program, make_program
 from topojax.step.state import TrainState
@@ -37,6 +41,9 @@ class Run:
       program: its training and evaluation, un-jitted.
       num_classes: C.
       manifest: what identifies the data it was trained on (`data.Dataset.manifest`).
+      units: of the data as they are given, and the names of their classes.
+
+    It pickles: what is compiled is compiled again.
     """
 
     model: Model
@@ -48,58 +55,101 @@ class Run:
     program: Program
     num_classes: int
     manifest: dict[str, Any]
+    units: Units
+    _kept: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
-    @functools.cached_property
+    @property
     def weights(self) -> Any:
-        """The atlas's parameters after spectral normalisation: what `model`'s functions take."""
-        return jax.jit(lambda params, spectral: self.model.normalise(params, spectral)[0])(
-            eval_params(self.config.optim, self.state)["atlas"], self.state.spectral
-        )
+        """The atlas's parameters after spectral normalisation: what `model`'s functions take.
 
-    def encode(self, x: ArrayLike) -> Encoding:
+        Computed once, also where they are first asked for within a function that is traced: no tracer is kept.
+        """
+        kept = self._kept.get("weights")
+        if kept is not None and kept[0] is self.state:
+            return kept[1]
+        normalise = jax.jit(lambda params, spectral: self.model.normalise(params, spectral)[0])
+        given = eval_params(self.config.optim, self.state)["atlas"], self.state.spectral
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given)):
+            return normalise(*given)
+        with jax.ensure_compile_time_eval():
+            weights = normalise(*given)
+        self._kept["weights"] = self.state, weights
+        return weights
+
+    @property
+    def prepared(self) -> "Run":
+        """The same run, whose units are those of its own rows: [n, X] in [0, 1]."""
+        return dataclasses.replace(self, units=unit_interval(self.input_dim, self.image_shape))
+
+    def encode(self, x: Any) -> Encoding:
         """Charts, codes and latent coordinates of inputs.
 
         Args:
-          x: [n, X] or [n, H, W, C] floats, scaled as in training (to [0, 1]), on the host or a device.
+          x: [n, …] or one example, in the units and any shape in which the data were given; a data frame or a mapping
+            of columns where they were a table. Of built-in sets [n, X] or [n, H, W, C], floats in [0, 1] or integers as
+            their pixels are. On the host, on a device, or traced.
 
         Returns:
-          Encoding of NumPy arrays with n rows.
+          Encoding of NumPy arrays with n rows, of one example without that axis; of traced inputs, traced.
 
         Raises:
-          UserError: another shape, integers, or values that are not finite.
+          UserError: another shape or scale, or values that are not finite.
         """
-        return in_batches(self._encode, self._inputs(x))
+        if isinstance(x, jax.core.Tracer):
+            rows, single = self.units.traced(x)
+            return _one(self.model.encode(self.weights, rows), single)
+        found, single = self.units.rows(x)
+        return _one(served(self._encode, found), single)
 
-    def decode(self, z_geo: ArrayLike, z_tex: ArrayLike | None = None, chart: ArrayLike | None = None) -> Decoding:
+    def encode_rows(self, rows: np.ndarray) -> Encoding:
+        """`encode` of the run's own rows, [n, X] in [0, 1] or, of a perturbed example, about it; nothing is checked."""
+        return served(self._encode, rows)
+
+    def decode(
+        self,
+        z_geo: ArrayLike,
+        z_tex: ArrayLike | None = None,
+        chart: ArrayLike | None = None,
+        *,
+        dtype: Any = None,
+    ) -> Decoding:
         """Reconstructions of latent points.
 
         Args:
-          z_geo: [n, D], latent units.
-          z_tex: [n, D]; None is no texture, zeros.
+          z_geo: [n, D] or [D], latent units.
+          z_tex: the same; None is no texture, zeros.
           chart: which chart draws: an int, or [n] ints in [0, N); None is the decoder's own routing.
+          dtype: of x_hat: None is float; an integer type rounds, within its range.
 
         Returns:
-          Decoding of NumPy arrays with n rows.
+          Decoding of NumPy arrays with n rows, `x_hat` in the units and the shape of the data as they were given:
+          [n, X] of built-in sets, a dict of columns of a table that has texts.
 
         Raises:
           UserError: another shape, values that are not finite, or a chart that does not exist.
         """
+        if isinstance(z_geo, jax.core.Tracer) or isinstance(z_tex, jax.core.Tracer):
+            return self._decode_traced(z_geo, z_tex, chart)
         latent, charts = self.config.model.latent_dim, self.config.model.num_charts
-        z_geo = _points("z_geo", z_geo, latent)
-        z_tex = np.zeros_like(z_geo) if z_tex is None else _points("z_tex", z_tex, latent)
+        single = np.ndim(z_geo) == 1
+        z_geo = _points("z_geo", np.asarray(z_geo)[None] if single else z_geo, latent)
+        if z_tex is None:
+            z_tex = np.zeros_like(z_geo)
+        else:
+            z_tex = _points("z_tex", np.asarray(z_tex)[None] if single else z_tex, latent)
         if z_tex.shape != z_geo.shape:
             raise UserError(f"z_tex has shape {z_tex.shape}, z_geo {z_geo.shape}: they must agree")
         if chart is None:
-            return in_batches(self._decode_freely, (z_geo, z_tex))
+            return self._given(served(self._decode_freely, (z_geo, z_tex)), single, dtype)
         given = np.asarray(chart)
         if not np.issubdtype(given.dtype, np.integer) or given.shape not in ((), (len(z_geo),)):
             raise UserError(f"chart must be an integer or [{len(z_geo)}] of them, got {given.dtype}{list(given.shape)}")
         if ((given < 0) | (given >= charts)).any():
             raise UserError(f"chart must lie in [0, {charts}), got {given.min()} to {given.max()}")
         given = np.broadcast_to(given, len(z_geo)).astype(np.int32)
-        return in_batches(self._decode_in, (z_geo, z_tex, given))
+        return self._given(served(self._decode_in, (z_geo, z_tex, given)), single, dtype)
 
-    def reconstruct(self, x: ArrayLike) -> np.ndarray:
+    def reconstruct(self, x: Any) -> Any:
         """The main reconstruction, of which `test/mse` is the error.
 
         Charts in discs: an example is drawn at its place in every chart, mixed by the encoder's routing. In one plane,
@@ -109,61 +159,120 @@ class Run:
           x: as for `encode`.
 
         Returns:
-          [n, X].
+          In the inputs' own units and shape.
 
         Raises:
           UserError: as `encode`.
         """
-        return in_batches(self._whole, self._inputs(x))
+        rows, single = self.units.rows(x)
+        return _one(self.units.back(served(self._whole, rows)), single)
 
-    def reconstruct_baselines(self, x: ArrayLike) -> dict[str, np.ndarray]:
+    def reconstruct_baselines(self, x: Any) -> dict[str, Any]:
         """Reconstructions by the baselines that were trained beside the atlas.
 
         Args:
           x: as for `encode`.
 
         Returns:
-          `ae`, `vq`, those there are → [n, X].
+          `ae`, `vq`, those there are → as `decode` gives them.
 
         Raises:
           UserError: as `encode`.
         """
-        return in_batches(self._reconstruct, self._inputs(x)) if self.program.baselines.members else {}
+        if not self.program.baselines.members:
+            return {}
+        rows, single = self.units.rows(x)
+        return {name: _one(self.units.back(of), single) for name, of in served(self._reconstruct, rows).items()}
 
-    def _inputs(self, x: ArrayLike) -> np.ndarray:
-        x = np.asarray(x)
-        shapes = [(self.input_dim,)] if self.image_shape is None else [(self.input_dim,), self.image_shape]
-        if x.shape[1:] not in shapes:
-            known = " or ".join(f"[{', '.join(['n', *map(str, shape)])}]" for shape in shapes)
-            raise UserError(f"inputs have shape {list(x.shape)}, this model takes {known}")
-        if not np.issubdtype(x.dtype, np.floating):
-            raise UserError(f"inputs are {x.dtype}: scale them to floats in [0, 1], as in training")
-        return _points("inputs", x.reshape(len(x), self.input_dim), self.input_dim)
+    def classes(self, number: ArrayLike) -> np.ndarray:
+        """Names of classes by their numbers, as they were given; the numbers where they have no names."""
+        names, index = self.units.classes, np.asarray(number)
+        return np.asarray(names)[index] if names else index
 
-    @functools.cached_property
-    def _encode(self) -> Callable[[np.ndarray], Encoding]:
-        encode = jax.jit(self.model.encode)
-        return lambda x: encode(self.weights, x)
+    def _given(self, decoding: Decoding, single: bool, dtype: Any) -> Decoding:
+        x_hat = self.units.back(decoding.x_hat)
+        if dtype is not None and not isinstance(x_hat, dict):
+            if np.issubdtype(dtype, np.integer):
+                info = np.iinfo(dtype)
+                x_hat = np.clip(np.round(x_hat), info.min, info.max)
+            x_hat = x_hat.astype(dtype)
+        return _one(decoding._replace(x_hat=x_hat), single)
 
-    @functools.cached_property
-    def _whole(self) -> Callable[[np.ndarray], Any]:
-        whole = jax.jit(lambda weights, x: self.model(weights, x).decoding.x_hat)
-        return lambda x: whole(self.weights, x)
+    def _decode_traced(self, z_geo: Any, z_tex: Any, chart: Any) -> Decoding:
+        z_geo = jnp.asarray(z_geo)
+        single = z_geo.ndim == 1
+        z_geo = jnp.atleast_2d(z_geo)
+        z_tex = jnp.zeros_like(z_geo) if z_tex is None else jnp.atleast_2d(jnp.asarray(z_tex))
+        chart = None if chart is None else jnp.broadcast_to(jnp.asarray(chart, jnp.int32), len(z_geo))
+        decoding = self.model.decode(self.weights, z_geo, z_tex, chart)
+        return _one(decoding._replace(x_hat=self.units.back(decoding.x_hat)), single)
 
-    @functools.cached_property
-    def _reconstruct(self) -> Callable[[np.ndarray], dict[str, Any]]:
-        reconstruct = jax.jit(self.program.baselines.reconstruct)
-        return lambda x: reconstruct(self.state.baselines, x)
+    def _function(self, name: str, make: Callable[[], Callable]) -> Callable:
+        """A compiled function of this run, made when it is first called."""
+        if name not in self._kept:
+            self._kept[name] = make()
+        return self._kept[name]
 
-    @functools.cached_property
-    def _decode_freely(self) -> Callable[[tuple], Decoding]:
-        decode = jax.jit(lambda weights, z_geo, z_tex: self.model.decode(weights, z_geo, z_tex, None))
-        return lambda z: decode(self.weights, *z)
+    def _encode(self, x: Any) -> Encoding:
+        return self._function("encode", lambda: jax.jit(self.model.encode))(self.weights, x)
 
-    @functools.cached_property
-    def _decode_in(self) -> Callable[[tuple], Decoding]:
-        decode = jax.jit(self.model.decode)
-        return lambda z: decode(self.weights, *z)
+    def _whole(self, x: Any) -> Any:
+        make = lambda: jax.jit(lambda weights, x: self.model(weights, x).decoding.x_hat)  # noqa: E731
+        return self._function("whole", make)(self.weights, x)
+
+    def _reconstruct(self, x: Any) -> dict[str, Any]:
+        make = lambda: jax.jit(self.program.baselines.reconstruct)  # noqa: E731
+        return self._function("reconstruct", make)(self.state.baselines, x)
+
+    def _decode_freely(self, z: tuple) -> Decoding:
+        def make() -> Callable:
+            return jax.jit(lambda weights, z_geo, z_tex: self.model.decode(weights, z_geo, z_tex, None))
+
+        return self._function("decode_freely", make)(self.weights, *z)
+
+    def _decode_in(self, z: tuple) -> Decoding:
+        return self._function("decode_in", lambda: jax.jit(self.model.decode))(self.weights, *z)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        key = jax.random.key_data(self.state.key)
+        state = jax.device_get(dataclasses.replace(self.state, key=key))
+        about = {
+            "num_train": self.program.num_train,
+            "input_dim": self.input_dim,
+            "image_shape": self.image_shape,
+            "num_classes": self.num_classes,
+        }
+        kind = str(jax.random.key_impl(self.state.key))
+        return _unpickled, (to_json(self.config), state, kind, self.epoch, about, self.manifest, self.units)
+
+
+def _unpickled(
+    config: str, state: TrainState, kind: str, epoch: int, about: dict[str, Any], manifest: dict[str, Any], units: Units
+) -> Run:
+    """The run that was pickled: its program is built again, its state is as it was."""
+    fields = from_json(config, "a pickled run")
+    state = jax.tree.map(jnp.asarray, state)
+    key = jax.random.wrap_key_data(state.key, impl=kind)
+    return _run(fields, dataclasses.replace(state, key=key), epoch, about, manifest, units)
+
+
+def _run(
+    config: Any, state: TrainState, epoch: int, about: Mapping[str, Any], manifest: dict[str, Any], units: Units
+) -> Run:
+    model, program = build(config, dict(about))
+    shape = about["image_shape"]
+    return Run(
+        model=model,
+        state=state,
+        config=config,
+        epoch=epoch,
+        image_shape=tuple(shape) if shape else None,
+        input_dim=about["input_dim"],
+        program=program,
+        num_classes=about["num_classes"],
+        manifest=manifest,
+        units=units,
+    )
 
 
 def restore(workdir: str | pathlib.Path, step: int | None = None) -> Run:
@@ -188,17 +297,18 @@ def restore(workdir: str | pathlib.Path, step: int | None = None) -> Run:
             return model, program, *checkpoints.restore(abstract, meta["epoch"])
 
         model, program, state, meta = checkpoints.newest(read) if step is None else read(step)
-    shape = meta["image_shape"]
+    units = units_from(meta["units"]) if "units" in meta else sets.built_in_units(config.data.name, meta)
     return Run(
         model=model,
         state=state,
         config=config,
         epoch=meta["epoch"],
-        image_shape=tuple(shape) if shape else None,
+        image_shape=tuple(meta["image_shape"]) if meta["image_shape"] else None,
         input_dim=meta["input_dim"],
         program=program,
         num_classes=meta["num_classes"],
         manifest=meta["data"],
+        units=units,
     )
 
 
@@ -234,14 +344,21 @@ def build(config: Any, meta: dict[str, Any]) -> tuple[Model, Program]:
     return model, program
 
 
-def encode(run: Run, x: ArrayLike) -> Encoding:
+def encode(run: Run, x: Any) -> Encoding:
     """`Run.encode`."""
     return run.encode(x)
 
 
-def decode(run: Run, z_geo: ArrayLike, z_tex: ArrayLike | None = None, chart: ArrayLike | None = None) -> Decoding:
+def decode(
+    run: Run, z_geo: ArrayLike, z_tex: ArrayLike | None = None, chart: ArrayLike | None = None, *, dtype: Any = None
+) -> Decoding:
     """`Run.decode`."""
-    return run.decode(z_geo, z_tex, chart)
+    return run.decode(z_geo, z_tex, chart, dtype=dtype)
+
+
+def _one(rows: Any, single: bool) -> Any:
+    """The only row of every array, where one example was given."""
+    return jax.tree.map(lambda leaf: leaf[0], rows) if single else rows
 
 
 def _points(name: str, x: ArrayLike, width: int) -> np.ndarray:

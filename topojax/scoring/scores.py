@@ -59,7 +59,7 @@ def scores(predictions: Mapping[str, np.ndarray], labels: np.ndarray | None, pre
       predictions: of `predict`: chart, code, router [n, N], z_geo [n, D], squared_error, consistency,
         readout_prediction, readout_probability [n, C], and class_prediction, class_probability where labels trained the
         charts.
-      labels: [n]; None where there are none: what is compared with them is NaN.
+      labels: [n], −1 where one is missing; None where there are none: what is compared with them is NaN.
       prefix: of the names.
 
     Returns:
@@ -99,12 +99,14 @@ def clustering(cluster: np.ndarray, labels: np.ndarray | None) -> dict[str, floa
 
     Args:
       cluster: [n] ≥ 0.
-      labels: [n] ≥ 0, or None: all are NaN. Where all labels are equal, the first three are.
+      labels: [n], or None: all are NaN; −1 is left out. Where all labels are equal, the first three are NaN.
     """
     out = dict.fromkeys(("ami", "nmi", "ari", "acc_matched"), float("nan"))
     if labels is None:
         return out
-    labels = np.asarray(labels)
+    cluster, labels = labelled(np.asarray(labels), cluster)
+    if not len(labels):
+        return out
     out["acc_matched"] = matched_accuracy(cluster, labels)
     if (labels != labels[0]).any():
         from sklearn import metrics
@@ -156,11 +158,15 @@ def calibration_error(table: np.ndarray) -> float:
 
 
 def effective_rank(z: np.ndarray) -> float:
-    """Exp H(σ / Σσ), σ the singular values of the centred points (Roy & Vetterli 2007); NaN where all points coincide.
+    """Exp H(σ / Σσ), σ the singular values of the centred points (Roy & Vetterli 2007).
+
+    NaN where all points coincide, or one is not finite.
 
     Args:
       z: [n, D].
     """
+    if not np.isfinite(z).all():
+        return float("nan")
     values = np.linalg.svd(z.astype(np.float64) - z.mean(axis=0, dtype=np.float64), compute_uv=False)
     total = values.sum()
     return float(np.exp(entropy(values / total))) if total > 0 else float("nan")
@@ -176,12 +182,21 @@ def _head(
 ) -> dict[str, float]:
     """Accuracy and calibration of a classifying head."""
     name = name or head
-    if labels is None:
+    if labels is None or not (labels >= 0).any():
         return {f"acc_{name}": float("nan"), f"ece_{name}": float("nan")}
+    prediction, probability, labels = labelled(
+        labels, predictions[f"{head}_prediction"], predictions[f"{head}_probability"]
+    )
     return {
-        f"acc_{name}": float(np.mean(predictions[f"{head}_prediction"] == labels)),
-        f"ece_{name}": calibration_error(calibration(predictions[f"{head}_probability"], labels)),
+        f"acc_{name}": float(np.mean(prediction == labels)),
+        f"ece_{name}": calibration_error(calibration(probability, labels)),
     }
+
+
+def labelled(labels: np.ndarray, *rows: np.ndarray) -> tuple[np.ndarray, ...]:
+    """(*rows, labels) of the examples that have a label, ≥ 0."""
+    known = labels >= 0
+    return (*rows, labels) if known.all() else (*(row[known] for row in rows), labels[known])
 
 
 def _shares(symbols: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from topojax.data import sets
 from topojax.errors import UserError
 from topojax.scoring import baseline_scores, map_quality
 from topojax.scoring.run import Run, restore
-from topojax.scoring.scores import NUMBERS, Number, calibration, scores
+from topojax.scoring.scores import NUMBERS, Number, calibration, labelled, scores
 from topojax.scoring.transitions import transition_errors
 from topojax.step.predict import Evaluate, compile_evaluate, predict
 from topojax.storage.logs import numbers
@@ -86,7 +86,7 @@ def evaluate_run(
       name: of the split.
       compiled: `predict.compile_evaluate` of the run's program, if there is one already.
     """
-    labels = None if split.label is None else np.asarray(split.label)
+    labels = known_labels(split)
     image = np.asarray(split.image, np.float32)
     n = len(image)
     split = Batch(image, np.zeros(n, np.int32) if labels is None else labels)  # type: ignore[arg-type]
@@ -123,31 +123,53 @@ def evaluate_run(
     )
 
 
-def load_splits(run: Run) -> tuple[Batch, Batch]:
+def known_labels(split: Batch) -> np.ndarray | None:
+    """The labels of a split, −1 where one is missing; None where all are."""
+    labels = None if split.label is None else np.asarray(split.label)
+    return None if labels is None or not (labels >= 0).any() else labels
+
+
+def load_splits(run: Run, data: Any = None) -> tuple[Batch, Batch]:
     """The (train, test) splits that a run was made with.
+
+    Args:
+      run: restored.
+      data: where they lie now, or the arrays that were handed over; None: where they lay.
 
     Raises:
       UserError: the data are gone, or are not those it was trained on.
     """
-    found = sets.load(run.config.data, seed=run.config.seed)
-    if found.manifest != run.manifest:
+    config = run.config.data
+    if isinstance(data, str | pathlib.Path):
+        config = config.copy_and_resolve_references()
+        config.name, data = str(data), None
+    found = sets.load(config, seed=run.config.seed, data=data)
+    if contents(found.manifest) != contents(run.manifest):
         raise UserError(f"the data of {found.name} are not those the run was trained on")
     return found.train, found.test
 
 
-def evaluate(workdir: str | pathlib.Path, *, step: int | None = None, split: str = "test") -> Evaluation:
+def contents(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What identifies data wherever they lie."""
+    return {split: manifest.get(split) for split in SPLITS}
+
+
+def evaluate(
+    workdir: str | pathlib.Path, *, step: int | None = None, split: str = "test", data: Any = None
+) -> Evaluation:
     """Restore a run and evaluate it.
 
     Args:
       workdir: of a run with at least one checkpoint, and its data at hand.
       step: which checkpoint, by epoch; the latest unless told.
       split: test or train.
+      data: as of `load_splits`.
 
     Raises:
       UserError: nothing to restore, no such step (it names those there are), or the data are gone.
     """
     run = restore(workdir, step)
-    train, test = load_splits(run)
+    train, test = load_splits(run, data)
     return evaluate_run(run, {"train": train, "test": test}[split], train, name=split)
 
 
@@ -170,12 +192,13 @@ def _classes(run: Run, predictions: dict[str, np.ndarray], labels: np.ndarray | 
     if labels is None:
         return out
     counts = np.zeros((run.config.model.num_charts, run.num_classes))
-    np.add.at(counts, (predictions["chart"], labels), 1)
+    chart, known = labelled(labels, predictions["chart"])
+    np.add.at(counts, (chart, known), 1)
     total = counts.sum(axis=1, keepdims=True)
     out["class_given_chart"] = np.where(total > 0, counts / np.maximum(total, 1), np.nan)
     for head, of in (("readout", "readout"), ("supervised", "class")):
         if f"{of}_probability" in predictions:
-            out[f"calibration_{head}"] = calibration(predictions[f"{of}_probability"], labels)
+            out[f"calibration_{head}"] = calibration(*labelled(labels, predictions[f"{of}_probability"]))
     return out
 
 
@@ -200,6 +223,8 @@ def _notes(
         notes.append("one example: entropies, information and effective rank of a split say nothing")
     if labels is None:
         notes.append("no labels: nothing is compared with them")
+    elif (labels < 0).any():
+        notes.append(f"{int((labels < 0).sum())} of {n} examples have no label: nothing compares them with classes")
     elif len(np.unique(labels)) == 1:
         notes.append("one class: AMI, NMI and ARI are undefined, there is nothing to tell apart")
     if run.program.baselines.members and train is None:

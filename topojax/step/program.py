@@ -32,6 +32,7 @@ class Program(NamedTuple):
     """Everything jittable of one run; all functions are pure and un-jitted.
 
     Attributes:
+      num_train: training examples.
       steps_per_epoch: steps.
       rows: the contracts of the run.
       metric_names: () → names of the metrics, in the order of `epoch`'s vector.
@@ -47,6 +48,7 @@ class Program(NamedTuple):
       diagnosis: looks for what is not finite, where a run has failed.
     """
 
+    num_train: int
     steps_per_epoch: int
     rows: Rows
     metric_names: Callable[[], tuple[str, ...]]
@@ -131,6 +133,7 @@ def make_program(
     epochs = Epochs(config, rows, update, Closing(config, system, prober, steps), views_of, compares, num_train)
     init = functools.partial(_init, update)
     return Program(
+        num_train=num_train,
         steps_per_epoch=steps,
         rows=rows,
         metric_names=lambda: epochs.metric_names(init, input_dim),

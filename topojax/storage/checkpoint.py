@@ -31,6 +31,9 @@ class Damaged(UserError):
     """A checkpoint that cannot be read; the one before it may do."""
 
 
+_SHORT = 16
+
+
 class Checkpoints:
     """The checkpoints of one run, <workdir>/checkpoints/<epoch>.
 
@@ -84,7 +87,8 @@ class Checkpoints:
         Raises:
           Stopped: the disk refuses; earlier checkpoints are as they were.
         """
-        meta = {**meta, "leaves": describe(state), "digest": digest(state)}
+        each = {name: digest(leaf)[:_SHORT] for name, leaf in _named(state)}
+        meta = {**meta, "leaves": describe(state), "digests": each, "digest": digest(state)}
         meta["meta_digest"] = _json_digest(meta)
         try:
             self._manager.save(
@@ -183,6 +187,41 @@ class Checkpoints:
         leaves = [saved[name] if name in saved else layouts.begun(name, leaf) for name, leaf in known.items()]
         state = jax.tree.unflatten(jax.tree.structure(abstract), leaves)
         return state, meta
+
+    def restore_part(self, prefix: str, epoch: int | None = None) -> dict[str, Any]:
+        """Some leaves of the state alone: nothing else is read.
+
+        Args:
+          prefix: of their paths, as `average.atlas.encoder`.
+          epoch: one of `epochs()`.
+
+        Returns:
+          Path → array on the default device; empty where there are none.
+
+        Raises:
+          UserError: no such checkpoint, or a damaged one.
+        """
+        epoch = self._existing(epoch)
+        meta = self.meta(epoch)
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        wanted = {
+            name: jax.ShapeDtypeStruct(tuple(json.loads(shape[shape.index("[") :])), shape[: shape.index("[")])
+            for name, shape in meta["leaves"].items()
+            if name.startswith(prefix)
+        }
+        wanted = {name: leaf for name, leaf in wanted.items() if leaf.size}
+        if not wanted:
+            return {}
+        placed = jax.tree.map(lambda _: ocp.ArrayRestoreArgs(sharding=device), wanted)
+        args = ocp.args.PyTreeRestore(item=wanted, restore_args=placed, partial_restore=True)
+        try:
+            found = self._manager.restore(epoch, args=ocp.args.Composite(state=args))["state"]
+        except Exception as error:
+            raise self._damaged(epoch, error) from error
+        digests = meta.get("digests", {})  # older checkpoints have one of the whole state alone
+        if any(digest(leaf)[:_SHORT] != digests.get(name, digest(leaf)[:_SHORT]) for name, leaf in found.items()):
+            raise self._damaged(epoch, "its contents do not match their digest")
+        return found
 
     def close(self) -> None:
         """Release the directory."""

@@ -6,11 +6,11 @@ import os
 import pathlib
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from topojax.config.changes import changes, may_change
-from topojax.config.io import from_json, to_json
+from topojax.config.io import flat, from_json, to_json
 from topojax.config.validate import validate
 from topojax.errors import UserError, tell
 from topojax.storage.logs import write_text
@@ -96,6 +96,29 @@ def same_config(workdir: pathlib.Path, config: Any, *, allow_change: bool = Fals
             f"{workdir} holds a run with another configuration ({'; '.join(lines[:_SHOWN])}{more}): "
             f"choose another --workdir, or the old values{advice}"
         )
+
+
+def adopted(workdir: pathlib.Path, config: Any) -> Any:
+    """A configuration with what the run in `workdir` found out of its data, in the fields that ask for what it asked.
+
+    Args:
+      workdir: of a run, or of none yet: then the configuration is returned as it is.
+      config: as it was given.
+    """
+    try:
+        found = json.loads((workdir / "found.json").read_text(encoding="utf-8"))["fields"]
+        fields, out = dict(flat(config)), config.copy_and_resolve_references()
+        for name, (asked, value) in found.items():
+            if fields[name] in (asked, value):
+                out.update_from_flattened_dict({name: value})
+        return out
+    except (OSError, ValueError, KeyError, TypeError):
+        return config
+
+
+def write_found(workdir: pathlib.Path, fields: dict[str, tuple[Any, Any]], notes: Iterable[str]) -> None:
+    """Save what was found out of the data as found.json: field → [asked, value], and notes in words."""
+    write_text(workdir / "found.json", json.dumps({"fields": fields, "notes": list(notes)}, indent=2) + "\n")
 
 
 def read_config(workdir: pathlib.Path) -> Any:

@@ -8,7 +8,7 @@ import contextlib
 import importlib.util
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -18,14 +18,15 @@ import numpy as np
 
 from topojax.atlas.controllers import clipped, start_rate
 from topojax.atlas.feasible import unstable_gains
+from topojax.config.found import fitted
 from topojax.config.memory import require_memory
 from topojax.config.validate import validate
 from topojax.data import sets
-from topojax.errors import Stopped, UserError, interrupted, interrupts_deferred, needing, raise_if_interrupted
+from topojax.errors import Stopped, UserError, interrupted, interrupts_deferred, needing, raise_if_interrupted, tell
 from topojax.scoring.audit import last_fifth
 from topojax.scoring.run import Run, build, restore
 from topojax.scoring.scores import scores
-from topojax.scoring.split import evaluate_run
+from topojax.scoring.split import contents, evaluate_run
 from topojax.step.diagnosis import Culprit
 from topojax.step.predict import compile_evaluate, predict
 from topojax.step.state import TrainState
@@ -38,22 +39,37 @@ from topojax.storage.switches import key_kind, own_switches
 from topojax.tracking.console import Progress
 from topojax.tracking.console import number as number_text
 from topojax.tracking.events import events, unsatisfied
+from topojax.training.callbacks import Callback, Epoch
 from topojax.training.recovery import NotFinite, diverged, failed, lowered, stretched
 from topojax.training.result import result_of, write_result
 from topojax.training.resumed import restored_under
+from topojax.training.start import begun
 from topojax.types import Batch, Metrics
 
 
 def train_and_evaluate(
-    config: Any, workdir: str | pathlib.Path, *, started: float | None = None, allow_change: bool = False
+    config: Any,
+    workdir: str | pathlib.Path,
+    *,
+    data: Any = None,
+    callbacks: Sequence[Callback] = (),
+    keep: Collection[str] = (),
+    started: float | None = None,
+    allow_change: bool = False,
 ) -> TrainState:
     """Train a run to its last epoch, from the start or from its last checkpoint, and evaluate it.
 
-    Leaves in `workdir`: config.json, metrics.jsonl, events.jsonl, checkpoints/ and, at the end, result.json.
+    Leaves in `workdir`: config.json, metrics.jsonl, events.jsonl, checkpoints/ and, at the end, result.json; found.json
+    where own data had something to say.
 
     Args:
       config: a whole configuration (`config.default_config`).
       workdir: the run's folder; made if missing.
+      data: to train on, in place of what `config.data.name` says: x, (x, y), (x_train, y_train, x_test, y_test), a data
+        frame, or a sequence of examples (`data.given`); labels may be None.
+      callbacks: each is called after every epoch with an `Epoch`, and ends the training by returning True; the same
+        call goes on from there.
+      keep: fields, as `model.num_charts`, that own data do not set though they stand at their defaults.
       started: `time.perf_counter()` at the start of the process, for time/total_s; now, unless told.
       allow_change: a run that goes on takes other values of the fields that may change (`config.changes`) from here on,
         and writes an event for each.
@@ -71,18 +87,22 @@ def train_and_evaluate(
 
     with _ended_well(path), own_switches():
         validate(config)
-        done = _finished(path, config, allow_change)  # before the data, which take their time
+        config = workdirs.adopted(path, config)
+        # Before the data, which take their time.
+        done = None if data is not None else _finished(path, config, allow_change)
         if done is not None:
             return done
         # Before the folder is claimed: what lacks an extra or does not fit the data leaves nothing there.
         _look_for_extras(config)
-        training = _Training(config, path, started)
+        training = _Training(config, path, started, data, callbacks, keep)
+        config = training.config
         with workdirs.claim(path):
+            training.same_data()
             done = _finished(path, config, allow_change)  # by another process, while the data were read
             if done is not None:
                 return done
             with contextlib.closing(Checkpoints(path, keep=config.checkpoint.keep)) as checkpoints:
-                workdirs.write_config(path, config)
+                training.remember()
                 return training.run(checkpoints)
 
 
@@ -148,11 +168,26 @@ def _finished(path: pathlib.Path, config: Any, allow_change: bool) -> TrainState
 class _Training:
     """One call of `train_and_evaluate`, its parts in the order in which they are needed."""
 
-    def __init__(self, config: Any, path: pathlib.Path, started: float):
+    def __init__(
+        self,
+        config: Any,
+        path: pathlib.Path,
+        started: float,
+        data: Any = None,
+        callbacks: Sequence[Callback] = (),
+        keep: Collection[str] = (),
+    ):
         if config.train.compilation_cache:
             use_compilation_cache()
-        self.config, self.path, self.started = config, path, started
-        self.dataset = sets.load(config.data, seed=config.seed)
+        self.path, self.started, self.callbacks = path, started, tuple(callbacks)
+        self.dataset = sets.load(config.data, seed=config.seed, data=data)
+        self.config, self.changes = fitted(config, self.dataset, in_memory=data is not None, keep=keep)
+        if self.config.data.neighbours != config.data.neighbours:
+            train = sets.with_neighbours(self.dataset.train, self.config.data.neighbours)
+            self.dataset = self.dataset._replace(train=train)
+        if self.changes:
+            validate(self.config)
+        config = self.config
         self.about = {"data": self.dataset.manifest, **self.dataset.sizes()}
         self.model, self.program = build(config, self.about)
         self.advice = {row.name: row.advice for row in self.program.rows}
@@ -171,6 +206,30 @@ class _Training:
         self.news: list[dict[str, Any]] = []  # events before the next epoch
         # What events compare the next epoch with; in the checkpoint, so that a resumed run tells the same.
         self.previous: dict[str, Any] = {}
+
+    def same_data(self) -> None:
+        """Refuse to go on with other data than those of the run that is there.
+
+        Raises:
+          UserError: where they are not the same.
+        """
+        if last_epoch(self.path):
+            with contextlib.closing(Checkpoints(self.path, read_only=True)) as checkpoints:
+                meta = checkpoints.meta()
+            if contents(meta["data"]) != contents(self.dataset.manifest):
+                raise UserError(f"the data of {self.dataset.name} are not those {self.path} was trained on")
+
+    def remember(self) -> None:
+        """Write the configuration, and say what was found out of the data."""
+        workdirs.write_config(self.path, self.config)
+        if last_epoch(self.path) or not (self.dataset.notes or self.changes):
+            return
+        workdirs.write_found(self.path, {c.field: (c.asked, c.value) for c in self.changes}, self.dataset.notes)
+        for note in self.dataset.notes:
+            tell(f"data: {note}")
+        for why in dict.fromkeys(change.why for change in self.changes):
+            fields = [f"config.{c.field} = {c.value}" for c in self.changes if c.why == why]
+            tell(f"data: {', '.join(fields)} ({why})")
 
     def run(self, checkpoints: Checkpoints) -> TrainState:
         """Train, and where steps are not finite go on from the last good state, as from a checkpoint after a kill."""
@@ -222,22 +281,33 @@ class _Training:
                 waiting.append(metrics)
                 progress.advance()
                 logs, saves = (self._due(epoch, block) for block in (self.config.log, self.config.checkpoint))
-                if logs or saves or before is not None:
+                stops = False
+                if logs or saves or self.callbacks or before is not None:
                     self._fetch(epoch, waiting, state, writers, progress, before)
                     waiting = []
-                if logs:
+                if self.callbacks:
+                    stops = self._call_back(epoch, state)
+                if logs or stops:
                     step, (tested, predictions) = epoch * self.program.steps_per_epoch, self._test(state)
                     row = {**self.previous, **tested, "time/train_s": round(self.train_s, 3)}
                     writers.metrics(epoch, step, row)
                     writers.view(epoch, step, state, predictions)
                     progress.show(epoch, row)
-                if saves:
+                if saves or stops:
                     self._save(epoch, state)
                 if logs or saves:
                     self._halt_if_unsatisfied(epoch, state, writers)
+                if stops:
+                    break
             progress.close()
-            writers.finish(self._finish(state))
+            writers.finish(self._finish(state, int(state.step) // self.program.steps_per_epoch))
         return state
+
+    def _call_back(self, epoch: int, state: TrainState) -> bool:
+        """Whether one of the callbacks ends the training."""
+        label, epochs = np.asarray(self.dataset.test.label), self.config.train.epochs
+        told = Epoch(epoch, epochs, state, dict(self.previous), lambda: self._test(state)[1], label)
+        return any([callback(told) is True for callback in self.callbacks])  # noqa: C419: all of them are called
 
     def _sinks(self, done: int) -> Iterator[Sink]:
         if self.config.log.tensorboard:
@@ -280,10 +350,12 @@ class _Training:
                 "lr_governor": number(jnp.float32(start_rate(self.config))),
                 "gate/phase": 0 if self.config.gates.warmup_epochs else 1,
             }
-            return self._at_a_lower_rate(self.init()), 0
-        meta = self.checkpoints.newest(self.checkpoints.meta)
-        if meta["data"] != self.dataset.manifest:
-            raise UserError(f"the data of {self.dataset.name} are not those {self.path} was trained on")
+            state = self.init()
+            if self.config.init_from is not None:
+                state, words = begun(state, self.config.init_from, control=self.config.init_control)
+                tell(f"{self.path} {words}")
+                state = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(state)
+            return self._at_a_lower_rate(state), 0
         state, meta, settings = self.checkpoints.newest(
             lambda epoch: restored_under(self.checkpoints, self.config, self.about, abstract, epoch)
         )
@@ -409,6 +481,7 @@ class _Training:
         meta = {
             "epoch": epoch,
             **self.about,
+            "units": self.dataset.units.to_json(),
             "config": self.config.to_dict(),
             "versions": versions(),
             "previous": self.previous,
@@ -417,21 +490,25 @@ class _Training:
         }
         self.checkpoints.save(epoch, state, meta, loss=self.previous["signal/task"] if best else None)
 
-    def _finish(self, state: TrainState) -> dict[str, Any]:
+    def _finish(self, state: TrainState, epoch: int) -> dict[str, Any]:
         with interrupts_deferred(False):  # all is saved
-            return self._result(state)
+            return self._result(state, epoch)
 
-    def _result(self, state: TrainState) -> dict[str, Any]:
+    def _result(self, state: TrainState, epoch: int) -> dict[str, Any]:
+        failures = int(self.previous.get("guard/failures") or 0)
+        if failures >= self.program.steps_per_epoch:  # the whole last epoch changed nothing
+            raise NotFinite(epoch, failures)
         run = Run(
             model=self.model,
             state=state,
             config=self.config,
-            epoch=self.config.train.epochs,
+            epoch=epoch,
             image_shape=self.dataset.image_shape,
             input_dim=self.dataset.train.image.shape[1],
             program=self.program,
             num_classes=self.dataset.num_classes,
             manifest=self.dataset.manifest,
+            units=self.dataset.units,
         )
         tested = evaluate_run(run, self.dataset.test, self.dataset.train, compiled=self.evaluate.result())
         result = result_of(

@@ -77,10 +77,13 @@ def import_original(
         config.data.test_fraction = float(saved.config.get("test_split", 0.2))
         about = sets.load(config.data, seed=config.seed).sizes()
     else:
-        config.data.name = str((workdir / "data.npz").absolute())
+        config.data.update(name=str((workdir / "data.npz").absolute()), scale="none", auto=False)
         shape, classes = arrays["x_train"].shape[1:], _classes(saved, arrays)
         about = {"num_train": len(arrays["y_train"]), "input_dim": int(np.prod(shape)), "num_classes": classes}
         about["image_shape"] = shape if len(shape) == 3 else None
+        arrays["class_names"] = np.arange(classes).astype(str)
+        if len(shape) != 3:
+            config.data.shape = "none"
     config.train.batch_size = min(config.train.batch_size, about["num_train"])
     model, program = build(config, about)
     try:
@@ -135,6 +138,7 @@ def _write(
         "epoch": saved.epoch,
         "data": dataset.manifest,
         **dataset.sizes(),
+        "units": dataset.units.to_json(),
         "config": config.to_dict(),
         "versions": versions(),
         "previous": previous,

@@ -114,7 +114,7 @@ class _Constant:
 
 
 def plane() -> Problem:
-    """cooper's test in two dimensions: x² + 2 y² where x + y ≥ 1 and x² + y ≤ 1; the second does not bind."""
+    """Cooper's test in two dimensions: x² + 2 y² where x + y ≥ 1 and x² + y ≤ 1; the second does not bind."""
     return Problem(
         "x² + 2y², two inequalities",
         lambda np, x: x[0] ** 2 + 2 * x[1] ** 2,

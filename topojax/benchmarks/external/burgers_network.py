@@ -57,7 +57,7 @@ def draw(key: Array) -> Points:
 
 
 def value(layers: Layers, points: Array) -> Array:
-    """u at points (n, 2): shape (n,)."""
+    """U at points (n, 2): shape (n,)."""
     hidden = points
     for weight, bias in layers[:-1]:
         hidden = jnp.tanh(hidden @ weight + bias)

@@ -1,0 +1,139 @@
+"""What data say about a configuration: fields that stand at their defaults and do not suit own data, and contracts that
+cannot be kept with the data and sizes at hand.
+
+A field that was set stays as it was set, on the command line also where it was set to its default;
+`config.data.auto=False` leaves all of them.
+"""
+
+import math
+import pathlib
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+from topojax.atlas.controllers import select_rows
+from topojax.atlas.table import unit_values
+from topojax.config.defaults import default_config
+from topojax.config.io import flat
+from topojax.config.recipes import charts_from_pairs
+from topojax.data import given, sets
+
+MOST_CHARTS = 128
+"""Charts for as many classes, up to here."""
+BATCHES = 8
+"""Least steps an epoch that a default batch size leaves, down to `LEAST_BATCH` examples."""
+LEAST_BATCH = 8
+_STRENGTH = 4.0
+_WITHIN_A_BATCH = ("energy", "separation", "disentangle", "sup_metric")
+"""Signals that compare examples of a batch."""
+
+
+class Change(NamedTuple):
+    """A field that data have set: its value before and after, and why."""
+
+    field: str
+    asked: Any
+    value: Any
+    why: str
+
+
+def fitted(
+    config: Any, dataset: sets.Dataset, *, in_memory: bool, keep: Collection[str] = ()
+) -> tuple[Any, list[Change]]:
+    """A configuration that suits its data.
+
+    Args:
+      config: whole, valid; not changed.
+      dataset: of it.
+      in_memory: whether the data were handed over, so that no name leads to them.
+      keep: fields that were set, to their defaults perhaps.
+
+    Returns:
+      The configuration and what changed.
+    """
+    found: dict[str, tuple[Any, str]] = {}
+    if in_memory:
+        found["data.name"] = given.NAME, "the data were handed over"
+    elif dataset.own:
+        found["data.name"] = sets.locate(config.data.name, config.data.data_dir), "where it lies"
+    if dataset.own and config.name == default_config().name:
+        found["name"] = named(config, in_memory=in_memory), "after the data"
+    if dataset.own and config.data.auto:
+        found |= {field: change for field, change in _suited(config, dataset).items() if field not in keep}
+    after = config.copy_and_resolve_references()
+    for field, (value, _) in found.items():
+        after.update_from_flattened_dict({field: value})
+    for name, why in out_of_reach(after, len(dataset.train.label)).items():
+        found[f"contracts.{name}.enabled"] = False, why
+        after.contracts[name].enabled = False
+    before = dict(flat(config))
+    changes = [Change(field, before[field], value, why) for field, (value, why) in found.items()]
+    return after, [change for change in changes if change.asked != change.value]
+
+
+def named(config: Any, *, in_memory: bool = False) -> str:
+    """The name of a run: its own; of own data and where none was given, that of their file or folder."""
+    usual = default_config()
+    if config.name != usual.name or (config.data.name in sets.NAMES and not in_memory):
+        return config.name
+    return "own" if in_memory else pathlib.PurePath(config.data.name.rstrip("/")).stem or "own"
+
+
+def _suited(config: Any, dataset: sets.Dataset) -> dict[str, tuple[Any, str]]:
+    """Field → (value, why), of those at their defaults."""
+    usual, suited = default_config(), default_config()
+    n, classes = len(dataset.train.label), dataset.num_classes
+    labelled = bool((dataset.train.label >= 0).any())
+    why = dict.fromkeys((name for name, _ in flat(usual)), "")
+    if not labelled and config.supervised.enabled:
+        charts_from_pairs(suited, neighbours=min(8 if n >= 1000 else 5, max(1, n // 4)), strength=_STRENGTH)
+        why = dict.fromkeys(why, "there are no labels")
+    if labelled:
+        suited.model.num_charts, why["model.num_charts"] = min(max(classes, 2), MOST_CHARTS), "one a class"
+    else:
+        charts = min(usual.model.num_charts, max(2, n // BATCHES))
+        suited.model.num_charts, why["model.num_charts"] = charts, f"{n} training examples"
+    codes = min(usual.model.codes_per_chart, max(2, n // (4 * suited.model.num_charts)))
+    suited.model.codes_per_chart, why["model.codes_per_chart"] = codes, f"{n} training examples"
+    suited.train.batch_size, why["train.batch_size"] = batch_size(n, usual.train.batch_size), f"{n} training examples"
+    if dataset.image_shape is None:
+        for block in ("augment", "view"):
+            suited[block].update(rotation=0.0, shift=0.0, scale=0.0)
+            why |= dict.fromkeys((f"{block}.rotation", f"{block}.shift", f"{block}.scale"), "these are no images")
+    was, now, asked = dict(flat(usual)), dict(flat(suited)), dict(flat(config))
+    return {name: (now[name], why[name]) for name in now if now[name] != was[name] and asked[name] == was[name]}
+
+
+def batch_size(examples: int, usual: int) -> int:
+    """The largest power of two that leaves `BATCHES` steps an epoch, at least `LEAST_BATCH`, at most the usual one."""
+    fits = 1 << max(examples // BATCHES, 1).bit_length() - 1
+    return min(usual, max(fits, LEAST_BATCH), examples)
+
+
+def out_of_reach(config: Any, examples: int) -> dict[str, str]:
+    """Contract → why no model could keep it, of the enabled ones.
+
+    I(X;K) of a batch is at most its log, and at most that of the charts; codes of one a chart have no entropy; what
+    compares the examples of a batch wants two of them.
+
+    Args:
+      config: whole.
+      examples: to train on.
+    """
+    batch, codes = min(config.train.batch_size, examples), config.model.codes_per_chart
+    try:
+        rows = select_rows(config)
+    except ValueError:  # of a table that `validate` refuses
+        return {}
+    units = unit_values(charts=config.model.num_charts, codes=codes, classes=2)
+    found = {}
+    for row in rows:
+        target = row.target * units.get(row.unit, math.nan)
+        if row.relation != ">=" and not (row.signal in _WITHIN_A_BATCH and batch == 1):
+            continue
+        if batch == 1 and row.signal in (*_WITHIN_A_BATCH, "I_XK"):
+            found[row.name] = "a batch of one example has nothing to compare"
+        elif row.signal in ("H_code_in_chart", "H_code") and codes == 1:
+            found[row.name] = "one code a chart has no entropy"
+        elif row.signal == "I_XK" and row.target_rule == "absolute" and target > math.log(batch):
+            found[row.name] = f"it asks for {target:.2g} nats, a batch of {batch} holds at most {math.log(batch):.2g}"
+    return found

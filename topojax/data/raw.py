@@ -1,0 +1,66 @@
+"""What a reader brings: examples as they lie there, before anything is found out about them."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+Inputs = np.ndarray | dict[str, np.ndarray]
+"""[n, …] of numbers, or name → [n] of a table's columns: numbers, or texts as objects, None where a cell is empty."""
+
+
+class Split(NamedTuple):
+    """Examples of one split."""
+
+    inputs: Inputs
+    label: np.ndarray | None  # shape=(n,) of any kind, or one-hot (n, C); None without labels
+
+
+class Raw(NamedTuple):
+    """A data set as it was read.
+
+    Attributes:
+      train: what is drawn and held out from.
+      test: the official test split, None where there is none.
+      source: what it was read from, in words that do not depend on where it lies.
+      pictures: whether inputs are known to be images, as those of a folder are.
+      names: of the classes, where labels are their numbers; None: labels name themselves.
+      notes: what the reader found worth saying.
+    """
+
+    train: Split
+    test: Split | None
+    source: str
+    pictures: bool = False
+    names: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Options(NamedTuple):
+    """What `config.data` says of reading; None where it says nothing.
+
+    Attributes:
+      label: the key or column of the labels; "none" for none.
+      columns: the others to read, None for all.
+      resize: (height, width) that images are brought to.
+    """
+
+    label: str | None = None
+    columns: tuple[str, ...] | None = None
+    resize: tuple[int, int] | None = None
+
+
+LABELS = ("label", "labels", "y", "target", "class", "classes")
+"""What a label is called where nobody says, in any case of letters; the first found."""
+NO_LABEL = "none"
+
+
+def length(inputs: Inputs) -> int:
+    """Examples in them."""
+    return len(next(iter(inputs.values()))) if isinstance(inputs, dict) else len(inputs)
+
+
+def taken(split: Split, index: np.ndarray) -> Split:
+    """Those of its examples."""
+    inputs = split.inputs
+    chosen = {k: v[index] for k, v in inputs.items()} if isinstance(inputs, dict) else inputs[index]
+    return Split(chosen, None if split.label is None else split.label[index])

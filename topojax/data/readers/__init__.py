@@ -1,0 +1,65 @@
+"""Files of a person's own data: one small reader for each kind, in a table, imported when it is asked for."""
+
+import importlib
+import pathlib
+from typing import Any
+
+from topojax.data.raw import Options, Raw
+from topojax.errors import UserError
+
+SUFFIXES = {
+    ".npz": ("numpy_files", "NumPy's archives"),
+    ".npy": ("numpy_files", "NumPy's arrays"),
+    ".csv": ("tabular", "comma-separated values"),
+    ".tsv": ("tabular", "tab-separated values"),
+    ".jsonl": ("tabular", "one JSON object a line"),
+    ".parquet": ("parquet", "Parquet"),
+    ".h5ad": ("h5ad", "annotated matrices of anndata"),
+    ".zip": ("image_folder", "a folder of images, zipped"),
+}
+"""Ending of a file → its reader in this package, and what it reads."""
+FOLDERS = ("idx", "hub", "image_folder")
+"""Readers of folders, each asked in turn whether it is one of its own."""
+
+
+def read(path: pathlib.Path, options: Options) -> Raw:
+    """Read a file or a folder.
+
+    Args:
+      path: of it.
+      options: of `config.data`.
+
+    Raises:
+      UserError: nothing there, nothing that any reader knows, or another kind than its name says.
+    """
+    if not path.exists():
+        raise UserError(f"config.data.name = {str(path)!r}: there is no such file or folder")
+    module = _reader(path)
+    try:
+        return module.read(path, options)
+    except UserError:
+        raise
+    except ImportError:
+        raise
+    except PermissionError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except (Exception, RecursionError) as error:  # a damaged file raises whatever its parser comes across
+        reason = (" ".join(str(error).split()) or type(error).__name__)[:160]
+        raise UserError(f"{path}: damaged, or not {module.KIND}: {reason}") from error
+
+
+def _reader(path: pathlib.Path) -> Any:
+    if path.is_dir():
+        for name in FOLDERS:
+            module = importlib.import_module(f"{__name__}.{name}")
+            if module.knows(path):
+                return module
+        raise UserError(f"{path}: no images, no IDX files and no Hugging Face data set in this folder")
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UserError(
+            f"{path}: no reader for {suffix or 'a name without ending'!r}: {', '.join(SUFFIXES)}, or a folder"
+        )
+    if not path.stat().st_size:
+        raise UserError(f"{path}: the file is empty")
+    return importlib.import_module(f"{__name__}.{SUFFIXES[suffix][0]}")

@@ -1,0 +1,59 @@
+"""`.npz` and `.npy`: arrays under the names that people give them. Pickled objects are refused: they are programs."""
+
+import pathlib
+import zipfile
+
+import numpy as np
+
+from topojax.data.raw import LABELS, NO_LABEL, Options, Raw, Split
+from topojax.errors import UserError
+
+KIND = "a file of NumPy's arrays"
+INPUTS = ("x", "image", "images", "data", "inputs", "features", "arr_0")
+"""What inputs are called, in any case of letters; the first found, alone or with _train and _test about it."""
+
+
+def read(path: pathlib.Path, options: Options) -> Raw:
+    """x, y; or x_train, y_train and, if there is one, x_test, y_test; labels may be missing, class_names name them."""
+    if path.suffix.lower() == ".npy":
+        return Raw(Split(_array(np.load(path, allow_pickle=False), path), None), None, "a .npy file")
+    with zipfile.ZipFile(path) as archive:
+        strange = [name for name in archive.namelist() if ".." in pathlib.PurePosixPath(name).parts or name[:1] == "/"]
+    if strange:
+        raise UserError(f"{path}: holds {strange[0]!r}, a path out of the archive: refused")
+    with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
+        keys = {key.lower(): key for key in file.files}
+        for before, after in (("", ""), ("", "_train"), ("train_", ""), ("", "train")):
+            found = [name for name in INPUTS if f"{before}{name}{after}" in keys]
+            if found:
+                break
+        else:
+            there = ", ".join(file.files) or "nothing"
+            raise UserError(f"{path}: no key x, image, x_train, image_train or the like in it; there are: {there}")
+        names = LABELS if options.label is None else () if options.label == NO_LABEL else (options.label.lower(),)
+
+        def split(inputs: str, before: str, after: str) -> Split | None:
+            key = keys.get(f"{before}{inputs}{after}")
+            if key is None:
+                return None
+            labels = [keys[f"{before}{name}{after}"] for name in names if f"{before}{name}{after}" in keys]
+            if options.label is not None and names and not labels:
+                raise UserError(
+                    f"{path}: config.data.label = {options.label!r} is no key of it: {', '.join(file.files)}"
+                )
+            return Split(_array(file[key], path), _array(file[labels[0]], path) if labels else None)
+
+        train = split(found[0], before, after)
+        test = (
+            split(found[0], before.replace("train", "test"), after.replace("train", "test")) if before + after else None
+        )
+        named = keys.get("class_names")
+        classes = None if named is None else tuple(map(str, np.ravel(file[named])))
+    assert train is not None
+    return Raw(train, test, "an .npz file", names=classes)
+
+
+def _array(array: np.ndarray, path: pathlib.Path) -> np.ndarray:
+    if array.dtype.kind not in "biufUS":
+        raise UserError(f"{path}: holds an array of {array.dtype}: numbers or texts are wanted")
+    return array
