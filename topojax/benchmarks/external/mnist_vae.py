@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from topojax.benchmarks.external import starts
 from topojax.benchmarks.external.jobs import Job, Records
 from topojax.benchmarks.external.starts import Task, glorot
-from topojax.config.defaults import get_config
+from topojax.config.defaults import default_config
 from topojax.data import sets
 from topojax.types import Array
 
@@ -45,7 +45,7 @@ def task() -> Task:
     Raises:
       UserError: MNIST is not there.
     """
-    data = get_config().data
+    data = default_config().data
     data.name, data.num_examples, data.test_fraction = "mnist", IMAGES + HELD_OUT, HELD_OUT / (IMAGES + HELD_OUT)
     found = sets.load(data, seed=0)
     train, held_out = jnp.asarray(found.train.image), jnp.asarray(found.test.image)
