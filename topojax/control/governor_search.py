@@ -143,8 +143,9 @@ class Search(NamedTuple):
         relief = on_trial & (mean < state.charged - margin(state.charged_variance))
         acquit = on_trial & ~relief & (state.trial >= self.patience)
         spike = worse & ~on_trial & (state.trusted == 0)
-        new_best = ~known | (mean < state.best - margin(state.best_variance))
-        stalled = jnp.where(new_best | acquit | ~state.moved, 0, state.stalled + 1)
+        accepted = acquit | (state.trusted > 0)
+        new_best = ~known | accepted | (mean < state.best - margin(state.best_variance))
+        stalled = jnp.where(new_best | ~state.moved, 0, state.stalled + 1)
         plateau = (self.plateau > 0) & (stalled >= self.plateau) & ~on_trial & ~cooling
 
         in_force = jnp.maximum(window.used / count, np.finfo(np.float32).tiny)
@@ -176,14 +177,14 @@ class Search(NamedTuple):
         unchanged = jnp.where(cooling, CAUSES.index("horizon"), state.cause)
         cause = jnp.where(rate != state.rate, cause, unchanged).astype(jnp.int32)
 
-        lower = ~known | relief | acquit | (state.trusted > 0) | (~on_trial & (mean < state.level))
+        lower = ~known | relief | accepted | (~on_trial & (mean < state.level))
         trust = jnp.where(acquit, 2 * state.trust, jnp.where(relief, 1, state.trust))
         return _changed(state, rate, cause)._replace(
             level=jnp.where(lower, mean, state.level),
             level_variance=jnp.where(lower, variance, state.level_variance),
             gain=gain,
-            best=jnp.where(new_best | acquit, mean, state.best),
-            best_variance=jnp.where(new_best | acquit, variance, state.best_variance),
+            best=jnp.where(new_best, mean, state.best),
+            best_variance=jnp.where(new_best, variance, state.best_variance),
             charged=jnp.where(spike, mean, state.charged),
             charged_variance=jnp.where(spike, variance, state.charged_variance),
             before=jnp.where(spike, asked, state.before),

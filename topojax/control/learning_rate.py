@@ -153,12 +153,6 @@ def scale_by_governor(
         **extra: Any,
     ) -> tuple[optax.Updates, ScaleByGovernorState]:
         del extra
-        if value is None or params is None:
-            missing = "value=loss" if value is None else "params"
-            raise ValueError(
-                f"scale_by_governor needs {missing}: call tx.update(grads, state, params, value=loss), with the "
-                "transform inside optax.chain or a wrapper that hands extra arguments on"
-            )
         return _scaled(updates, state, params, value)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -201,9 +195,15 @@ def keep_finite(inner: optax.GradientTransformation) -> optax.GradientTransforma
 
 
 def _scaled(
-    updates: optax.Updates, state: ScaleByGovernorState, params: optax.Params, value: ArrayLike
+    updates: optax.Updates, state: ScaleByGovernorState, params: optax.Params | None, value: ArrayLike | None
 ) -> tuple[optax.Updates, ScaleByGovernorState]:
     """The update, and the state after it."""
+    if value is None or params is None:
+        missing = "value=loss" if value is None else "params"
+        raise ValueError(
+            f"scale_by_governor needs {missing}: call tx.update(grads, state, params, value=loss), with the transform "
+            "inside optax.chain or a wrapper that hands extra arguments on"
+        )
     if jnp.shape(value) != ():
         raise ValueError(f"scale_by_governor needs a scalar value, got shape {jnp.shape(value)}")
     loss, direction, size = (

@@ -1,6 +1,6 @@
 """Tasks from outside, beside other libraries.
 
-  python -m topojax.benchmarks.external [--part=analytic|burgers|overhead|all] [--out=runs/external] [--minutes=14]
+  python -m topojax.benchmarks.external [--part=PART|all] [--out=runs/external] [--minutes=14]
   python -m topojax.benchmarks.external --pages      write docs/external.md's tables from docs/external/*.jsonl
 
 Each part keeps what is done in OUT/PART.jsonl and stops before `--minutes` are over; the same command goes on.
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from topojax.errors import run_process, tell
 
-PARTS = ("analytic", "burgers", "overhead")
+PARTS = ("analytic", "burgers", "overhead", "quadratic_deep", "mnist_vae")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
