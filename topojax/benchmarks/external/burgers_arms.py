@@ -17,6 +17,7 @@ from topojax.benchmarks.external.burgers_network import (
     initial_layers,
     residual,
 )
+from topojax.control.rate import scale_by_governor
 from topojax.types import Array
 
 STEPS = 5000
@@ -73,7 +74,7 @@ class Numbers(NamedTuple):
 def transform(numbers: Numbers, governed: bool) -> optax.GradientTransformationExtraArgs:
     """Adam, at a given rate or at the governor's, which is told the number of steps and nothing else."""
     if governed:
-        return optax.chain(optax.scale_by_adam(), tc.scale_by_governor(1e-3, horizon=STEPS))
+        return optax.chain(optax.scale_by_adam(), scale_by_governor(1e-3, horizon=STEPS))
     adam = optax.chain(optax.scale_by_adam(), optax.scale_by_learning_rate(numbers.schedule))
     return optax.with_extra_args_support(adam)
 
