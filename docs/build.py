@@ -24,7 +24,7 @@ from urllib.parse import unquote, urlsplit
 from topojax.errors import UserError, exit_status
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-SOURCES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/*.md", "colab/*.md", "colab/*.ipynb")
+SOURCES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/*.md", "docs/mechanisms/*.md", "colab/*.md", "colab/*.ipynb")
 FRAME = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><style>
@@ -35,6 +35,7 @@ pre {{ overflow-x: auto; padding: 0.6rem; background: #f4f4f4; }} img {{ max-wid
 </style></head><body>
 <nav><a href="{up}index.html">topojax</a> · <a href="{up}docs/results.html">results</a> ·
 <a href="{up}docs/commands.html">commands</a> · <a href="{up}docs/config.html">configuration</a> ·
+<a href="{up}docs/control-in-your-own-loop.html">control</a> ·
 <a href="{up}colab/index.html">notebooks</a> · <a href="{up}api/topojax.html">API</a></nav>
 {body}</body></html>
 """

@@ -1,12 +1,15 @@
 """What the documentation names exists: fields of the configuration, tests, and code that runs."""
 
+import contextlib
 import importlib.util
+import io
 import pathlib
 import re
 import subprocess
 import sys
 import tarfile
 
+import jax
 import nbformat
 import pytest
 
@@ -47,6 +50,7 @@ def test_the_field_and_the_test_exist(sentence, field, test):
 
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MECHANISMS = sorted((ROOT / "docs" / "mechanisms").glob("*.md"))
 
 
 def blocks(page):
@@ -63,9 +67,30 @@ def test_a_page_s_examples_run_in_turn_and_print_what_they_say(page, tmp_path):
     command = [sys.executable, "-c", program]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
-    promised = re.findall(r"# prints (.*)", program)
-    assert [line for line in ended.stdout.splitlines() if line in promised] == promised
+    assert kept(program, ended.stdout)
     assert ended.stdout
+
+
+def kept(program, printed):
+    """Whether a program's output holds the lines that its comments promise, in their order."""
+    promised = re.findall(r"# prints (.*)", program)
+    return [line for line in printed.splitlines() if line in promised] == promised
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", MECHANISMS, ids=lambda page: page.stem)
+def test_a_mechanism_s_example_prints_what_its_page_says(page):
+    program, printed = "\n".join(blocks(page)), io.StringIO()
+    with contextlib.redirect_stdout(printed), jax.numpy_rank_promotion("allow"):  # as outside of the tests
+        exec(compile(program, page.name, "exec"), {"__name__": "__main__"})
+    assert kept(program, printed.getvalue()), printed.getvalue()
+
+
+def test_every_mechanism_s_page_has_an_example_and_stands_in_the_index():
+    index = (ROOT / "docs" / "control-in-your-own-loop.md").read_text()
+    for page in MECHANISMS:
+        assert "# prints " in "".join(blocks(page)), page
+        assert f"](mechanisms/{page.name})" in index, page
 
 
 def test_the_pages_say_what_was_measured():
