@@ -40,7 +40,7 @@ def write(folder: pathlib.Path, run: Run) -> None:
     temperature = run.program.temperature(run.state)
 
     def encode(x: Array) -> dict[str, Array]:
-        found = run.model.encode(weights, x if units.text else units.traced(x)[0])
+        found = run.model.encode(weights, units.traced(x)[0])
         out = {name: getattr(found, name) for name in ENCODED}
         if run.num_classes > 1 and run.config.supervised.enabled:
             out["class_probability"] = found.router @ run.model.class_table(weights, temperature)
@@ -50,8 +50,7 @@ def write(folder: pathlib.Path, run: Run) -> None:
 
     def decode(z_geo: Array, z_tex: Array) -> dict[str, Array]:
         found = run.model.decode(weights, z_geo, z_tex, None)
-        rows = jnp.asarray(found.x_hat)
-        return {"x_hat": rows if units.text else units.back(rows), "router": found.router}
+        return {"x_hat": units.back(found.x_hat), "router": found.router}
 
     (batch,) = jax.export.symbolic_shape("b")
     point = jax.ShapeDtypeStruct((batch, latent), jnp.float32)

@@ -48,7 +48,7 @@ def default_config() -> ConfigDict:
     c.data.resize = placeholder(str)
     # Own data: shape of an example, as 28x28 or 3x32x32, `none` for no image; unset: found out.
     c.data.shape = placeholder(str)
-    # Own data: found, brought to [0, 1] by what the training split holds; or none, taken as they are.
+    # Own data: found, brought to [0, 1] by what the training split holds; or none, taken as they are, in [0, 1].
     c.data.scale = "found"
     # Own data: let what is found in them set charts, batch size and the like, where these stand at their defaults.
     c.data.auto = True

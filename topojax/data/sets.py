@@ -207,6 +207,9 @@ def _own(config_data: Any, raw: Raw, seed: int) -> Dataset:
     made = own.ready(raw, taken(pool, train), held, **fitting, counted=counted, where=name)
     splits = {"train": made.train, "test": made.test}
     batches = {split: Batch(cast(Array, image), cast(Array, label)) for split, (image, label) in splits.items()}
+    if config_data.scale == "none":
+        for split, batch in batches.items():
+            in_unit_interval(np.asarray(batch.image), f"{name} {split} split")
     manifest = _manifest(name, raw.source, splits)
     shape, units = made.units.image_shape, made.units
     return _finished(config_data, batches, shape, made.num_classes, manifest, units, notes=made.notes, own=True)
@@ -280,6 +283,17 @@ def check(batch: Batch, num_classes: int, where: str) -> None:
         raise UserError(f"{where}: images {image.shape} and labels {label.shape} should be [n, X] and [n]")
     if image.size == 0:
         raise UserError(f"{where}: empty, images have shape {image.shape}")
+    in_unit_interval(image, where)
+    if not np.issubdtype(label.dtype, np.integer):
+        raise UserError(f"{where}: labels are {label.dtype}, not integers")
+    wrong = (label < 0) | (label >= num_classes)
+    if wrong.any():
+        row = wrong.argmax()
+        raise UserError(f"{where}: example {row} has label {label[row]}, outside [0, {num_classes})")
+
+
+def in_unit_interval(image: np.ndarray, where: str) -> None:
+    """Refuse numbers that are not finite or leave [0, 1], with the first offending example."""
     low, high = image.min(), image.max()  # NaN if there is one
     if not np.isfinite([low, high]).all():
         bad = ~np.isfinite(image)
@@ -287,12 +301,6 @@ def check(batch: Batch, num_classes: int, where: str) -> None:
     if low < 0 or high > 1:
         row, column = np.argwhere((image < 0) | (image > 1))[0]
         raise UserError(f"{where}: example {row} holds {image[row, column]}, outside [0, 1]: rescale them")
-    if not np.issubdtype(label.dtype, np.integer):
-        raise UserError(f"{where}: labels are {label.dtype}, not integers")
-    wrong = (label < 0) | (label >= num_classes)
-    if wrong.any():
-        row = wrong.argmax()
-        raise UserError(f"{where}: example {row} has label {label[row]}, outside [0, {num_classes})")
 
 
 def with_neighbours(batch: Batch, count: int) -> Batch:

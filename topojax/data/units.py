@@ -122,7 +122,7 @@ class Units:
         known = [(self.size,), self.shape]
         if self.image_shape is not None:
             known += [self.image_shape, *([self.image_shape[:2]] if self.image_shape[2] == 1 else [])]
-        return list(dict.fromkeys(shape for shape in known if not self.text))
+        return list(dict.fromkeys(known))
 
     def prepared(self, x: np.ndarray) -> np.ndarray:
         """`rows` of a whole split in the shape of its data, without a look at its values."""

@@ -1,0 +1,106 @@
+"""What data say about a configuration, and which contracts are out of reach."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from topojax.config.defaults import default_config
+from topojax.config.found import batch_size, fitted, named, out_of_reach
+from topojax.data import sets
+from topojax.storage import workdir as workdirs
+
+
+def dataset(n, classes, *, image=False, labelled=True):
+    rng = np.random.default_rng(0)
+    x = rng.uniform(size=(n, 6, 6) if image else (n, 5))
+    y = np.arange(n) % classes if labelled else None
+    return sets.load(default_config().data, seed=0, data=(x, y))
+
+
+def changed(config, data, **options):
+    after, changes = fitted(config, data, in_memory=True, **options)
+    return after, {change.field: change.value for change in changes}
+
+
+def test_charts_are_classes_batches_fit_and_tables_are_not_turned():
+    after, changes = changed(default_config(), dataset(200, 3))
+    assert after.model.num_charts == 3
+    assert after.train.batch_size == 16  # 160 to train on, eight steps: 20
+    assert changes["augment.rotation"] == changes["view.shift"] == 0.0
+    assert after.supervised.enabled
+    assert "augment.rotation" not in changed(default_config(), dataset(200, 3, image=True))[1]
+
+
+def test_without_labels_the_contracts_of_pairs_take_over():
+    after, changes = changed(default_config(), dataset(200, 3, labelled=False))
+    assert not after.supervised.enabled
+    assert after.contracts.orbit.enabled
+    assert changes["data.neighbours"] == 5
+    assert after.model.num_charts == 10
+
+
+def test_what_was_set_stays():
+    config = default_config()
+    config.model.num_charts = 7
+    config.supervised.enabled = False
+    after, changes = changed(config, dataset(200, 3), keep={"train.batch_size"})
+    assert not {"model.num_charts", "train.batch_size", "data.neighbours"} & changes.keys()
+    assert after.model.num_charts == 7
+    config.data.auto = False
+    assert set(changed(config, dataset(200, 3))[1]) == {"data.name", "name"}
+
+
+def test_built_in_sets_change_nothing():
+    config = default_config()
+    after, changes = fitted(config, sets.load(config.data, seed=0), in_memory=False)
+    assert not changes
+    assert after.to_dict() == config.to_dict()
+
+
+def test_a_run_is_named_after_its_file():
+    config = default_config()
+    assert named(config) == "digits"
+    config.data.name = "/somewhere/photos/"
+    assert named(config) == "photos"
+    config.name = "mine"
+    assert named(config) == "mine"
+
+
+@settings(max_examples=50, deadline=None)
+@given(n=st.integers(6, 100_000))
+def test_a_batch_fits_its_data(n):
+    size = batch_size(n, 128)
+    assert 1 <= size <= min(n, 128)
+    assert size == n or math.log2(size).is_integer()
+    assert size in (8, 128, n) or n // size >= 8
+
+
+def reached(**fields):
+    config = default_config()
+    config.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
+    return set(out_of_reach(config, 1000))
+
+
+def test_a_contract_out_of_reach_is_named():
+    assert reached() == set()
+    assert reached(model__codes_per_chart=1) == {"per_chart_code_entropy"}
+    # 0.4 log 10 = 0.92 nats; a batch of two holds 0.69.
+    assert reached(train__batch_size=2) == {"window"}
+    assert {"window", "variance", "sup_metric"} <= reached(train__batch_size=1)
+    assert reached(model__num_charts=2, train__batch_size=2) == set()
+
+
+def test_a_run_that_goes_on_asks_as_it_asked(tmp_path):
+    config = default_config()
+    after, changes = fitted(config, dataset(200, 3), in_memory=True)
+    workdirs.write_config(tmp_path, after)
+    workdirs.write_found(tmp_path, {c.field: (c.asked, c.value) for c in changes}, ["words"])
+    workdirs.same_config(tmp_path, workdirs.adopted(tmp_path, config))
+    config.model.num_charts = 5
+    with pytest.raises(Exception, match="model.num_charts: 3 → 5"):
+        workdirs.same_config(tmp_path, workdirs.adopted(tmp_path, config))
+    assert workdirs.adopted(tmp_path / "none", config) is config
+
