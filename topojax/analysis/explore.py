@@ -64,7 +64,7 @@ class Grid(NamedTuple):
 
 
 def look(run: Run, x: ArrayLike) -> View:
-    """Encode inputs and decode what came out.
+    """Encode inputs and reconstruct them.
 
     Args:
       run: restored.
@@ -82,7 +82,7 @@ def look(run: Run, x: ArrayLike) -> View:
         router=encoding.router,
         z_geo=encoding.z_geo,
         probabilities=probabilities(run, encoding),
-        reconstruction=np.asarray(run.decode(encoding.z_geo, encoding.z_tex).x_hat),
+        reconstruction=run.reconstruct(image),
     )
 
 
