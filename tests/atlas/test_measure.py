@@ -128,7 +128,7 @@ def test_the_lyapunov_value_is_the_task_and_what_is_violated(supervised):
     weights, e = pass_of(m, m.params)
     x_hat = m.model.decode(weights, e.z_geo, e.z_tex).x_hat
     task = np.mean((np.float64(x_hat) - m.batch.image) ** 2)
-    task += float(losses.codebook(e.v - e.c_bar, e.z_q_all, e.router))
+    task += float(losses.codebook(e.v_loc, e.z_q_all, e.router))
     if supervised:
         table = m.model.class_table(weights, jnp.float32(1.0))
         labels_nats = float(losses.sup_route(e.router, table, m.batch.label))

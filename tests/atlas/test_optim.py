@@ -43,7 +43,7 @@ def at(params, opt_state=None, average=None):
 EXPECTED = {
     "atlas/encoder/features_0/kernel": "encoder",
     "atlas/encoder/value/kernel": "encoder",
-    "atlas/encoder/filter_1/bias": "encoder",
+    "atlas/encoder/values/kernel": "encoder",
     "atlas/encoder/gate_1/beta": "encoder",
     "atlas/encoder/router/query_z/kernel": "router",
     "atlas/encoder/router/transport/kernel": "router",
@@ -52,7 +52,7 @@ EXPECTED = {
     "atlas/encoder/codebook": "codes",
     "atlas/decoder/render_0/kernel": "decoder",
     "atlas/decoder/router/query_z/kernel": "decoder",
-    "atlas/decoder/texture_scale": "decoder",
+    "atlas/decoder/log_readout_gain": "decoder",
     "atlas/jump/c": "decoder",
     "atlas/readout/logits": "heads",
     "atlas/supervised/table": "heads",

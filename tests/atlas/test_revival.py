@@ -19,11 +19,10 @@ def test_a_batch_counts_for_its_own_chart_and_code():
     encoding = Encoding(
         chart=jnp.asarray([0, 1, 1]),
         code=jnp.asarray([1, 0, 0]),
-        v=jnp.asarray([[0.5, 0.0], [3.0, 1.0], [1.0, 2.0]]),
-        c_bar=jnp.asarray([[0.0, 0.5], [1.0, 0.0], [0.0, 0.0]]),
+        v_loc=jnp.asarray([[0.5, -0.5], [2.0, 1.0], [1.0, 2.0]]),
         router=jnp.asarray([[0.75, 0.25], [0.5, 0.5], [0.0, 1.0]]),
-        **dict.fromkeys(("z_n", "z_tex", "z_geo"), zeros((3, 2))),
-        **dict.fromkeys(("z_n_all", "z_q_all", "distances"), zeros((3, 2, 2))),
+        **dict.fromkeys(("v", "c_bar", "z_n", "z_tex", "z_geo"), zeros((3, 2))),
+        **dict.fromkeys(("z_n_all", "z_q_all", "distances", "local", "offset", "places"), zeros((3, 2, 2))),
         codes=zeros((3, 2), jnp.int32),
     )
     out = jax.jit(observe)(empty(2, 2, 2), encoding, codebook)
@@ -35,6 +34,10 @@ def test_a_batch_counts_for_its_own_chart_and_code():
     assert not np.any(out.moment[1, 1])
     np.testing.assert_allclose(out.log_router[0], np.log([0.75, 0.25]), rtol=1e-6)
     np.testing.assert_allclose(out.log_router[1], [np.log(0.5) + np.log(1e-37), np.log(0.5)], rtol=1e-6)
+    apart = jnp.full((3, 2, 2), 9.0)  # a coordinate of its own in each chart: that of the chosen one counts
+    apart = apart.at[jnp.arange(3), encoding.chart].set(encoding.v_loc)
+    each = jax.jit(observe)(empty(2, 2, 2), encoding._replace(v_loc=apart), codebook)
+    np.testing.assert_array_equal(each.moment, out.moment)
     twice = jax.jit(observe)(out, encoding, codebook)
     for a, b in zip(twice, out, strict=True):
         np.testing.assert_allclose(a, 2 * b)

@@ -86,3 +86,28 @@ def test_noise_is_relative_to_the_extent():
 def test_bad_noise_is_named(noise):
     with pytest.raises(UserError, match=f"data.noise = {noise}"):
         manifolds.make("moons_2d", 10, noise=noise, seed=0)
+
+
+@pytest.mark.parametrize("name", ["torus_3d", "moebius_3d", "klein_4d", "projective_plane_4d"])
+def test_surfaces_are_surfaces(name):
+    """Neighbours span two directions, wherever one looks, and points lie as densely everywhere."""
+    from scipy.spatial import cKDTree
+
+    points = manifolds.MANIFOLDS[name].draw(6000, 0)[0]
+    distance, near = cKDTree(points).query(points, k=13)
+    offsets = points[near[:, 1:]] - points[:, None]
+    strength = np.linalg.svd(offsets, compute_uv=False)
+    assert np.median(strength[:, 2] / strength[:, 1]) < 0.15  # flat
+    low, high = np.quantile(distance[:, 12], [0.02, 0.9])
+    assert high < 2.2 * low  # by area; an edge has half its neighbours
+
+
+def test_the_klein_bottle_does_not_meet_itself_and_antipodes_are_one_point():
+    points = manifolds.MANIFOLDS["klein_4d"].draw(4000, 0)[0]
+    radius = np.hypot(points[:, 0], points[:, 1]) - 1.0
+    np.testing.assert_allclose(radius**2 + points[:, 2] ** 2 + points[:, 3] ** 2, 0.4**2, atol=1e-9)
+    plane = manifolds.MANIFOLDS["projective_plane_4d"].draw(50, 3)[0]
+    x, y, z = manifolds.MANIFOLDS["sphere_3d"].draw(50, 3)[0].T
+    for s in (1, -1):
+        again = np.stack([s * x * s * y, s * x * s * z, y**2 - z**2, 2 * y * z], axis=1)
+        np.testing.assert_allclose(plane, again, atol=1e-12)

@@ -71,7 +71,7 @@ def test_the_menu_colours_the_atlas_by_something_else(opened):
     box = opened.evaluate(
         "(({x, y, width, height}) => [x + width / 2, y + height / 2])"
         "([...document.querySelectorAll('#plot-atlas .updatemenu-button')]"
-        ".find((b) => b.textContent.includes('by chart')).getBoundingClientRect())"
+        ".find((b) => b.textContent.trim() === 'chart').getBoundingClientRect())"
     )
     opened.click(*box)
     opened.until(
@@ -85,3 +85,17 @@ def test_points_in_space_are_drawn_in_three_dimensions(browser, points_report):
     browser.until("!!document.querySelector('#plot-atlas .gl-container canvas')")
     assert browser.evaluate("document.getElementById('plot-atlas').data[0].type") == "scatter3d"
     assert browser.errors == []
+
+
+def test_a_phone_sees_a_page_of_its_own_width(browser, digits_report):
+    """At 390 pixels the page does not scroll sideways; figures of several panels do so within themselves."""
+    browser.call("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=2, mobile=True)
+    try:
+        browser.open(digits_report / "report" / "index.html")
+        assert browser.evaluate("document.documentElement.scrollWidth") <= 390
+        top = browser.evaluate("document.getElementById('figure-atlas').getBoundingClientRect().top + window.scrollY")
+        assert top < 1500  # the headline and the atlas come first
+        wide = "[...document.querySelectorAll('.picture img')].map((i) => i.getBoundingClientRect().width)"
+        assert min(browser.evaluate(wide)) >= 350
+    finally:
+        browser.call("Emulation.clearDeviceMetricsOverride")

@@ -20,7 +20,7 @@ LARGEST = 6
 """Patches in an overlap, at most."""
 LEAST = 4
 """Points of a component that counts: fewer are an accident of sampling."""
-NEIGHBOURS = 10
+NEIGHBOURS = 20
 _PIXELS = 1.6  # of a raster of the plane, in spacings of the points in it
 
 

@@ -65,7 +65,7 @@ class Grid(NamedTuple):
 
 
 def look(run: Run, x: ArrayLike) -> View:
-    """Encode inputs and decode what came out.
+    """Encode inputs and reconstruct them.
 
     Args:
       run: restored.
@@ -87,7 +87,7 @@ def _look(run: Run, rows: np.ndarray) -> View:
         router=encoding.router,
         z_geo=encoding.z_geo,
         probabilities=probabilities(run, encoding),
-        reconstruction=np.asarray(run.decode(encoding.z_geo, encoding.z_tex).x_hat),
+        reconstruction=run.reconstruct(image),
     )
 
 

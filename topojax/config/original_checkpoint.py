@@ -45,6 +45,8 @@ PARITY: dict[str, Any] = {
     "model.ball": False,
     "model.ball_scale": 1.0,
     "model.straight_through": "parity",
+    "model.discs": False,
+    "model.bounded": False,
     "model.router_gain": 0.0,
     "model.key_offset": 0.0,
     "model.chart_gain": 0.0,
