@@ -12,7 +12,11 @@ from topojax.tracking.canvas import import_matplotlib
 
 
 def write(
-    workdir: str | pathlib.Path, *, step: int | None = None, compare: Sequence[str | pathlib.Path] = ()
+    workdir: str | pathlib.Path,
+    *,
+    step: int | None = None,
+    compare: Sequence[str | pathlib.Path] = (),
+    every: int | None = None,
 ) -> pathlib.Path:
     """Write the report of a run: <workdir>/report/index.html and a PNG of every figure; beside other runs, comparison/.
 
@@ -23,6 +27,7 @@ def write(
       workdir: of the run.
       step: which checkpoint, by epoch; the latest unless told.
       compare: workdirs of other runs.
+      every: epochs between the checkpoints that a slider on the page goes through; None leaves it out.
 
     Returns:
       The path of the page.
@@ -39,11 +44,11 @@ def write(
 
     path = located(workdir)
     history = read(path)
-    meta, embedding, missing = _embedding(path, step)
+    meta, embedding, missing, seen = _embedding(path, step, every)
     if meta is not None:
         history = read(path, until=meta["epoch"])
     others = [read(located(other)) for other in compare]
-    story = Story(history, meta, _audited(path, history.config, meta), embedding, missing, others)
+    story = Story(history, meta, _audited(path, history.config, meta), embedding, missing, others, seen)
     told = sections(story)
     epoch = f"epoch {meta['epoch']} of {history.config.train.epochs}" if meta else "no epoch saved yet"
     used = "labels trained the charts" if history.config.supervised.enabled else "labels did not train the charts"
@@ -55,9 +60,12 @@ def write(
     return _save(path / ("comparison" if others else "report"), text, files)
 
 
-def _embedding(path: pathlib.Path, step: int | None) -> tuple[dict[str, Any] | None, Embedding | None, str]:
-    """(metadata of the checkpoint, embedding, why there is none)."""
+def _embedding(
+    path: pathlib.Path, step: int | None, every: int | None
+) -> tuple[dict[str, Any] | None, Embedding | None, str, list[Any]]:
+    """(metadata of the checkpoint, embedding, why there is none, frames of this and former checkpoints)."""
     from topojax.report.embedding import embed
+    from topojax.report.over_time import frames
     from topojax.scoring.run import restore
     from topojax.scoring.split import load_splits
     from topojax.storage.checkpoint import Checkpoints
@@ -67,10 +75,10 @@ def _embedding(path: pathlib.Path, step: int | None) -> tuple[dict[str, Any] | N
     except UserError:
         if step is not None:
             raise
-        return None, None, _UNSAVED
+        return None, None, _UNSAVED, []
     try:
         if not checkpoints.epochs() and step is None:
-            return None, None, _UNSAVED
+            return None, None, _UNSAVED, []
         meta = checkpoints.meta(step)
     finally:
         checkpoints.close()
@@ -78,8 +86,10 @@ def _embedding(path: pathlib.Path, step: int | None) -> tuple[dict[str, Any] | N
     try:
         train, test = load_splits(run)
     except UserError as error:
-        return meta, None, f"The data of this run cannot be read, so that nothing of the atlas can be drawn: {error}"
-    return meta, embed(run, test, train), ""
+        said = f"The data of this run cannot be read, so that nothing of the atlas can be drawn: {error}"
+        return meta, None, said, []
+    seen = [] if every is None else frames(run, path, test, every=every)
+    return meta, embed(run, test, train), "", seen
 
 
 _UNSAVED = "No epoch has been saved yet: there is no atlas to draw."
