@@ -114,7 +114,6 @@ TABLE: tuple[Part, ...] = (
         "history",
         (dynamics.window, dynamics.scales),
     ),
-    Part(
     Part("time", "Over time", "The atlas at several checkpoints.", "frames", (_over_time,)),
     Part(
         "tree",
