@@ -94,10 +94,13 @@ def test_every_sink_hears_the_same_and_what_it_has_no_use_for_is_nothing(tmp_pat
     out = logs.Writers(tmp_path, 0, sinks)
     out.metrics(1, 10, {"loss": 0.5, "signal/a": None})
     out.event(1, 10, {"event": "rate"})
-    out.view(1, 10, None, {})
+    seen = {"chart": np.array([0, 2, 2]), "code": np.array([1, 0, 1]), "router": np.full((3, 4), 0.25)}
+    out.view(1, 10, None, seen)
     out.finish({"name": "x"})
     out.close()
     row = {"loss": 0.5, "signal/a": None, "nonfinite": 1}
+    usage = {"epoch": 1, "step": 10, "charts": [0.333333, 0.0, 0.666667, 0.0], "codes_used": 3}
+    assert rows(tmp_path / "usage.jsonl") == [usage]
     assert sinks[0].said == sinks[1].said == [("metrics", 1, 10, row), ("finish", {"name": "x"}), ("close",)]
 
 

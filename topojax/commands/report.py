@@ -1,6 +1,7 @@
 """Write the page about a run, or about several side by side.
 
 topojax report --workdir=runs/digits                              runs/digits/report/index.html
+topojax report --workdir=runs/digits --every=50                   with a slider over the checkpoints, a PNG of each
 topojax report --workdir=runs/digits --compare runs/a runs/b      runs/digits/comparison/index.html
 """
 
@@ -16,6 +17,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--step", type=int, help="which checkpoint, by epoch (default: the latest)")
     parser.add_argument("--data", help="the run's data, where they no longer lie where they did")
     parser.add_argument("--compare", nargs="+", default=[], metavar="DIR", help="other runs, in the same figures")
+    parser.add_argument("--every", type=int, metavar="N", help="also the atlas at every N-th epoch that is saved")
     arguments = parser.parse_args(argv)
     if not (arguments.workdir or arguments.compare):
         parser.error("--workdir is required")
@@ -24,7 +26,7 @@ def main(argv: Sequence[str]) -> None:
     from topojax.storage.runtime import use_compilation_cache
 
     use_compilation_cache()
-    page = write(workdir, step=arguments.step, compare=others, data=arguments.data)
+    page = write(workdir, step=arguments.step, compare=others, data=arguments.data, every=arguments.every)
     print(f"{page} and {len(list(page.parent.glob('*.png')))} PNGs beside it")
     if (page.parent.parent / "mlflow.json").exists():  # the run is on MLflow: so is its report
         from topojax.tracking.mlflow_writer import sync

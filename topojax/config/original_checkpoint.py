@@ -54,9 +54,13 @@ PARITY: dict[str, Any] = {
     "model.gate_bias_init": 0.0,
     "model.class_affinity": 0.0,
     "model.matmul": "float32",
+    "model.discs": False,
+    "model.bounded": False,
     # Its losses.
     "losses.recon_weight": 1.0,
     "losses.hinge_margin": 0.0,
+    "losses.told_share": 1.0,
+    "losses.glue": False,
     "losses.metric_distance": "overlap",
     "losses.orbit_distance": "kl",
     "losses.window_two_sided": False,

@@ -40,6 +40,23 @@ class Picture:
 
 
 @dataclasses.dataclass(frozen=True)
+class Markup:
+    """Something drawn in HTML alone.
+
+    Attributes:
+      name: of its element in the page.
+      html: what stands there, escaped.
+      caption: what it shows; plain text.
+      pngs: file name → picture that lies beside the page.
+    """
+
+    name: str
+    html: str
+    caption: str
+    pngs: dict[str, bytes]
+
+
+@dataclasses.dataclass(frozen=True)
 class Table:
     """Rows of text; the first cell of a row is its head.
 
@@ -63,4 +80,4 @@ class Note:
     text: str
 
 
-Block = Figure | Picture | Table | Note
+Block = Figure | Picture | Markup | Table | Note

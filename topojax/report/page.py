@@ -5,7 +5,7 @@ import dataclasses
 import html
 from collections.abc import Sequence
 
-from topojax.report.block import Block, Figure, Note, Picture, Table
+from topojax.report.block import Block, Figure, Markup, Note, Picture, Table
 from topojax.report.still import PNG_DPI
 from topojax.report.style import FONT, GRID, INK, QUIET
 
@@ -105,7 +105,10 @@ def _block(block: Block, count: _Counter) -> str:
         count.tables += 1
         return _table(block, count.tables)
     count.figures += 1
-    inner = f'<div class="plot">{_plot(block)}</div>' if isinstance(block, Figure) else _picture(block)
+    if isinstance(block, Markup):
+        inner = block.html
+    else:
+        inner = f'<div class="plot">{_plot(block)}</div>' if isinstance(block, Figure) else _picture(block)
     caption = f"<b>Figure {count.figures}.</b> {html.escape(block.caption)}"
     return f'<figure id="figure-{block.name}">{inner}<figcaption>{caption}</figcaption></figure>'
 
@@ -157,4 +160,6 @@ def pictures(sections: Sequence[Section]) -> dict[str, bytes]:
 
     blocks = [block for section in sections for block in section.blocks]
     found = {f"{b.name}.png": png(draw(b.plot)) for b in blocks if isinstance(b, Figure)}
+    for block in blocks:
+        found |= block.pngs if isinstance(block, Markup) else {}
     return found | {f"{b.name}.png": b.png for b in blocks if isinstance(b, Picture)}

@@ -4,20 +4,26 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from topojax.report import (
+    baseline_latents,
     compared_maps,
+    confidence,
     constraints,
     curves,
     dynamics,
     facts,
     images,
     latent_map,
+    over_time,
     overlay,
     perturbed,
     quality,
+    tree,
+    usage_history,
 )
 from topojax.report.block import Block, Note
 from topojax.report.embedding import Embedding
 from topojax.report.history import History
+from topojax.report.over_time import Frame
 from topojax.report.page import Section
 
 
@@ -30,6 +36,7 @@ class Story(NamedTuple):
     embedding: Embedding | None  # None without a checkpoint or its data
     missing: str  # why there is no embedding
     others: Sequence[History]  # runs to compare with
+    frames: Sequence[Frame] = ()  # of several checkpoints, the last one the embedding's
 
 
 class Part(NamedTuple):
@@ -52,6 +59,11 @@ def _evaluated(*functions: Callable[[Any], list[Block]]) -> Callable[[Embedding]
     return lambda embedding: [block for function in functions for block in function(embedding.evaluation)]
 
 
+def _over_time(story: Story) -> list[Block]:
+    assert story.embedding is not None
+    return over_time.slider(story.frames, story.embedding.label, story.embedding.charts)
+
+
 def _compared(story: Story) -> list[Block]:
     histories = [story.history, *story.others]
     return [*overlay.results(histories), *overlay.curves(histories)]
@@ -64,7 +76,14 @@ TABLE: tuple[Part, ...] = (
         "Atlas",
         "The latent with its charts; drag to move, scroll to zoom, click a legend entry to hide or show it.",
         "embedding",
-        (_evaluated(facts.headline), latent_map.atlas, compared_maps.table, quality.usage, images.prototypes),
+        (
+            _evaluated(facts.headline),
+            latent_map.atlas,
+            baseline_latents.side_by_side,
+            compared_maps.table,
+            quality.usage,
+            images.prototypes,
+        ),
     ),
     Part(
         "result",
@@ -78,7 +97,7 @@ TABLE: tuple[Part, ...] = (
         "Training",
         "Losses, the rate with the bound that set it, and what was decided on the way.",
         "history",
-        (curves.curves, curves.losses, curves.rate, curves.events),
+        (curves.curves, curves.losses, curves.rate, usage_history.usage, curves.events),
     ),
     Part(
         "contracts",
@@ -95,6 +114,14 @@ TABLE: tuple[Part, ...] = (
         "history",
         (dynamics.window, dynamics.scales),
     ),
+    Part("time", "Over time", "The atlas at several checkpoints.", "frames", (_over_time,)),
+    Part(
+        "tree",
+        "Tree",
+        "Charts, their codes, and the examples of each.",
+        "embedding",
+        (tree.tree,),
+    ),
     Part(
         "reconstruction",
         "Reconstruction",
@@ -107,7 +134,7 @@ TABLE: tuple[Part, ...] = (
         "Charts and classes",
         "What a chart says of the class, and how sure the heads are.",
         "embedding",
-        (quality.classes, quality.calibration),
+        (quality.classes, quality.calibration, confidence.conformal_sets, confidence.abstaining),
     ),
     Part(
         "transitions",
@@ -131,8 +158,8 @@ def sections(story: Story) -> list[Section]:
     found = []
     for part in TABLE:
         given = getattr(story, part.needs)
-        if part.needs == "others":
-            blocks = _compared(story) if given else []
+        if part.needs in ("others", "frames"):
+            blocks = [block for draw in part.draw for block in draw(story)] if given else []
         elif given is None:
             blocks = [Note(story.missing)]
         else:

@@ -17,6 +17,7 @@ def write(
     step: int | None = None,
     compare: Sequence[str | pathlib.Path] = (),
     data: Any = None,
+    every: int | None = None,
 ) -> pathlib.Path:
     """Write the report of a run: <workdir>/report/index.html and a PNG of every figure; beside other runs, comparison/.
 
@@ -28,6 +29,7 @@ def write(
       step: which checkpoint, by epoch; the latest unless told.
       compare: workdirs of other runs.
       data: the run's data where they no longer lie where they did (`scoring.split.load_splits`).
+      every: epochs between the checkpoints that a slider on the page goes through; None leaves it out.
 
     Returns:
       The path of the page.
@@ -44,11 +46,11 @@ def write(
 
     path = located(workdir)
     history = read(path)
-    meta, embedding, missing = _embedding(path, step, data)
+    meta, embedding, missing, seen = _embedding(path, step, every, data)
     if meta is not None:
         history = read(path, until=meta["epoch"])
     others = [read(located(other)) for other in compare]
-    story = Story(history, meta, _audited(path, history.config, meta), embedding, missing, others)
+    story = Story(history, meta, _audited(path, history.config, meta), embedding, missing, others, seen)
     told = sections(story)
     epoch = f"epoch {meta['epoch']} of {history.config.train.epochs}" if meta else "no epoch saved yet"
     used = "labels trained the charts" if history.config.supervised.enabled else "labels did not train the charts"
@@ -61,10 +63,11 @@ def write(
 
 
 def _embedding(
-    path: pathlib.Path, step: int | None, data: Any = None
-) -> tuple[dict[str, Any] | None, Embedding | None, str]:
-    """(metadata of the checkpoint, embedding, why there is none)."""
+    path: pathlib.Path, step: int | None, every: int | None, data: Any
+) -> tuple[dict[str, Any] | None, Embedding | None, str, list[Any]]:
+    """(metadata of the checkpoint, embedding, why there is none, frames of this and former checkpoints)."""
     from topojax.report.embedding import embed
+    from topojax.report.over_time import frames
     from topojax.scoring.run import restore
     from topojax.scoring.split import load_splits
     from topojax.storage.checkpoint import Checkpoints
@@ -74,10 +77,10 @@ def _embedding(
     except UserError:
         if step is not None:
             raise
-        return None, None, _UNSAVED
+        return None, None, _UNSAVED, []
     try:
         if not checkpoints.epochs() and step is None:
-            return None, None, _UNSAVED
+            return None, None, _UNSAVED, []
         meta = checkpoints.meta(step)
     finally:
         checkpoints.close()
@@ -85,8 +88,10 @@ def _embedding(
     try:
         train, test = load_splits(run, data)
     except UserError as error:
-        return meta, None, f"The data of this run cannot be read, so that nothing of the atlas can be drawn: {error}"
-    return meta, embed(run, test, train), ""
+        said = f"The data of this run cannot be read, so that nothing of the atlas can be drawn: {error}"
+        return meta, None, said, []
+    seen = [] if every is None else frames(run, path, test, every=every)
+    return meta, embed(run, test, train), "", seen
 
 
 _UNSAVED = "No epoch has been saved yet: there is no atlas to draw."

@@ -140,7 +140,7 @@ class Sink:
 
 
 class Files(Sink):
-    """metrics.jsonl and events.jsonl.
+    """metrics.jsonl, events.jsonl, and usage.jsonl: at each log, which share of the test examples each chart has.
 
     Args:
       workdir: of the run.
@@ -150,6 +150,7 @@ class Files(Sink):
     def __init__(self, workdir: pathlib.Path, epoch: int):
         self._metrics = JsonLines(workdir / "metrics.jsonl", epoch)
         self._events = JsonLines(workdir / "events.jsonl", epoch)
+        self._usage = JsonLines(workdir / "usage.jsonl", epoch)
 
     def metrics(self, epoch: int, step: int, values: Row) -> None:
         """One line."""
@@ -159,10 +160,19 @@ class Files(Sink):
         """One line."""
         self._events.write({"epoch": epoch, "step": step, **event})
 
+    def view(self, epoch: int, step: int, state: Any, predictions: Mapping[str, np.ndarray]) -> None:
+        """One line."""
+        chart, code = predictions["chart"], predictions["code"]
+        count = np.bincount(chart, minlength=predictions["router"].shape[1])
+        used = len(np.unique(np.stack([chart, code]), axis=1).T)
+        shares = [round(float(share), 6) for share in count / len(chart)]
+        self._usage.write({"epoch": epoch, "step": step, "charts": shares, "codes_used": used})
+
     def close(self) -> None:
-        """Close both files."""
+        """Close the files."""
         self._metrics.close()
         self._events.close()
+        self._usage.close()
 
 
 class Writers(Sink):
