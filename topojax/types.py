@@ -59,6 +59,3 @@ class Outputs(NamedTuple):
 
     encoding: Encoding
     decoding: Decoding
-    at: Array | None = (
-        None  # shape=(B,), int32: in which chart the decoder looked for the example; None is the strongest
-    )
