@@ -60,7 +60,6 @@ class Outputs(NamedTuple):
 
     encoding: Encoding
     decoding: Decoding
-    at: Array | None = None  # shape=(B,), int32: chart in which the decoder looked for each; None is the strongest
 
 
 # So that a function that returns them can be exported.

@@ -87,7 +87,7 @@ def _look(run: Run, rows: np.ndarray) -> View:
         router=encoding.router,
         z_geo=encoding.z_geo,
         probabilities=probabilities(run, encoding),
-        reconstruction=run.reconstruct(image),
+        reconstruction=run.units.back(run.reconstruct_rows(rows)),
     )
 
 

@@ -15,7 +15,7 @@ from topojax.analysis.gluing import Charted, Glue, Senders, charted, cocycles, f
 from topojax.errors import UserError
 from topojax.scoring.run import Run
 
-EPSILONS = (1.5, 2.0, 2.5, 3.0, 3.5)
+EPSILONS = (3.0, 3.5, 4.0, 4.5, 5.0)
 """Sizes of patches beyond their cells, in spacings of the points; errors and signs are read at the middle one."""
 AGREE = 3
 """Readings that a verdict needs, of those five."""

@@ -83,8 +83,8 @@ class Objective:
         encoding = self.model.encode(weights, batch.image)
         at = self.model.encode(weights, view).chart if self.config.losses.glue else None
         which = told(len(batch.image), self.config.losses.told_share)
-        out = Outputs(encoding, self.model.reconstruct(weights, encoding, which, at), at)
-        terms = self.terms(params["atlas"], weights, settings, out, batch, view)
+        out = Outputs(encoding, self.model.reconstruct(weights, encoding, which, at))
+        terms = self.terms(params["atlas"], weights, settings, out, batch, view, at=at)
         loss = self.total(terms, lambdas, params)
         logits = self.model.readout(weights, out.encoding.router, out.encoding.z_geo)
         terms["readout"] = losses.cross_entropy(logits, batch.label)
@@ -92,7 +92,15 @@ class Objective:
         return loss + terms["readout"], Aux(terms, out, spectral)
 
     def terms(
-        self, params: Params, weights: Params, settings: Settings, out: Outputs, batch: Batch, view: Array
+        self,
+        params: Params,
+        weights: Params,
+        settings: Settings,
+        out: Outputs,
+        batch: Batch,
+        view: Array,
+        *,
+        at: Array | None = None,
     ) -> dict[str, Array]:
         """Every term but the readout's, of a pass already made.
 
@@ -103,6 +111,7 @@ class Objective:
           out: of the pass.
           batch: B examples.
           view: a second view of them, [B, X].
+          at: [B], in which chart's place the decoder was asked; None is the strongest's.
         """
         e, names = out.encoding, frozenset(row.name for row in self.rows)
         terms = {
@@ -110,7 +119,7 @@ class Objective:
             "codebook": losses.codebook(e.v_loc, e.z_q_all, e.router),
             "commitment": losses.commitment(e.v_loc, e.z_q_all, e.router),
         }
-        found = read(self.config, self.model, params, weights, settings, out, batch, view, names=names)
+        found = read(self.config, self.model, params, weights, settings, out, batch, view, at, names=names)
         terms |= {name: term(found) for name, term in TERMS.items() if name in names}
         if self.config.supervised.enabled:
             terms["route"] = losses.sup_route(e.router, found.class_table, batch.label)

@@ -73,6 +73,7 @@ def read(
     out: Outputs,
     batch: Batch,
     view: Array,
+    at: Array | None = None,
     *,
     names: frozenset[str],
 ) -> Pass:
@@ -87,13 +88,14 @@ def read(
       out: of the pass.
       batch: B examples.
       view: a second view of them, [B, X].
+      at: [B], in which chart's place the decoder was asked; None is the strongest's.
       names: of the contracts.
     """
     table = model.class_table(weights, settings.temperature) if config.supervised.enabled else None
     second = model.encode(weights, view) if names & INVARIANCES else None
     usage = _code_usage(config, weights, out.encoding) if names & {"code_entropy", "per_chart_code_entropy"} else None
     decoder_router, label = out.decoding.router, batch.label
-    found = (out.encoding, decoder_router, out.at, label, table, second, usage)
+    found = (out.encoding, decoder_router, at, label, table, second, usage)
     return Pass(config, model, params, weights, settings, *found)
 
 

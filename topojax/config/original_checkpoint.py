@@ -54,8 +54,6 @@ PARITY: dict[str, Any] = {
     "model.gate_bias_init": 0.0,
     "model.class_affinity": 0.0,
     "model.matmul": "float32",
-    "model.discs": False,
-    "model.bounded": False,
     # Its losses.
     "losses.recon_weight": 1.0,
     "losses.hinge_margin": 0.0,

@@ -165,7 +165,11 @@ class Run:
           UserError: as `encode`.
         """
         rows, single = self.units.rows(x)
-        return _one(self.units.back(served(self._whole, rows)), single)
+        return _one(self.units.back(self.reconstruct_rows(rows)), single)
+
+    def reconstruct_rows(self, x: np.ndarray) -> np.ndarray:
+        """`reconstruct` of prepared rows [n, X], in the model's own units."""
+        return served(self._whole, x)
 
     def reconstruct_baselines(self, x: Any) -> dict[str, Any]:
         """Reconstructions by the baselines that were trained beside the atlas.
