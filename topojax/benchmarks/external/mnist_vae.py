@@ -82,7 +82,7 @@ def loss(layers: Layers, images: Array, key: Array, dropped: float) -> Array:
     keys = jax.random.split(key, 3)
 
     def dense(name: str, x: Array) -> Array:
-        return x @ layers[name]["kernel"] + layers[name]["bias"]
+        return x @ layers[name]["kernel"] + layers[name]["bias"][None]
 
     def leaky(x: Array) -> Array:
         return jnp.maximum(x, 0.3 * x)

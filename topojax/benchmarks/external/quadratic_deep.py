@@ -68,7 +68,7 @@ def task() -> Task:
         return 0.5 * theta @ q @ theta - theta @ q @ train[batch].mean(axis=0) + scatter[batch].mean()
 
     def judge(theta: Array) -> Array:
-        away = theta - test
+        away = theta[None] - test
         return 0.5 * jnp.mean(jnp.sum(away @ q * away, axis=1))
 
     return Task(EPOCHS * per_epoch, lambda _: jnp.ones(DIMENSION), loss, judge)
