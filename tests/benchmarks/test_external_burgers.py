@@ -69,7 +69,7 @@ def test_points_are_one_in_each_cell():
     assert sorted(index["boundary"] % BOUNDARY) == list(range(BOUNDARY))
     assert (index["boundary"] >= BOUNDARY).sum() == BOUNDARY // 2
     edge = Points(points.inside, jnp.array([[1.0, 1.0]]), jnp.array([[1.0, 0.0]]))
-    assert jax.tree.map(int, cells(edge)) == {"boundary": 2 * BOUNDARY - 1, "initial": INITIAL - 1}
+    assert jax.tree.map(list, cells(edge)) == {"boundary": [2 * BOUNDARY - 1], "initial": [INITIAL - 1]}
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ library solves the same lines.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -141,6 +142,7 @@ def circle() -> Problem:
     )
 
 
+@functools.cache
 def problems() -> dict[str, Problem]:
     """Name to problem, in the order of the table."""
     tests = np.random.default_rng(0).uniform(1.5, 2.5, size=5)
