@@ -71,19 +71,14 @@ class Numbers(NamedTuple):
 
     def schedule(self, count: Array) -> Array:
         """The rate at a step."""
-        return self.rate * jnp.where(self.cosine > 0, falling(count), 1.0)
-
-
-def falling(count: Array) -> Array:
-    """Half a cosine over the run: 1 at its first step, 0 at its end."""
-    return 0.5 * (1 + jnp.cos(jnp.pi * count / STEPS))
+        falling = 0.5 * (1 + jnp.cos(jnp.pi * count / STEPS))
+        return self.rate * jnp.where(self.cosine > 0, falling, 1.0)
 
 
 def transform(numbers: Numbers, governed: bool) -> optax.GradientTransformationExtraArgs:
-    """Adam, at a given rate or at the governor's with half a cosine over the run: only its length is told."""
+    """Adam, at a given rate or at the governor's, which is told how long the run is."""
     if governed:
-        rate = scale_by_governor(1e-3, cap=update_ratio(RATIO))
-        return optax.chain(optax.scale_by_adam(), rate, optax.scale_by_schedule(falling))
+        return optax.chain(optax.scale_by_adam(), scale_by_governor(1e-3, cap=update_ratio(RATIO), horizon=STEPS))
     adam = optax.chain(optax.scale_by_adam(), optax.scale_by_learning_rate(numbers.schedule))
     return optax.with_extra_args_support(adam)
 
