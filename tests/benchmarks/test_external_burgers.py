@@ -86,7 +86,7 @@ def steps():
 
 def test_contracts_begin_as_the_plain_sum(steps):
     """Multipliers of 0 and ½ · 2 e²: the first step is that of the summed losses."""
-    points, after = steps
+    _, after = steps
     summed, contracts = (layers(ARMS[name], after[name][1]) for name in ("search", "contracts"))
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), summed, after["search"][0])
     assert max(jax.tree.leaves(moved)) == pytest.approx(1e-3, rel=1e-3)  # Adam's first step
