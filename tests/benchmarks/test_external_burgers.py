@@ -69,7 +69,7 @@ def test_points_are_one_in_each_cell():
     assert sorted(index["boundary"] % BOUNDARY) == list(range(BOUNDARY))
     assert (index["boundary"] >= BOUNDARY).sum() == BOUNDARY // 2
     edge = Points(points.inside, jnp.array([[1.0, 1.0]]), jnp.array([[1.0, 0.0]]))
-    assert jax.tree.map(int, cells(edge)) == {"boundary": 2 * BOUNDARY - 1, "initial": INITIAL - 1}
+    assert jax.tree.map(list, cells(edge)) == {"boundary": [2 * BOUNDARY - 1], "initial": [INITIAL - 1]}
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def steps():
 
 def test_contracts_begin_as_the_plain_sum(steps):
     """Multipliers of 0 and ½ · 2 e²: the first step is that of the summed losses."""
-    points, after = steps
+    _, after = steps
     summed, contracts = (layers(ARMS[name], after[name][1]) for name in ("search", "contracts"))
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), summed, after["search"][0])
     assert max(jax.tree.leaves(moved)) == pytest.approx(1e-3, rel=1e-3)  # Adam's first step

@@ -88,7 +88,7 @@ def _finite(found: Score) -> dict[str, Any]:
 
 
 def misses(records: Records) -> list[str]:
-    """Where a mechanism of ours that claims λ* falls short of a bar, one line each; cooper's steps where it has them."""
+    """Where a mechanism of ours that claims λ* falls short of a bar, one line each."""
     lines = []
     for key, found in records.items():
         problem, library, mechanism = key.split("/")

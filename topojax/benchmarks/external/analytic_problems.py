@@ -5,6 +5,7 @@ library solves the same lines.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -114,7 +115,7 @@ class _Constant:
 
 
 def plane() -> Problem:
-    """Cooper's test in two dimensions: x² + 2 y² where x + y ≥ 1 and x² + y ≤ 1; the second does not bind."""
+    """A test of cooper's in two dimensions: x² + 2 y² where x + y ≥ 1 and x² + y ≤ 1; the second does not bind."""
     return Problem(
         "x² + 2y², two inequalities",
         lambda np, x: x[0] ** 2 + 2 * x[1] ** 2,
@@ -141,23 +142,15 @@ def circle() -> Problem:
     )
 
 
+@functools.cache
 def problems() -> dict[str, Problem]:
     """Name to problem, in the order of the table."""
     tests = np.random.default_rng(0).uniform(1.5, 2.5, size=5)
+    norm = {"seed": 135, "start": 0.02, "rate": 1e-3, "momentum": 0.9, "steps": 5000}
     test = {"seed": 1, "start": 1.0, "rate": 3e-2, "steps": 2000}
     return {
         "die": die(),
-        "norm": linear(
-            "minimum norm, 100 equations",
-            500,
-            np.ones(100),
-            equality=True,
-            seed=135,
-            start=0.02,
-            rate=1e-3,
-            momentum=0.9,
-            steps=5000,
-        ),  # fmt: skip
+        "norm": linear("minimum norm, 100 equations", 500, np.ones(100), equality=True, **norm),
         "equal": linear("‖x‖², 5 equalities", 10, tests, equality=True, **test),
         "at_most": linear("‖x‖², 5 inequalities", 10, tests, equality=False, **test),
         "plane": plane(),

@@ -2,7 +2,8 @@
 
 The score is the last step's mean squared error over `burgers_reference.grid`, against the exact solution. A search by
 hand is 6 rates × 6 weights of boundary and initial losses, with a cosine, over seed 0; its three best are run with all
-five seeds, and the best is that with the least mean. It picks by the score itself, which no arm that sets its own weights and rate may look at.
+five seeds, and the best is that with the least mean. It picks by the score itself, which no arm that sets its own
+weights and rate may look at.
 """
 
 import functools

@@ -57,7 +57,7 @@ def draw(key: Array) -> Points:
 
 
 def value(layers: Layers, points: Array) -> Array:
-    """U at points (n, 2): shape (n,)."""
+    """The network at points (n, 2): shape (n,)."""
     hidden = points
     for weight, bias in layers[:-1]:
         hidden = jnp.tanh(hidden @ weight + bias)
@@ -66,7 +66,7 @@ def value(layers: Layers, points: Array) -> Array:
 
 
 def jet(layers: Layers, points: Array) -> tuple[Array, Array, Array, Array]:
-    """u, u_x, u_xx and u_t at points (n, 2), each of shape (n,): Taylor mode by hand, one product a layer.
+    """The network u with u_x, u_xx and u_t at points (n, 2), each of shape (n,): Taylor mode, one product a layer.
 
     a = tanh z:    a_x = a' z_x    a_t = a' z_t    a_xx = a' z_xx + a'' z_x²    a' = 1 − a²    a'' = −2 a a'
 

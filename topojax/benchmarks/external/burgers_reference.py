@@ -12,7 +12,7 @@ TIMES, PLACES, NODES = 100, 256, 256
 
 
 def exact(x: np.ndarray, t: np.ndarray, viscosity: float = VISCOSITY, nodes: int = NODES) -> np.ndarray:
-    """u(x, t), shapes that broadcast, t ≥ 0; float64.
+    """The solution u(x, t), shapes that broadcast, t ≥ 0; float64.
 
       u = −∫ sin π(x−η) f(x−η) e^(−η²/4νt) dη / ∫ f(x−η) e^(−η²/4νt) dη    f(y) = exp(−cos(πy) / 2πν)
 
