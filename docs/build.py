@@ -24,7 +24,7 @@ from urllib.parse import unquote, urlsplit
 from topojax.errors import UserError, exit_status
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-SOURCES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/*.md", "docs/mechanisms/*.md", "colab/*.md", "colab/*.ipynb")
+SOURCES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/**/*.md", "colab/*.md", "colab/*.ipynb")
 FRAME = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><style>

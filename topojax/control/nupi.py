@@ -3,8 +3,9 @@
   ξ ← ν ξ + (1 − ν) e
   λ ← clip(λ + K_i Δt e + K_p Δξ)                  Δξ the change of ξ; the first error starts ξ
 
-ν = 0 is PI in velocity form, ν < 0 holds gradient ascent with Polyak's or Nesterov's momentum. The proportional part
-brakes before the error changes sign, which is what bare dual ascent overshoots for want of.
+ν = 0 is PI in velocity form. ν < 0 is gradient ascent of rate η with Polyak's momentum β = ν, a negative one, at
+K_i = η / (1 − ν) and K_p = −η ν / (1 − ν)²; positive momentum is a negative K_p, which is refused. The proportional
+part brakes before the error changes sign, which is what bare dual ascent overshoots for want of.
 """
 
 import dataclasses
