@@ -59,6 +59,7 @@ class Run:
     _kept: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     @property
+    @own_switches()
     def weights(self) -> Any:
         """The atlas's parameters after spectral normalisation: what `model`'s functions take.
 
@@ -217,6 +218,7 @@ class Run:
             self._kept[name] = make()
         return self._kept[name]
 
+    @own_switches()
     def _encode(self, x: Any) -> Encoding:
         return self._function("encode", lambda: jax.jit(self.model.encode))(self.weights, x)
 
@@ -224,16 +226,19 @@ class Run:
         make = lambda: jax.jit(lambda weights, x: self.model(weights, x).decoding.x_hat)  # noqa: E731
         return self._function("whole", make)(self.weights, x)
 
+    @own_switches()
     def _reconstruct(self, x: Any) -> dict[str, Any]:
         make = lambda: jax.jit(self.program.baselines.reconstruct)  # noqa: E731
         return self._function("reconstruct", make)(self.state.baselines, x)
 
+    @own_switches()
     def _decode_freely(self, z: tuple) -> Decoding:
         def make() -> Callable:
             return jax.jit(lambda weights, z_geo, z_tex: self.model.decode(weights, z_geo, z_tex, None))
 
         return self._function("decode_freely", make)(self.weights, *z)
 
+    @own_switches()
     def _decode_in(self, z: tuple) -> Decoding:
         return self._function("decode_in", lambda: jax.jit(self.model.decode))(self.weights, *z)
 

@@ -5,6 +5,7 @@ digest and the shape of every leaf: a damaged or foreign checkpoint is named as 
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import pathlib
@@ -138,7 +139,7 @@ class Checkpoints:
             except Damaged as error:
                 if epoch == known[0]:
                     raise
-                tell(f"topojax: warning: {error}: going back to an earlier one")
+                _say_once(f"topojax: warning: {error}: going back to an earlier one")
                 bad = error
                 if not self._read_only:
                     self._set_aside(epoch)
@@ -283,6 +284,9 @@ def digest(state: Any) -> str:
         data = jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
         total.update(np.ascontiguousarray(data).tobytes())
     return total.hexdigest()
+
+
+_say_once = functools.cache(tell)
 
 
 def _json_digest(meta: dict[str, Any]) -> str:
