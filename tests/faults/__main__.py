@@ -16,7 +16,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 sys.path[:0] = [str(pathlib.Path(__file__).parents[1]), str(pathlib.Path(__file__).parents[2])]
 
-CAMPAIGNS = {"kills": 1000, "nonfinite": 10_000, "fuzz": 12_000, "torn": 10_000_000, "disk": 20}
+CAMPAIGNS = {"kills": 1000, "nonfinite": 10_000, "fuzz": 12_000, "torn": 10_000_000, "disk": 24}
 """Name → how many, unless told."""
 
 

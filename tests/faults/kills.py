@@ -1,4 +1,4 @@
-"""SIGKILL at random moments, one in four of them during a save: every run goes on, and ends as one that was left alone."""
+"""SIGKILL at random moments, many during a save: every run goes on, and ends as one that was left alone."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""NaN and infinities in random leaves: batch, loss terms, gradients, signals, moments, baselines, everything that lasts.
+"""NaN and infinities in random leaves: batch, terms, gradients, signals, moments, baselines, all that lasts.
 
 Into a batch, a term, a gradient or a signal: the step is taken, and afterwards nothing but counters, rate and what the
 governor remembers may have changed; a signal that only one contract reads holds that contract's weight and no more.
@@ -57,17 +57,17 @@ def _into_step(stepper: Any, good: Any, batch: Any, kind: str, chance: Any, coun
     if kind == "batch":
         image = np.array(batch.image)
         image[tuple(chance.integers(n) for n in image.shape)] = value
-        after, told = stepper.clean(good, batch._replace(image=image))
+        _, told = stepper.clean(good, batch._replace(image=image))
     else:
         poison = np.zeros(stepper.sizes[kind], np.float32)
         poison[chance.integers(len(poison))] = value
-        after, told = stepper.poisoned(good, batch, {kind: poison}, float(chance.random()))
+        _, told = stepper.poisoned(good, batch, {kind: poison}, float(chance.random()))
     if not told["sound"]:
         counts.broke(f"{kind} leaves the state not sound")
     if told["skipped"]:
         counts["skipped"] += 1
         changed = [name for name, same in zip(MASKED, told["same"], strict=True) if not same]
-        if changed and not told["ends"] or set(changed) - {"probed", "params", "opt_state", "average", "liveness"}:
+        if (changed and not told["ends"]) or set(changed) - {"probed", "params", "opt_state", "average", "liveness"}:
             counts.broke(f"{kind}: a skipped step has changed {changed}")
     elif kind != "signal":
         counts.broke(f"{kind}: a step that is not finite was taken")

@@ -1,4 +1,4 @@
-"""A run of a second or two in a process of its own, forked from one that has imported everything and started nothing."""
+"""A run of seconds in a process of its own, forked from one that has imported everything and started nothing."""
 
 import contextlib
 import json

@@ -295,17 +295,18 @@ def restore(workdir: str | pathlib.Path, step: int | None = None) -> Run:
       UserError: nothing there, no such checkpoint, or one that is damaged or of another version.
     """
     path = workdirs.located(workdir)
-    config = workdirs.read_config(path)
+    workdirs.read_config(path)  # where there is no run, that is said, not what it lacks
     with own_switches(), contextlib.closing(Checkpoints(path, read_only=True)) as checkpoints:
 
-        def read(epoch: int | None) -> tuple[Model, Program, Any, dict[str, Any]]:
+        def read(epoch: int | None) -> tuple[Any, Model, Program, Any, dict[str, Any]]:
             meta = checkpoints.meta(epoch)
+            config = workdirs.config_of(path, meta)
             model, program = build(config, meta)
             with own_switches(key_kind(meta["leaves"])):
                 abstract = jax.eval_shape(program.init)
-            return model, program, *checkpoints.restore(abstract, meta["epoch"])
+            return config, model, program, *checkpoints.restore(abstract, meta["epoch"])
 
-        model, program, state, meta = checkpoints.newest(read) if step is None else read(step)
+        config, model, program, state, meta = checkpoints.newest(read) if step is None else read(step)
     units = units_from(meta["units"]) if "units" in meta else sets.built_in_units(config.data.name, meta)
     return Run(
         model=model,

@@ -5,7 +5,6 @@ digest and the shape of every leaf: a damaged or foreign checkpoint is named as 
 """
 
 import contextlib
-import functools
 import hashlib
 import json
 import pathlib
@@ -18,7 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from topojax.errors import Stopped, UserError, tell
+from topojax.errors import Stopped, UserError, tell_once
 from topojax.storage import layouts
 
 _NAMED = 3
@@ -139,7 +138,7 @@ class Checkpoints:
             except Damaged as error:
                 if epoch == known[0]:
                     raise
-                _say_once(f"topojax: warning: {error}: going back to an earlier one")
+                tell_once(f"topojax: warning: {error}: going back to an earlier one")
                 bad = error
                 if not self._read_only:
                     self._set_aside(epoch)
@@ -284,9 +283,6 @@ def digest(state: Any) -> str:
         data = jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
         total.update(np.ascontiguousarray(data).tobytes())
     return total.hexdigest()
-
-
-_say_once = functools.cache(tell)
 
 
 def _json_digest(meta: dict[str, Any]) -> str:
