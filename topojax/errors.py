@@ -5,6 +5,7 @@ encoding, no home, an interrupt. It imports nothing heavy, so that it stands bef
 """
 
 import contextlib
+import functools
 import io
 import logging
 import os
@@ -68,6 +69,12 @@ def tell(line: str) -> None:
         except UnicodeEncodeError:
             stream.write(f"{line}\n".encode("ascii", "backslashreplace").decode())
         stream.flush()
+
+
+@functools.cache
+def tell_once(line: str) -> None:
+    """A line on stderr, where it has not been said before by this process."""
+    tell(line)
 
 
 def run_process(command: Callable[[], int | None]) -> NoReturn:

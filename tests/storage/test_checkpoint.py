@@ -131,7 +131,7 @@ def test_a_damaged_checkpoint_is_an_error_and_the_one_before_still_works(tmp_pat
     store.close()
 
     reader = Checkpoints(tmp_path, read_only=True)
-    state, meta = reader.newest(lambda epoch: reader.restore(ABSTRACT, epoch))
+    state, _ = reader.newest(lambda epoch: reader.restore(ABSTRACT, epoch))
     reader.close()
     assert key_bits(state) == key_bits(toy(1))
     assert capsys.readouterr().err.count("\n") == 1

@@ -3,6 +3,7 @@
 `topojax contracts --workdir=runs/digits` prints the table of any checkpoint.
 """
 
+import contextlib
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -92,14 +93,12 @@ def show(workdir: pathlib.Path, step: int | None = None) -> str:
       UserError: nothing there, or no such checkpoint.
     """
     from topojax.storage.checkpoint import Checkpoints
-    from topojax.storage.workdir import read_config
+    from topojax.storage.workdir import config_of, read_config
     from topojax.tracking.console import contract_table
 
-    config = read_config(workdir)
-    checkpoints = Checkpoints(workdir, read_only=True)
-    try:
-        meta = checkpoints.meta(step)
-    finally:
-        checkpoints.close()
+    read_config(workdir)  # where there is no run, that is said, not what it lacks
+    with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
+        meta = checkpoints.newest(checkpoints.meta) if step is None else checkpoints.meta(step)
+    config = config_of(workdir, meta)
     table = audit(config, meta["previous"], last_fifth(workdir, meta["epoch"]))
     return f"{config.name}, epoch {meta['epoch']}\n\n{contract_table(table)}"

@@ -57,7 +57,7 @@ def restore_encoder(workdir: str | pathlib.Path, step: int | None = None) -> Enc
     Raises:
       UserError: nothing there, no such checkpoint, a damaged one; or parameters that its optimizer keeps elsewhere.
     """
-    path = pathlib.Path(workdir)
+    path = workdirs.located(workdir)
     config = workdirs.read_config(path)
     if config.optim.rate == "schedule_free":
         raise UserError("schedule_free keeps its parameters with the optimizer: restore the whole run")

@@ -59,6 +59,7 @@ class Run:
     _kept: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     @property
+    @own_switches()
     def weights(self) -> Any:
         """The atlas's parameters after spectral normalisation: what `model`'s functions take.
 
@@ -217,6 +218,7 @@ class Run:
             self._kept[name] = make()
         return self._kept[name]
 
+    @own_switches()
     def _encode(self, x: Any) -> Encoding:
         return self._function("encode", lambda: jax.jit(self.model.encode))(self.weights, x)
 
@@ -224,16 +226,19 @@ class Run:
         make = lambda: jax.jit(lambda weights, x: self.model(weights, x).decoding.x_hat)  # noqa: E731
         return self._function("whole", make)(self.weights, x)
 
+    @own_switches()
     def _reconstruct(self, x: Any) -> dict[str, Any]:
         make = lambda: jax.jit(self.program.baselines.reconstruct)  # noqa: E731
         return self._function("reconstruct", make)(self.state.baselines, x)
 
+    @own_switches()
     def _decode_freely(self, z: tuple) -> Decoding:
         def make() -> Callable:
             return jax.jit(lambda weights, z_geo, z_tex: self.model.decode(weights, z_geo, z_tex, None))
 
         return self._function("decode_freely", make)(self.weights, *z)
 
+    @own_switches()
     def _decode_in(self, z: tuple) -> Decoding:
         return self._function("decode_in", lambda: jax.jit(self.model.decode))(self.weights, *z)
 
@@ -290,17 +295,18 @@ def restore(workdir: str | pathlib.Path, step: int | None = None) -> Run:
       UserError: nothing there, no such checkpoint, or one that is damaged or of another version.
     """
     path = workdirs.located(workdir)
-    config = workdirs.read_config(path)
+    workdirs.read_config(path)  # where there is no run, that is said, not what it lacks
     with own_switches(), contextlib.closing(Checkpoints(path, read_only=True)) as checkpoints:
 
-        def read(epoch: int | None) -> tuple[Model, Program, Any, dict[str, Any]]:
+        def read(epoch: int | None) -> tuple[Any, Model, Program, Any, dict[str, Any]]:
             meta = checkpoints.meta(epoch)
+            config = workdirs.config_of(path, meta)
             model, program = build(config, meta)
             with own_switches(key_kind(meta["leaves"])):
                 abstract = jax.eval_shape(program.init)
-            return model, program, *checkpoints.restore(abstract, meta["epoch"])
+            return config, model, program, *checkpoints.restore(abstract, meta["epoch"])
 
-        model, program, state, meta = checkpoints.newest(read) if step is None else read(step)
+        config, model, program, state, meta = checkpoints.newest(read) if step is None else read(step)
     units = units_from(meta["units"]) if "units" in meta else sets.built_in_units(config.data.name, meta)
     return Run(
         model=model,

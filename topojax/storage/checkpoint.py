@@ -17,7 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from topojax.errors import Stopped, UserError, tell
+from topojax.errors import Stopped, UserError, tell_once
 from topojax.storage import layouts
 
 _NAMED = 3
@@ -138,7 +138,7 @@ class Checkpoints:
             except Damaged as error:
                 if epoch == known[0]:
                     raise
-                tell(f"topojax: warning: {error}: going back to an earlier one")
+                tell_once(f"topojax: warning: {error}: going back to an earlier one")
                 bad = error
                 if not self._read_only:
                     self._set_aside(epoch)

@@ -6,13 +6,13 @@ import os
 import pathlib
 import re
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from topojax.config.changes import changes, may_change
 from topojax.config.io import flat, from_json, to_json
 from topojax.config.validate import validate
-from topojax.errors import UserError, tell
+from topojax.errors import UserError, tell, tell_once
 from topojax.storage.logs import write_text
 
 _SHOWN = 5
@@ -133,6 +133,31 @@ def read_config(workdir: pathlib.Path) -> Any:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"no run in {workdir}: cannot read {path}") from error
     return valid(from_json(text, str(path)), str(path))
+
+
+def config_of(workdir: pathlib.Path, meta: Mapping[str, Any]) -> Any:
+    """The configuration that a checkpoint was trained with: config.json's, unless the checkpoint's own says otherwise.
+
+    Then the checkpoint's is taken, with a line on stderr: config.json may have been edited, or damaged, or be that of a
+    run that has gone on with other settings since.
+
+    Args:
+      workdir: of the run.
+      meta: of the checkpoint.
+
+    Raises:
+      UserError: config.json cannot be read.
+    """
+    config = read_config(workdir)
+    if "config" not in meta:
+        return config
+    own = from_json(json.dumps(meta["config"]), f"checkpoint {meta.get('epoch')} of {workdir}")
+    found = changes(own, config)
+    if not found:
+        return config
+    named = "; ".join(f"{field} {new}, not {old}" for field, old, new in found[:_SHOWN])
+    tell_once(f"topojax: warning: epoch {meta['epoch']} of {workdir} was trained with another config.json ({named})")
+    return own
 
 
 def valid(config: Any, where: str) -> Any:

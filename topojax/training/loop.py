@@ -215,7 +215,7 @@ class _Training:
         """
         if last_epoch(self.path):
             with contextlib.closing(Checkpoints(self.path, read_only=True)) as checkpoints:
-                meta = checkpoints.meta()
+                meta = checkpoints.newest(checkpoints.meta)
             if contents(meta["data"]) != contents(self.dataset.manifest):
                 raise UserError(f"the data of {self.dataset.name} are not those {self.path} was trained on")
 
@@ -497,7 +497,8 @@ class _Training:
     def _result(self, state: TrainState, epoch: int) -> dict[str, Any]:
         failures = int(self.previous.get("guard/failures") or 0)
         if failures >= self.program.steps_per_epoch:  # the whole last epoch changed nothing
-            raise NotFinite(epoch, failures)
+            self.culprit = self.program.diagnosis.culprit(state, jax.tree.map(jnp.asarray, self.dataset.train))
+            raise diverged(self.path, epoch, NotFinite(epoch, failures), self.culprit, self.rollbacks)
         run = Run(
             model=self.model,
             state=state,

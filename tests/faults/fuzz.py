@@ -1,0 +1,313 @@
+"""Command lines and files that are not as they should be: what is valid is taken, the rest is one line and status 2.
+
+Five of six are command lines of `topojax train`: fields of every kind at values of every kind, unknown ones, junk. Some
+of the valid ones make a step. The others damage a file of a run and read it: its configuration, logs, checkpoints, a
+kept program, a checkpoint of the original. What is read then is what was written, or an earlier checkpoint with a line,
+or nothing with a line; numbers of a log line whose digits have changed are the exception (docs/reliability.md).
+"""
+
+import contextlib
+import io
+import pathlib
+import random
+import shutil
+import string
+from collections.abc import Callable
+from typing import Any
+
+from tests.faults import short_run
+from tests.faults.counts import Counts
+
+CONFIG = str(pathlib.Path(__file__).parents[1] / "tiny_config.py")
+NUMBERS = ("0", "1", "2", "-1", "3", "7", "64", "1e-3", "0.5", "1.5", "1e39", "1e-50", "nan", "inf", "-inf", "1e400")
+NUMBERS += ("2147483647", "2147483648", "1000000000000", "-9223372036854775809", "0x10", "1_0", "")
+WORDS = (
+    "None",
+    "none",
+    "true",
+    "false",
+    "True",
+    "digits",
+    "governor",
+    "cosine",
+    "none",
+    "é",
+    "\udcff",
+    "a b",
+    "../x",
+    "~",
+)
+JUNK = (
+    "--workdir",
+    "--",
+    "-",
+    "extra",
+    "--config",
+    "--nosuch=1",
+    "--config.=1",
+    "--config.a.b.c=1",
+    "--config.model=1",
+)
+STEPS = 1000
+"""Of so many command lines one that is valid makes a step."""
+SMALL = {"hidden_dim": 64, "latent_dim": 8, "num_charts": 16, "codes_per_chart": 16, "jump_rank": 8}
+
+
+def run(folder: pathlib.Path, count: int, seed: int) -> Counts:
+    """Try until there have been so many."""
+    from topojax.training import loop
+
+    counts = Counts(folder, "fuzz")
+    whole = folder / "whole"
+    if not (whole / "result.json").exists():
+        with contextlib.redirect_stdout(io.StringIO()):
+            loop.train_and_evaluate(short_run.config(), whole)
+    files = _Files(whole, folder / "damaged")
+    while counts["lines"] + counts["files"] < count:
+        done = counts["lines"] + counts["files"]
+        chance = random.Random(f"{seed} {done}")
+        if done % 6:
+            _line(chance, counts)
+            counts["lines"] += 1
+        else:
+            files.damage(chance, counts)
+            counts["files"] += 1
+        if done % 25 == 0:
+            counts.keep()
+    return counts
+
+
+def _line(chance: random.Random, counts: Counts) -> None:
+    from topojax.config.defaults import default_config
+    from topojax.config.io import flat
+
+    fields = dict(flat(default_config()))
+    words = []
+    for _ in range(chance.randint(1, 3)):
+        kind = chance.random()
+        if kind < 0.06:
+            words.append(chance.choice(JUNK))
+            continue
+        name = chance.choice(list(fields))
+        if kind < 0.1:
+            name = name[: chance.randrange(len(name))] + chance.choice(string.ascii_letters) + name[1:]
+        usual = fields[name]
+        if isinstance(usual, bool):
+            value = chance.choice(("true", "false", *WORDS[:4], "2"))
+        elif isinstance(usual, int | float) and chance.random() < 0.5:
+            value = repr(type(usual)(usual * chance.choice((0.5, 2, 1))))
+        else:
+            value = chance.choice((*NUMBERS, *WORDS) if chance.random() < 0.8 else (repr(usual),))
+        words.append(f"--config.{name}={value}")
+    accepted: list[Any] = []
+    status, said = _command(["train", f"--config={CONFIG}", *words], accepted)
+    _one_line(status, said, counts, f"train {words}")
+    counts["valid lines"] += status == 0
+    if status == 0 and accepted and counts["steps"] * STEPS <= counts["lines"]:
+        _step(accepted[0], counts, words)
+
+
+def _command(words: list[str], accepted: list[Any] | None = None) -> tuple[int, str]:
+    """Status and stderr of a command; of `train`, up to where a valid configuration would be trained."""
+    from absl import flags
+
+    from topojax import commands
+    from topojax.config.validate import validate
+    from topojax.training import loop
+
+    def only_validated(config: Any, workdir: Any, **_: Any) -> None:
+        validate(config)
+        assert accepted is not None
+        accepted.append(config)
+
+    trains, said = loop.train_and_evaluate, io.StringIO()
+    try:
+        if accepted is not None:
+            loop.train_and_evaluate = only_validated
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+            return commands.main(words), said.getvalue()
+    except BaseException as error:
+        return 70, f"{type(error).__name__}: {error}"
+    finally:
+        loop.train_and_evaluate = trains
+        flags.FLAGS.unparse_flags()
+        for name in [name for name in flags.FLAGS if name.startswith("config")]:
+            delattr(flags.FLAGS, name)
+
+
+def _one_line(status: int, said: str, counts: Counts, what: str) -> None:
+    if status not in (0, 2) or "Traceback" in said or (status and said.count("\n") != 1):
+        counts.broke(f"{what}: status {status}: {said[-600:]}")
+
+
+def _step(config: Any, counts: Counts, words: list[str]) -> None:
+    """A valid configuration makes a step, or is refused by its data."""
+    import jax
+    import jax.numpy as jnp
+
+    from topojax.data import sets
+    from topojax.errors import UserError
+    from topojax.scoring.run import build
+
+    if any(config.model[name] > most for name, most in SMALL.items()) or config.data.name != "digits":
+        return
+    try:
+        dataset = sets.load(config.data, seed=config.seed)
+        _, program = build(config, dataset.sizes())
+    except UserError:
+        counts["refused by their data"] += 1
+        return
+    counts["steps"] += 1
+    try:
+        data = jax.tree.map(jnp.asarray, dataset.train)
+        batch = jax.tree.map(lambda x: x[: config.train.batch_size], data)
+        state, _ = jax.jit(program.train_step)(jax.jit(program.init)(), batch, program.probe_of(data))
+        if not state.sound():
+            counts.broke(f"{words}: the state is not sound")
+    except Exception as error:
+        counts.broke(f"{words}: {type(error).__name__}: {str(error)[:300]}")
+    jax.clear_caches()
+
+
+def _damaged(content: bytes, chance: random.Random) -> bytes | None:
+    """A file's bytes otherwise; None: no file."""
+    n = len(content)
+    at = chance.randrange(max(n, 1))
+    how = chance.randrange(7)
+    if how < 3:  # one bit: what disks and memory do
+        return content[:at] + bytes([content[at] ^ 1 << chance.randrange(8)]) + content[at + 1 :] if n else b"\0"
+    if how == 3:
+        return content[:at]
+    if how == 4:
+        return content[:at] + chance.randbytes(chance.randint(1, 64)) + content[at:]
+    return b"" if how == 5 else None
+
+
+class _Files:
+    """A finished run, copied and damaged."""
+
+    def __init__(self, whole: pathlib.Path, copy: pathlib.Path):
+        import original_file
+
+        from topojax.scoring.run import restore
+        from topojax.storage.checkpoint import digest
+        from topojax.storage.logs import rows_of
+
+        self.whole, self.copy = whole, copy
+        epochs = [int(path.name) for path in (whole / "checkpoints").iterdir() if path.name.isdecimal()]
+        self.digests = {digest(restore(whole, step=epoch).state) for epoch in epochs}
+
+        self.table = _command_out(["contracts", f"--workdir={whole}"])
+        self.rows = {
+            name: [json.dumps(row) for row in rows_of(whole / name)] for name in ("metrics.jsonl", "events.jsonl")
+        }
+        self.original = whole.parent / "original.npz"
+        original_file.save_npz(self.original, original_file.tree())
+        self.kinds: dict[str, Callable[[random.Random, Counts], None]] = {
+            "config": self._config,
+            "log": self._log,
+            "checkpoint": self._checkpoint,
+            "program": self._program,
+            "original": self._original,
+        }
+
+    def damage(self, chance: random.Random, counts: Counts) -> None:
+        """One file of one kind."""
+        kind = chance.choice(list(self.kinds))
+        counts[f"files: {kind}"] += 1
+        try:
+            self.kinds[kind](chance, counts)
+        except Exception as error:
+            counts.broke(f"{kind}: {type(error).__name__}: {str(error)[:500]}")
+
+    def _fresh(self) -> None:
+        shutil.rmtree(self.copy, ignore_errors=True)
+        shutil.copytree(self.whole, self.copy)
+
+    def _replace(self, path: pathlib.Path, chance: random.Random) -> None:
+        content = _damaged(path.read_bytes(), chance)
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+
+    def _config(self, chance: random.Random, counts: Counts) -> None:
+        self._fresh()
+        self._replace(self.copy / "config.json", chance)
+        status, said = _command(["contracts", f"--workdir={self.copy}"])
+        if status == 0:
+            counts["configurations taken from the checkpoint"] += bool(said)
+            if _command_out(["contracts", f"--workdir={self.copy}"]) != self.table:
+                counts.broke(f"config: another table: {said}")
+        else:
+            _one_line(status, said, counts, "contracts")
+
+    def _log(self, chance: random.Random, counts: Counts) -> None:
+        from topojax.report.history import read
+
+        self._fresh()
+        name = chance.choice(list(self.rows))
+        self._replace(self.copy / name, chance)
+        history = read(self.copy)
+        found = history.rows if name == "metrics.jsonl" else history.events
+        counts["log lines kept"] += len(found)
+        if len(found) > len(self.rows[name]) + 1:
+            counts.broke(f"{name}: more lines than were written")
+
+    def _checkpoint(self, chance: random.Random, counts: Counts) -> None:
+        from topojax.errors import Stopped, UserError
+        from topojax.scoring.run import restore
+        from topojax.storage.checkpoint import digest
+
+        self._fresh()
+        files = sorted(path for path in (self.copy / "checkpoints").rglob("*") if path.is_file())
+        for _ in range(chance.randint(1, 2)):
+            path = chance.choice(files)
+            if path.exists():
+                self._replace(path, chance)
+        said = io.StringIO()
+        with contextlib.redirect_stderr(said):
+            try:
+                state = restore(self.copy).state
+            except (UserError, Stopped) as error:
+                counts["checkpoints refused"] += 1
+                if "\n" in str(error):
+                    counts.broke(f"checkpoint: not one line: {error}")
+                return
+        counts["checkpoints fallen back"] += bool(said.getvalue())
+        if digest(state) not in self.digests:
+            counts.broke("checkpoint: another state")
+
+    def _program(self, chance: random.Random, counts: Counts) -> None:
+        from topojax.storage import program_cache
+
+        path = self.copy.with_suffix(".program")
+        blob, names = chance.randbytes(200), ("a", "b", "c")
+        program_cache._write(path, "digest", blob, names)
+        self._replace(path, chance)
+        found = program_cache._read(path, "digest")
+        counts["programs refused"] += found is None
+        if found is not None and found != (bytearray(blob), names):
+            counts.broke("program: another one")
+
+    def _original(self, chance: random.Random, counts: Counts) -> None:
+        from topojax.errors import UserError
+        from topojax.storage import named_tensors
+
+        path = self.copy.with_suffix(".npz")
+        path.write_bytes(self.original.read_bytes())
+        self._replace(path, chance)
+        try:
+            named_tensors.load(path)
+        except UserError as error:
+            counts["originals refused"] += 1
+            if "\n" in str(error):
+                counts.broke(f"original: not one line: {error}")
+
+
+def _command_out(words: list[str]) -> str:
+    from topojax import commands
+
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(io.StringIO()):
+        commands.main(words)
+    return said.getvalue()
