@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from topojax.analysis.cover import components, distances_to_cells, holes_in, make_cover, make_graph
-from topojax.analysis.topology import orientation
+from topojax.analysis.topology import EPSILONS, orientation, plateau
 from topojax.data import manifolds
 
 
@@ -34,7 +34,7 @@ def test_the_euler_characteristic_of_known_surfaces(name, euler):
     graph = make_graph(points)
     chart, local = cells(points, 20)
     distance = distances_to_cells(graph, chart, 20)
-    assert np.median([make_cover(graph, distance, local, size).euler for size in (3.5, 4.0, 4.5)]) == euler
+    assert plateau([make_cover(graph, distance, local, size).euler for size in EPSILONS])[0] == euler
 
 
 def test_a_ring_of_three_cells_has_no_inside():
@@ -75,3 +75,10 @@ def test_a_cycle_of_an_odd_number_of_turns_cannot_be_oriented():
     assert orientation([("a", "b", -1), ("c", "d", -1)]) == []
     # Two overlaps of the same charts, one turned: a band with a twist.
     assert len(orientation([("a", "b", 1), ("a", "b", -1)])) == 1
+
+
+def test_a_plateau_is_the_longest_run_and_has_no_rival():
+    assert plateau([-9, -1, 0, 0, 0, -1, -1])[0] == 0
+    assert plateau([0, 0, 0, 2, 2, 2])[0] is None
+    assert plateau([1, 2, 1, 2])[0] is None
+    assert plateau([3, 2, 2, 2, 2])[0] == 2
