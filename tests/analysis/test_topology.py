@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from topojax.analysis.cover import components, distances_to_cells, holes_in, make_cover, make_graph
-from topojax.analysis.topology import orientation
+from topojax.analysis.topology import EPSILONS, orientation, plateau
 from topojax.data import manifolds
 
 
@@ -24,16 +24,17 @@ def cells(points, charts, seed=0):
     return chart, local
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, euler",
     [("sphere_3d", 2), ("torus_3d", 0), ("moebius_3d", 0), ("klein_4d", 0), ("projective_plane_4d", 1)],
 )
 def test_the_euler_characteristic_of_known_surfaces(name, euler):
-    points = manifolds.make(name, 4000, noise=0.0, seed=0)[0].astype(np.float64)
+    points = manifolds.make(name, 5000, noise=0.0, seed=0)[0].astype(np.float64)
     graph = make_graph(points)
-    chart, local = cells(points, 14)
-    distance = distances_to_cells(graph, chart, 14)
-    assert make_cover(graph, distance, local, 4.0).euler == euler
+    chart, local = cells(points, 20)
+    distance = distances_to_cells(graph, chart, 20)
+    assert plateau([make_cover(graph, distance, local, size).euler for size in EPSILONS])[0] == euler
 
 
 def test_a_ring_of_three_cells_has_no_inside():
@@ -60,7 +61,9 @@ def test_holes_are_counted_in_the_plane():
 
 
 def test_components_are_those_of_near_points():
-    points = np.concatenate([np.random.default_rng(0).normal(size=(60, 2)), [[40.0, 0.0]] + np.eye(2).repeat(15, 0)])
+    points = np.concatenate(
+        [np.random.default_rng(0).normal(size=(60, 2)), np.array([[40.0, 0.0]]) + np.eye(2).repeat(15, 0)]
+    )
     parts = components(make_graph(points), np.arange(90))
     assert sorted(map(len, parts)) == [30, 60]
 
@@ -70,4 +73,12 @@ def test_a_cycle_of_an_odd_number_of_turns_cannot_be_oriented():
     assert orientation(ring) == []
     assert len(orientation([*ring[:2], ("c", "a", 1)])) == 1
     assert orientation([("a", "b", -1), ("c", "d", -1)]) == []
-    assert len(orientation([("a", "b", 1), ("a", "b", -1)])) == 1  # two overlaps of the same charts: a band with a twist
+    # Two overlaps of the same charts, one turned: a band with a twist.
+    assert len(orientation([("a", "b", 1), ("a", "b", -1)])) == 1
+
+
+def test_a_plateau_is_the_longest_run_and_has_no_rival():
+    assert plateau([-9, -1, 0, 0, 0, -1, -1])[0] == 0
+    assert plateau([0, 0, 0, 2, 2, 2])[0] is None
+    assert plateau([1, 2, 1, 2])[0] is None
+    assert plateau([3, 2, 2, 2, 2])[0] == 2

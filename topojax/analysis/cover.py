@@ -29,7 +29,7 @@ class Graph(NamedTuple):
 
     points: np.ndarray  # shape=(n, X)
     neighbours: np.ndarray  # shape=(n, k), int: nearest others
-    spacing: float  # mean distance to the fourth nearest: the unit of ε
+    spacing: np.ndarray  # shape=(n,): distance to the fourth nearest, mean over the neighbourhood: the unit of ε
 
 
 class Cover(NamedTuple):
@@ -64,7 +64,8 @@ def make_graph(points: np.ndarray) -> Graph:
     from sklearn.neighbors import NearestNeighbors
 
     found = NearestNeighbors(n_neighbors=NEIGHBOURS + 1).fit(points).kneighbors(points)
-    return Graph(points, found[1][:, 1:], float(found[0][:, 4].mean()))
+    near = found[1][:, 1:]
+    return Graph(points, near, found[0][:, 4][near].mean(axis=1))
 
 
 def distances_to_cells(graph: Graph, chart: np.ndarray, charts: int) -> np.ndarray:
@@ -88,7 +89,7 @@ def make_cover(graph: Graph, distance: np.ndarray, local: np.ndarray, epsilon: f
       local: coordinates of every point in every chart, [n, N, 2]; of other than two dimensions no holes are sought.
       epsilon: in spacings.
     """
-    member = distance <= epsilon * graph.spacing
+    member = distance <= epsilon * graph.spacing[:, None]
     sets: set[tuple[int, ...]] = set()
     for pattern in np.unique(member, axis=0):
         claimed = np.flatnonzero(pattern)

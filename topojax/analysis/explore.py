@@ -300,8 +300,8 @@ def _region(
         raise UserError(f"axes = {axes} must lie in [0, {latent}), the latent's")
     low, high = at.min(axis=0), at.max(axis=0)
     if run.config.model.discs:  # the disc is the chart
-        at, reach = np.asarray(run.weights["encoder"]["centers"])[chart], radius(run, chart)
-        low, high = at - reach / (1 + 2 * MARGIN), at + reach / (1 + 2 * MARGIN)
+        at, within = np.asarray(run.weights["encoder"]["centers"])[chart], radius(run, chart) / (1 + 2 * MARGIN)
+        low, high = at - within, at + within
     middle = (low + high) / 2 if center is None else np.asarray(center, np.float32)
     if middle.shape != (latent,):
         raise UserError(f"center has shape {list(middle.shape)}, must be [{latent}]")

@@ -68,8 +68,9 @@ def charted(run: Run, graph: Graph) -> Charted:
         e = run.model.encode(run.weights, x)
         return e.chart, e.router, e.local, jnp.linalg.det(slopes(frame))
 
-    found = [np.asarray(a) for a in look(jnp.asarray(graph.points, jnp.float32), jnp.asarray(frame))]
-    return Charted(*found, frame)
+    looked = look(jnp.asarray(graph.points, jnp.float32), jnp.asarray(frame))
+    chart, router, local, orientation = (np.asarray(a) for a in looked)
+    return Charted(chart, router, local, orientation, frame)
 
 
 def folded(graph: Graph, found: Charted) -> np.ndarray:
@@ -136,7 +137,7 @@ def glue(found: Charted, cover: Cover, send: Senders) -> list[Glue]:
 
 def cocycles(found: Charted, cover: Cover, send: Senders) -> dict[tuple[int, ...], float]:
     """Mean ‖φ_jk φ_ij(ξ_i) − φ_ik(ξ_i)‖ of every overlap of three patches, (i, j, k) in both senses."""
-    out = {}
+    out: dict[tuple[int, ...], float] = {}
     for charts, parts in cover.overlaps.items():
         if len(charts) != 3:
             continue

@@ -5,7 +5,8 @@ and the charts are charts (nowhere folded, with transitions whose Jacobian has o
 """
 
 import dataclasses
-from collections import Counter, deque
+import itertools
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,12 @@ from topojax.analysis.gluing import Charted, Glue, Senders, charted, cocycles, f
 from topojax.errors import UserError
 from topojax.scoring.run import Run
 
-EPSILONS = (3.0, 3.5, 4.0, 4.5, 5.0)
-"""Sizes of patches beyond their cells, in spacings of the points; errors and signs are read at the middle one."""
-AGREE = 3
-"""Readings that a verdict needs, of those five."""
+EPSILONS = (2.5, 2.75, 3.0, 3.25, 3.5, 3.75, 4.0, 4.25, 4.5)
+"""Sizes of patches beyond their cells, in spacings of the points; errors are measured at the middle one."""
+PLATEAU = 3
+"""Readings one after the other that must give the same Euler characteristic, more than give any other."""
+UNANIMOUS = 0.8
+"""Least share of the readings that must say the same of orientability."""
 SURE = 0.9
 """Least share of an overlap's points on which the Jacobian has its sign, for the overlap to be counted."""
 FOLDED = 0.05
@@ -95,8 +98,8 @@ def topology(run: Run, points: np.ndarray) -> Topology:
     middle = covers[len(covers) // 2]
     glued = glue(found, middle, send)
     readings = [_reading(cover, found) for cover in covers]
-    euler, why_euler = _agreed([r["euler"] for r in readings], "the Euler characteristic")
-    oriented, why = _agreed([r["orientable"] for r in readings if r["orientable"] is not None], "orientability")
+    euler, why_euler = plateau([r["euler"] for r in readings])
+    oriented, why = _unanimous([r["orientable"] for r in readings])
     reasons = [*why_euler, *why]
     worst = float(np.nanmax(turns))
     if worst > FOLDED:
@@ -185,12 +188,20 @@ def _reading(cover: Cover, found: Charted) -> dict[str, Any]:
     }
 
 
-def _agreed(values: list, what: str) -> tuple[Any, list[str]]:
-    """The value that enough readings have, or None and why."""
-    counts = Counter(values)
-    if counts and counts.most_common(1)[0][1] >= AGREE:
-        return counts.most_common(1)[0][0], []
-    return None, [f"readings of {what} disagree: {', '.join(map(str, values)) or 'none'}"]
+def plateau(values: list[int]) -> tuple[int | None, list[str]]:
+    """The value of the longest run of equal readings, or None and why there is none."""
+    runs = sorted(((len(list(same)), value) for value, same in itertools.groupby(values)), reverse=True)
+    if runs and runs[0][0] >= PLATEAU and all(n < runs[0][0] for n, value in runs[1:] if value != runs[0][1]):
+        return runs[0][1], []
+    return None, [f"no size of patches has the last word on the Euler characteristic: {', '.join(map(str, values))}"]
+
+
+def _unanimous(values: list[bool | None]) -> tuple[bool | None, list[str]]:
+    """What nearly all readings say, or None and why."""
+    for answer in (True, False):
+        if sum(value is answer for value in values) >= UNANIMOUS * len(values):
+            return answer, []
+    return None, [f"readings of orientability disagree: {', '.join(map(str, values))}"]
 
 
 def _mean(values: list[float], weights: list[int] | None = None) -> float:

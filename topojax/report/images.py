@@ -118,7 +118,7 @@ def _map_of_charts(axis: Any, embedding: Embedding) -> None:
         at = np.median(mine if len(mine) else corners, axis=0)[:2]
         disc = {"boxstyle": "circle,pad=0.22", "fc": "white", "ec": colour(k), "lw": 1.2}
         axis.annotate(str(k), at, ha="center", va="center", fontsize=8, color=INK, bbox=disc)
-        if pictures is not None and len(corners) > 3:
+        if pictures is not None and shape is not None and len(corners) > 3:
             reach = float(np.ptp(corners, axis=0).max()) / 2
             spot = corners.mean(axis=0)[:2] + 1.02 * reach * np.array([-0.71, 0.71])
             box = OffsetImage(pictures[k], zoom=26 / max(shape[0], shape[1]), interpolation="nearest")

@@ -264,7 +264,7 @@ def _regions(embedding: Embedding) -> list[Any]:
     """A filled hull for every chart's examples; and rings at both places of examples that two charts claim."""
     import plotly.graph_objects as go
 
-    traces = []
+    traces: list[Any] = []
     for k, corners in enumerate(regions.outlines(embedding)):
         if len(corners) < 4:
             continue

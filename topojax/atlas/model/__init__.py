@@ -73,7 +73,7 @@ class _Atlas(nn.Module):
             k: c[k]
             for k in ("covariant", "tensorization", "rank", "transport", "gate_bias_init", "router_gain", "matmul")
         }
-        keys = ("center_scale", "code_scale", "ball", "ball_scale", "straight_through", "key_offset")
+        keys: tuple[str, ...] = ("center_scale", "code_scale", "ball", "ball_scale", "straight_through", "key_offset")
         keys += ("discs",)
         self.encoder = Encoder(codes=c["codes_per_chart"], **sizes, **routing, **{k: c[k] for k in keys})
         drawing = {k: c[k] for k in ("chart_gain", "chart_bias", "discs", "bounded", "readout_gain")}
@@ -143,7 +143,8 @@ def make_model(config, *, input_dim: int, num_classes: int) -> Model:
 
     def decode(weights: Params, z_geo: Array, z_tex: Array, chart: Array | None = None, told: Any = None) -> Decoding:
         centers = weights["encoder"]["centers"] if discs else None
-        return module.apply({"params": weights}, z_geo, z_tex, chart, centers, told, method="decode")
+        decoded: Any = module.apply({"params": weights}, z_geo, z_tex, chart, centers, told, method="decode")
+        return decoded
 
     def reconstruct(weights: Params, e: Encoding, which: Array, at: Array | None = None) -> Decoding:
         if not discs:

@@ -233,7 +233,7 @@ class Decoder(nn.Module):
         projectors = SpectralKernel((self.charts, self.hidden, self.latent), name="projectors")()
         point = zeta.T
         if self.discs:
-            local = coordinates(z_geo, centers)
+            local = coordinates(z_geo, jnp.asarray(centers))
             if told is not None:
                 which, own, weights = told
                 local = jnp.where(which[:, None, None], own, local)

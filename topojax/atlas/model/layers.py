@@ -289,7 +289,7 @@ class MixtureGate(nn.Module):
         if x.ndim == 2:
             each = (by_part.reshape(-1, dim) @ x).reshape(self.bundle, charts, -1, x.shape[-1])
         else:  # D products and sums, batch last: a batched product of so few columns is slower on a CPU
-            each = sum(by_part[..., i, None] * x[None, :, None, i] for i in range(dim))
+            each = functools.reduce(jnp.add, [by_part[..., i, None] * x[None, :, None, i] for i in range(dim)])
         out = gated_mixture([each[i] for i in range(self.bundle)], beta, weights.T)
         return jnp.stack(out, axis=1).reshape(hidden, -1).T
 
