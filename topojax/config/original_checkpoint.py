@@ -53,6 +53,9 @@ PARITY: dict[str, Any] = {
     "model.class_affinity": 0.0,
     "model.matmul": "float32",
     "model.discs": False,
+    "model.frontend": "flat",
+    "model.renderer": "flat",
+    "model.metric": "euclid",
     "model.bounded": False,
     # Its losses.
     "losses.recon_weight": 1.0,
