@@ -19,6 +19,7 @@ import numpy as np
 
 from topojax.atlas import losses
 from topojax.atlas.model import Model
+from topojax.atlas.model.learned_metric import mixing_penalty
 from topojax.atlas.terms import TERMS, Settings, read
 from topojax.control import precision
 from topojax.types import Array, Batch, Outputs, Params, Spectral
@@ -121,6 +122,8 @@ class Objective:
         }
         found = read(self.config, self.model, params, weights, settings, out, batch, view, at, names=names)
         terms |= {name: term(found) for name, term in TERMS.items() if name in names}
+        if self.config.model.metric != "euclid":
+            terms["metric_l1"] = mixing_penalty(params)
         if self.config.supervised.enabled:
             terms["route"] = losses.sup_route(e.router, found.class_table, batch.label)
         return terms
@@ -143,6 +146,8 @@ class Objective:
             weighed_already = ("commitment", "route")
         else:
             loss = self.config.losses.recon_weight * terms["recon"] + terms["codebook"]
+        if "metric_l1" in terms:
+            loss = loss + self.config.losses.metric_l1 * terms["metric_l1"]
         for name, weight in lambdas.items():
             if name in terms and name not in weighed_already:
                 loss = loss + jnp.sum(weight * terms[name])

@@ -117,6 +117,19 @@ def default_config() -> ConfigDict:
     # Type that operands of the large products are rounded to: float32, or bfloat16, faster on accelerators. Sums,
     # routing, norms, entropies and controllers are float32 in either case.
     c.model.matmul = "float32"
+    # What stands before the encoder's first layer: flat (nothing), conv (two convolutions), or rotation (the same with
+    # kernels in `rotations` orientations, pooled to features that do not change when the picture turns).
+    c.model.frontend = "flat"
+    # What draws the picture from the decoder's last layer: flat (one linear map) or conv (convolutions).
+    c.model.renderer = "flat"
+    # Channels of those convolutions.
+    c.model.channels = 8
+    # Orientations of the front end `rotation`.
+    c.model.rotations = 8
+    # Distance by which a point finds its code: euclid, or soft_equivariant, learned with the rest.
+    c.model.metric = "euclid"
+    # Coordinates in each bundle of the learned distance; 0 is all in one.
+    c.model.metric_bundle = 0
     # Channels per norm in the detached readout; 0 is all.
     c.model.readout_bundle = 0
 
@@ -252,6 +265,8 @@ def default_config() -> ConfigDict:
     c.losses.jump_cycle = True
     # Steps between gradients of the contract orthogonality, which then count as many times: it takes singular values.
     c.losses.orthogonality_every = 16
+    # Weight of Σ|M|, of the mixing of bundles in a learned distance (model.metric).
+    c.losses.metric_l1 = 0.01
     # The original's disentanglement, Cov(w, ‖z_geo‖), instead of Cov(w, z_n) and Cov(w, z_tex).
     c.losses.disentangle_parity = False
 

@@ -54,6 +54,11 @@ PARITY: dict[str, Any] = {
     "model.gate_bias_init": 0.0,
     "model.class_affinity": 0.0,
     "model.matmul": "float32",
+    "model.discs": False,
+    "model.frontend": "flat",
+    "model.renderer": "flat",
+    "model.metric": "euclid",
+    "model.bounded": False,
     # Its losses.
     "losses.recon_weight": 1.0,
     "losses.hinge_margin": 0.0,
@@ -94,8 +99,13 @@ PARITY: dict[str, Any] = {
 }
 """Fields that make this program the original, whatever its defaults are."""
 
+_SAME = (
+    *("entropy", "consistency", "variance", "diversity", "separation", "codebook_center", "chart_center_sep"),
+    *("residual_scale", "window", "disentangle", "orthogonality", "code_entropy", "per_chart_code_entropy", "orbit"),
+    *("vicreg_inv", "jump", "sup_purity", "sup_balance", "sup_metric"),
+)
 WEIGHTS = {
-    **{row.name: f"{row.name}_weight" for row in TABLE if row.name not in ("commitment", "route", "sup_temperature")},
+    **{name: f"{name}_weight" for name in _SAME},
     "prior_n": "kl_prior_weight",
     "prior_tex": "kl_prior_weight",
 }
@@ -121,6 +131,7 @@ TARGETS = {
 WITHOUT_GRADIENT = ("entropy", "code_entropy", "per_chart_code_entropy")
 """Contracts whose terms were counts or plain numbers there: their weights ran to a bound and moved nothing, so they are
 off here. Their loss would act at once, with a weight that nothing has held."""
+_PI = ("entropy", "diversity", "code_entropy", "per_chart_code_entropy")
 _COMPUTED_ONLY_IF_WEIGHED = ("orbit", "vicreg_inv")
 _LARGEST_WEIGHT = 1e6
 
@@ -153,11 +164,7 @@ def config_of(
             raise UserError(f"the checkpoint has {field} = {there[field]}: here it can be {value} alone")
     config = default_config()
     given = {name: there[name] for name in BY_NAME if there.get(name) is not None}
-    for switch, on in (
-        ("disable_supervised", "enable_supervised"),
-        ("disable_classifier_head", "enable_classifier_head"),
-    ):
-        given[switch] = not there.get(on, True)
+    given["disable_supervised"] = not there.get("enable_supervised", True)
     try:
         fields = translate(given, defaults=True)
         fields |= PARITY | _contracts(there, weights) | _rates(there, rate)
@@ -204,21 +211,24 @@ def _contracts(there: Mapping[str, Any], weights: Mapping[str, float]) -> dict[s
     adaptive, top = bool(there.get("adaptive_weights", True)), float(there.get("adaptive_lambda_max", 10.0))
     blocks: dict[str, dict[str, Any]] = {}
     for row in TABLE:
-        block: dict[str, Any] = {"gate": "none", "adaptive": adaptive}
+        block: dict[str, Any] = {"enabled": False, "adaptive": adaptive, "gate": "none", "form": "", "damping": 0.0}
         block["target_rule"] = "warmup" if row.name in TARGETS else "absolute"
-        if row.name in weights:
+        if row.name in WEIGHTS:
             value = weights[row.name]
-            block |= {"initial": value, "maximum": max(top, value), "enabled": value > 0 or adaptive}
-            if row.name in _COMPUTED_ONLY_IF_WEIGHED:
-                block |= {"mechanism": "dual", "enabled": value > 0}
-            if row.name in WITHOUT_GRADIENT:
-                block |= {"enabled": False}
+            on = value > 0 or (adaptive and row.name not in _COMPUTED_ONLY_IF_WEIGHED)
+            block |= {
+                "mechanism": "pid" if row.name in _PI else "dual",
+                "initial": value,
+                "minimum": 0.0,
+                "maximum": max(top, value),
+                "enabled": on and row.name not in WITHOUT_GRADIENT,
+            }
         blocks[row.name] = block
-    blocks["jump"] |= {"mechanism": "dual", "gate": "window", "minimum": 0.0}
+    blocks["jump"] |= {"gate": "window"}
     sup = float(there.get("sup_weight", 1.0))
-    blocks["route"] |= {"mechanism": "constant", "form": "", "initial": sup, "minimum": 0.0, "maximum": max(top, sup)}
-    blocks["commitment"] |= {"mechanism": "constant", "initial": 0.25}
-    blocks["sup_temperature"] |= {"enabled": False}
+    constant = {"mechanism": "constant", "enabled": True, "minimum": 0.0}
+    blocks["route"] |= constant | {"initial": sup, "maximum": max(top, sup)}
+    blocks["commitment"] |= constant | {"initial": 0.25, "maximum": top}
     return {f"contracts.{name}.{field}": value for name, block in blocks.items() for field, value in block.items()}
 
 

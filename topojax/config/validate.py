@@ -14,7 +14,9 @@ from topojax.atlas.feasible import conflicts
 from topojax.atlas.geometry import METRICS
 from topojax.atlas.hierarchy import ACTIONS, GROUPS
 from topojax.atlas.model.atlas import BALL_RADIUS
+from topojax.atlas.model.frontends import FRONTENDS
 from topojax.atlas.model.layers import MATMUL
+from topojax.atlas.model.learned_metric import DISTANCES
 from topojax.atlas.optim import KEEPS_ADAM, RATES
 from topojax.atlas.system import ESTIMATES, RATE_SIGNALS
 from topojax.atlas.table import unit_values
@@ -29,6 +31,8 @@ INTERVALS: dict[str, tuple[str, ...]] = {
         "model.hidden_dim",
         "model.latent_dim",
         "model.codes_per_chart",
+        "model.channels",
+        "model.rotations",
         "model.rank",
         "baselines.codes",
         "train.epochs",
@@ -66,6 +70,8 @@ INTERVALS: dict[str, tuple[str, ...]] = {
         "model.chart_bias",
         "model.class_affinity",
         "model.readout_bundle",
+        "model.metric_bundle",
+        "losses.metric_l1",
         "baselines.commitment",
         "optim.warmup_epochs",
         "optim.update_ratio",
@@ -140,6 +146,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.tensorization": ("sum", "full"),
     "model.straight_through": ("detached", "parity"),
     "model.matmul": MATMUL,
+    "model.frontend": FRONTENDS,
+    "model.renderer": ("flat", "conv"),
+    "model.metric": DISTANCES,
     "optim.rate": RATES,
     "optim.schedule": ("none", "cosine"),
     "governor.signal": RATE_SIGNALS,

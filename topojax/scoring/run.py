@@ -340,7 +340,12 @@ def build(config: Any, meta: dict[str, Any]) -> tuple[Model, Program]:
             "config.train.batch_size or raise config.data.num_examples"
         )
     try:
-        model = make_model(config.model, input_dim=meta["input_dim"], num_classes=meta["num_classes"])
+        model = make_model(
+            config.model,
+            input_dim=meta["input_dim"],
+            num_classes=meta["num_classes"],
+            image_shape=tuple(shape) if shape else None,
+        )
         program = make_program(
             config,
             model,

@@ -65,7 +65,8 @@ def verified(path: pathlib.Path, model: Model, state: TrainState) -> list[str]:
 def _computed(model: Model) -> Callable[[Any, Any, Array], dict[str, Array]]:
     def computed(params: Any, spectral: Any, x: Array) -> dict[str, Array]:
         weights, _ = model.normalise(params, spectral)
-        e, d = model(weights, x)
+        e = model.encode(weights, x)
+        d = model.decode(weights, e.z_geo, e.z_tex)
         local = e.v - e.c_bar
         table = model.class_table(weights, jnp.ones(()))
         parts = losses.codebook(local, e.z_q_all, e.router), losses.commitment(local, e.z_q_all, e.router)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from topojax.atlas.model.atlas import BALL_RADIUS, Decoder, Encoder, nearest_code
 from topojax.atlas.model.discs import CENTER_BOUND
+from topojax.atlas.model.frontends import frontend
 from topojax.atlas.model.heads import Readout, SupervisedTopology
 from topojax.atlas.model.jump import JumpOperator
 from topojax.atlas.model.layers import normalise, perturb
@@ -61,23 +62,37 @@ class Model:
 __all__ = ["Model", "make_model", "nearest_code", "normalise"]
 
 
+_PLAIN: dict[str, Any] = {
+    "frontend": "flat",
+    "renderer": "flat",
+    "channels": 8,
+    "rotations": 8,
+    "metric": "euclid",
+    "metric_bundle": 0,
+}
+"""What a configuration of the model means that says nothing of pictures or metrics."""
+
+
 class _Atlas(nn.Module):
     config: dict
     input_dim: int
     num_classes: int
+    image_shape: tuple[int, int, int] | None = None
 
     def setup(self):
-        c = dict(self.config)
+        c: dict[str, Any] = _PLAIN | dict(self.config)
         sizes = {"hidden": c["hidden_dim"], "latent": c["latent_dim"], "charts": c["num_charts"]}
         routing = {
             k: c[k]
             for k in ("covariant", "tensorization", "rank", "transport", "gate_bias_init", "router_gain", "matmul")
         }
         keys: tuple[str, ...] = ("center_scale", "code_scale", "ball", "ball_scale", "straight_through", "key_offset")
-        keys += ("discs",)
-        self.encoder = Encoder(codes=c["codes_per_chart"], **sizes, **routing, **{k: c[k] for k in keys})
+        keys += ("discs", "frontend", "channels", "rotations", "metric", "metric_bundle")
+        picture: dict[str, Any] = {"picture": self.image_shape}
+        self.encoder = Encoder(codes=c["codes_per_chart"], **sizes, **routing, **picture, **{k: c[k] for k in keys})
         drawing = {k: c[k] for k in ("chart_gain", "chart_bias", "discs", "bounded", "readout_gain")}
-        self.decoder = Decoder(output=self.input_dim, **sizes, **routing, **drawing)
+        drawing |= {k: c[k] for k in ("renderer", "channels")}
+        self.decoder = Decoder(output=self.input_dim, **sizes, **routing, **picture, **drawing)
         self.jump = JumpOperator(sizes["charts"], sizes["latent"], c["jump_rank"])
         self.supervised = SupervisedTopology(sizes["charts"], self.num_classes, c["class_affinity"])
         self.readout = Readout(sizes["charts"], self.num_classes, c["readout_bundle"])
@@ -108,18 +123,35 @@ class _Atlas(nn.Module):
         self.readout(encoding.router, encoding.z_geo)
 
 
-def make_model(config, *, input_dim: int, num_classes: int) -> Model:
+def _fits(c: dict, image_shape: tuple[int, int, int] | None) -> None:
+    if c["frontend"] != "flat":
+        frontend(c["frontend"], image_shape, c["channels"], c["rotations"], 0.0)
+    if c["renderer"] == "conv":
+        if image_shape is None or image_shape[0] % 4 or image_shape[1] % 4:
+            raise ValueError(f"model.renderer = 'conv' needs pictures with sides divisible by 4, not {image_shape}")
+        if c["channels"] % 4:
+            raise ValueError(f"model.channels = {c['channels']}: must be a multiple of 4 for model.renderer = 'conv'")
+    if c["metric_bundle"] and c["latent_dim"] % c["metric_bundle"]:
+        raise ValueError(f"model.metric_bundle = {c['metric_bundle']}: must divide latent_dim = {c['latent_dim']}")
+
+
+def make_model(config, *, input_dim: int, num_classes: int, image_shape: tuple[int, int, int] | None = None) -> Model:
     """Build the atlas from `config.model` (see `topojax/config/defaults.py`).
 
     Args:
       config: mapping with the fields of `config.model`.
       input_dim: X.
       num_classes: C, the size of the class table and readout.
+      image_shape: (H, W, C) of the inputs where they are pictures, which convolutions need.
 
     Returns:
       A `Model` of pure functions.
+
+    Raises:
+      ValueError: sizes that do not fit the pictures, or bundles that do not fit the latent.
     """
-    module = _Atlas(config=dict(config), input_dim=input_dim, num_classes=num_classes)
+    _fits(_PLAIN | dict(config), image_shape)
+    module = _Atlas(config=dict(config), input_dim=input_dim, num_classes=num_classes, image_shape=image_shape)
     discs = bool(config["discs"])
 
     def init(key: Array) -> tuple[Params, Spectral]:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from topojax.atlas.model.discs import BALL_RADIUS, coordinates, packed, places
+from topojax.atlas.model.frontends import Painter, frontend
 from topojax.atlas.model.layers import (
     IsotropicBlock,
     MixtureGate,
@@ -19,6 +20,7 @@ from topojax.atlas.model.layers import (
     product,
     random_param,
 )
+from topojax.atlas.model.learned_metric import SoftEquivariantMetric, assigned
 from topojax.atlas.model.router import CovariantRouter, route
 from topojax.types import Array, Decoding, Encoding
 
@@ -74,6 +76,8 @@ class Encoder(nn.Module):
         which the centres' gradient cancels.
       matmul: type that operands of the products over features are rounded to; routing, gates, norms and everything
         else are float32.
+      frontend, channels, rotations, picture: what stands before the first layer, its sizes, (H, W, C) of the inputs.
+      metric, metric_bundle: the distance that codes are chosen by, and its bundles.
     """
 
     hidden: int
@@ -94,6 +98,12 @@ class Encoder(nn.Module):
     key_offset: float = 0.0
     matmul: str = "float32"
     discs: bool = True
+    frontend: str = "flat"
+    channels: int = 8
+    rotations: int = 8
+    picture: tuple[int, int, int] | None = None
+    metric: str = "euclid"
+    metric_bundle: int = 0
 
     @nn.compact
     def __call__(self, x: Array) -> Encoding:
@@ -106,6 +116,8 @@ class Encoder(nn.Module):
         sizes = (self.charts, self.codes, self.latent)
         codebook = random_param(self, "codebook", sizes, spread * self.code_scale)
 
+        if self.frontend != "flat":
+            x = frontend(self.frontend, self.picture, self.channels, self.rotations, self.gate_bias_init)(x)
         features = gate("gate_0")(SpectralDense(self.hidden, matmul=self.matmul, name="features_0")(x))
         features = gate("gate_1")(SpectralDense(self.hidden, matmul=self.matmul, name="features_1")(features))
         v = SpectralDense(self.latent, name="value")(features)
@@ -129,6 +141,14 @@ class Encoder(nn.Module):
             c_bar = router @ centers
             v_loc = v - c_bar
         distances, codes, z_q_all = nearest_code(v_loc, codebook)
+        choice = None
+        if self.metric != "euclid":
+            each = v_loc[:, None, None] if v_loc.ndim == 2 else v_loc[:, :, None]
+            difference = jax.lax.stop_gradient(each - codebook[None])
+            distances = SoftEquivariantMetric(self.metric_bundle, name="metric")(difference)
+            codes, z_q_all, softly = assigned(distances, codebook)
+            z_q_all = z_q_all + softly
+            choice = jnp.einsum("bn,bnd->bd", jax.lax.stop_gradient(router), softly)
         chart = jnp.argmax(router, axis=-1).astype(jnp.int32)
 
         if self.discs:
@@ -148,6 +168,7 @@ class Encoder(nn.Module):
             # that float32 would add); `detached` keeps the centres' and the router's gradient of the macro path.
             macro = v if self.straight_through == "parity" else v + c_bar - jax.lax.stop_gradient(c_bar)
             z_geo = macro + jax.lax.stop_gradient(z_q - v_loc) + z_n
+            z_geo = z_geo if choice is None else z_geo + choice
             z_tex = v_loc - jax.lax.stop_gradient(z_q) - z_n
             local, offset, where = z_n_all, z_n_all, c_bar[:, None] + z_q_all + z_n_all
         return Encoding(
@@ -198,6 +219,9 @@ class Decoder(nn.Module):
     discs: bool = True
     bounded: bool = True
     readout_gain: float = 4.0
+    renderer: str = "flat"
+    channels: int = 8
+    picture: tuple[int, int, int] | None = None
 
     @nn.compact
     def __call__(
@@ -251,16 +275,20 @@ class Decoder(nn.Module):
         y = gate("gate_0")(SpectralDense(self.hidden, matmul=self.matmul, name="render_0")(h))
         y = gate("gate_1")(SpectralDense(self.hidden, matmul=self.matmul, name="render_1")(y))
         # render_2(y) + skip(h) + amplitude texture(tanh z_tex), as one product.
-        (render, b_render), (skip, b_skip) = (
-            SpectralMap(self.output, self.hidden, name=name)() for name in ("render_2", "skip")
-        )
-        parts, kernels, bias = [y, h], [render, skip], b_render + b_skip
+        skip, bias = SpectralMap(self.output, self.hidden, name="skip")()
+        parts, kernels = [h], [skip]
+        if self.renderer == "flat":
+            render, b_render = SpectralMap(self.output, self.hidden, name="render_2")()
+            parts, kernels, bias = [y, h], [render, skip], b_render + bias
         if not self.discs:
             amplitude = self.param("texture_scale", nn.initializers.constant(0.1), ())
             texture, b_texture = SpectralMap(self.output, self.latent, name="texture")()
             parts, kernels = [*parts, jnp.tanh(z_tex)], [*kernels, amplitude * texture]
             bias = bias + amplitude * b_texture
         x_hat = product(jnp.concatenate(parts, axis=1), jnp.concatenate(kernels, axis=1), self.matmul) + bias[None]
+        if self.renderer == "conv":
+            assert self.picture is not None
+            x_hat = x_hat + Painter(self.picture, self.channels, self.gate_bias_init, name="painter")(y)
         if self.bounded:
             gain = self.param("log_readout_gain", nn.initializers.constant(math.log(self.readout_gain)), ())
             x_hat = within(x_hat * jnp.exp(gain))

@@ -1,0 +1,244 @@
+"""Convolutions before the encoder's first layer and in place of the decoder's last.
+
+  flat       pixels as they come
+  conv       two convolutions, each with a norm gate and 2 × 2 sums
+  rotation   the same with kernels in n orientations, over the group C_n: features that a rotation leaves as they are
+
+All kernels are spectrally normalised as matrices [out, in · size²] by `layers.normalise`. Sums over 2 × 2 places are
+divided by 2, and sums over rings by the root of their number, so that neither loses signal.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from topojax.atlas.model.layers import NormGate, SpectralMap, random_param, spectral_kernel
+from topojax.types import Array
+
+FRONTENDS = ("flat", "conv", "rotation")
+_SIZES = (5, 3)
+"""Pixels across a kernel, first and second layer."""
+_FREQUENCIES = 3
+_RINGS = 4
+
+
+def convolve(x: Array, kernel: Array, padding: str = "VALID") -> Array:
+    """X [B, h, w, in] with a kernel [s, s, in, out]."""
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def halved(x: Array) -> Array:
+    """2 × 2 sums over 2: [B, h, w, C] → [B, h/2, w/2, C], of an even number of rows and columns."""
+    batch, height, width, channels = x.shape
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).sum(axis=(2, 4)) / 2.0
+
+
+class Convolution(nn.Module):
+    """A convolution of this many channels with bias and norm gate.
+
+    Attributes:
+      channels: of the output.
+      size: pixels across the kernel.
+      bundle, bias_init: of the gate.
+      padding: SAME keeps the picture's size.
+    """
+
+    channels: int
+    size: int
+    bundle: int
+    bias_init: float = 1.0
+    padding: str = "VALID"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[B, h, w, in] → [B, h', w', channels]."""
+        inputs = x.shape[-1]
+        kernel = spectral_kernel(self, (self.channels, self.size**2 * inputs))
+        bias = random_param(self, "bias", (self.channels,), (self.size**2 * inputs) ** -0.5)
+        kernel = kernel.reshape(self.channels, self.size, self.size, inputs).transpose(1, 2, 3, 0)
+        y = convolve(x, kernel, self.padding) + bias.reshape(1, 1, 1, -1)
+        return NormGate(self.bundle, self.bias_init, name="gate")(y)
+
+
+class Pictures(nn.Module):
+    """The front end `conv`: 5 × 5, halved, 3 × 3, halved where it can be, flat.
+
+    Attributes:
+      shape: (H, W, C) of the inputs.
+      channels: of the first layer; the second has twice as many.
+    """
+
+    shape: tuple[int, int, int]
+    channels: int
+    bias_init: float = 1.0
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[B, H·W·C] → features [B, F]."""
+        x = x.reshape(-1, *self.shape)
+        x = halved(_even(Convolution(self.channels, _SIZES[0], 4, self.bias_init, name="conv_0")(x)))
+        x = halved(_even(Convolution(2 * self.channels, _SIZES[1], 4, self.bias_init, name="conv_1")(x)))
+        return x.reshape(x.shape[0], -1)
+
+
+def _even(x: Array) -> Array:
+    return x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
+
+
+class Rotations(nn.Module):
+    """The front end `rotation`: convolutions over C_n, norm gates over its orbits, invariant features.
+
+    A kernel is a combination of rings and angular waves, so that it can be turned by any angle: the first layer answers
+    a picture in n orientations, the second mixes orientations by their difference alone. A norm gate takes the n
+    orientations of a channel as one bundle. Each channel then leaves its mean and its norm over orientations, and their
+    sums over rings around the middle: turning the picture by a multiple of 90° changes nothing, to rounding; by another
+    multiple of 360°/n, no more than pixels do that lie on a square.
+
+    Attributes:
+      shape: (H, W, C), H = W.
+      channels: of each layer, each in n orientations.
+      rotations: n.
+
+    References:
+      Cohen & Welling 2016 (group convolutions); Weiler & Cesa 2019 (steerable kernels and norm gates).
+    """
+
+    shape: tuple[int, int, int]
+    channels: int
+    rotations: int = 8
+    bias_init: float = 1.0
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[B, H·W·C] → features [B, 2 · channels · rings]."""
+        n, x = self.rotations, x.reshape(-1, *self.shape)
+        x = self._layer("group_0", x, _SIZES[0], 1)
+        x = halved(x) if x.shape[1] % 2 == 0 else x
+        x = self._layer("group_1", x, _SIZES[1], n)
+        orbit = x.reshape(*x.shape[:3], self.channels, n)
+        # ε within the root: the gradient of a norm at 0.
+        both = jnp.concatenate([orbit.mean(axis=-1), jnp.sqrt(jnp.sum(orbit**2, axis=-1) + 1e-12) / n**0.5], axis=-1)
+        rings = jnp.asarray(ring_masks(x.shape[1]))
+        return jnp.einsum("bhwc,rhw->brc", both, rings).reshape(x.shape[0], -1)
+
+    def _layer(self, name: str, x: Array, size: int, orientations: int) -> Array:
+        return GroupConvolution(self.channels, size, self.rotations, orientations, self.bias_init, name=name)(x)
+
+
+class GroupConvolution(nn.Module):
+    """A convolution over C_n: of a plain picture (`orientations` 1), or of one that has n orientations a channel.
+
+    K[o, r; c, s] = Σ_b W[o, c, (s − r) mod n, b] basis_b turned by r · 360°/n; channels come out as (o, r), r fastest.
+    """
+
+    channels: int
+    size: int
+    rotations: int
+    orientations: int
+    bias_init: float = 1.0
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[B, h, w, in · orientations] → [B, h', w', channels · n]."""
+        n, basis = self.rotations, jnp.asarray(turned_basis(self.size, self.rotations))
+        inputs, terms = x.shape[-1] // self.orientations, basis.shape[1]
+        weights = spectral_kernel(self, (self.channels, inputs * self.orientations * terms))
+        weights = weights.reshape(self.channels, inputs, self.orientations, terms)
+        if self.orientations == 1:
+            kernel = jnp.einsum("ocdb,rbij->ijcdor", weights, basis)
+        else:
+            difference = (np.arange(n)[:, None] - np.arange(n)[None]) % n  # [s, r]
+            kernel = jnp.einsum("ocsrb,rbij->ijcsor", weights[:, :, difference], basis)
+        kernel = kernel.reshape(self.size, self.size, x.shape[-1], self.channels * n)
+        bias = random_param(self, "bias", (self.channels,), weights[0].size ** -0.5)
+        y = convolve(x, kernel) + jnp.repeat(bias, n).reshape(1, 1, 1, -1)
+        return NormGate(n, self.bias_init, name="gate")(y)
+
+
+@functools.cache
+def turned_basis(size: int, rotations: int) -> np.ndarray:
+    """Kernels on a square, turned: [n, terms, size, size], rings by waves cos mθ and sin mθ, each of norm 1.
+
+    Args:
+      size: pixels across, odd.
+      rotations: n.
+    """
+    reach = size // 2
+    y, x = np.mgrid[reach : -reach - 1 : -1, -reach : reach + 1].astype(np.float64)
+    radius, angle = np.hypot(x, y), np.arctan2(y, x)
+    turned = []
+    for r in range(rotations):
+        by, terms = angle - 2 * np.pi * r / rotations, []
+        for ring in range(reach + 1):
+            envelope = np.exp(-0.5 * ((radius - ring) / 0.6) ** 2)
+            for m in range(min(2 * ring, _FREQUENCIES) + 1):
+                # A wave has no direction in the middle.
+                waves = (np.cos(m * by), np.sin(m * by)) if m else (np.ones_like(by),)
+                terms += [envelope * wave * (radius > 0 if m else 1) for wave in waves]
+        turned.append([term / np.linalg.norm(term) for term in terms])
+    return np.asarray(turned, np.float32)
+
+
+@functools.cache
+def ring_masks(side: int) -> np.ndarray:
+    """[rings, side, side]: which places lie in which ring around the middle, over the root of their number.
+
+    Rings are of one width, from the middle to the side; corners belong to the last.
+    """
+    at = np.arange(side) - (side - 1) / 2
+    radius = np.hypot(*np.meshgrid(at, at))
+    ring = np.minimum((radius / (side / 2) * _RINGS).astype(int), _RINGS - 1)
+    masks = np.stack([ring == i for i in range(_RINGS)]).astype(np.float64)
+    return (masks / np.sqrt(np.maximum(masks.sum(axis=(1, 2), keepdims=True), 1))).astype(np.float32)
+
+
+class Painter(nn.Module):
+    """The decoder's convolutions: H features to a quarter of the picture's size, twice doubled, 3 × 3 each time.
+
+    Attributes:
+      shape: (H, W, C) of the picture, sides divisible by 4.
+      channels: of the last layer but one; the one before it has twice as many.
+    """
+
+    shape: tuple[int, int, int]
+    channels: int
+    bias_init: float = 1.0
+
+    @nn.compact
+    def __call__(self, y: Array) -> Array:
+        """[B, hidden] → [B, H·W·C]."""
+        height, width, colours = self.shape
+        small = (height // 4, width // 4, 2 * self.channels)
+        kernel, bias = SpectralMap(int(np.prod(small)), y.shape[-1], name="spread")()
+        x = (y @ kernel.T + bias[None]).reshape(-1, *small)
+        x = Convolution(self.channels, 3, 4, self.bias_init, "SAME", name="conv_0")(_doubled(x))
+        x = _doubled(x)
+        kernel, bias = SpectralMap(colours, 9 * self.channels, name="conv_1")()
+        kernel = kernel.reshape(colours, 3, 3, self.channels).transpose(1, 2, 3, 0)
+        return (convolve(x, kernel, "SAME") + bias.reshape(1, 1, 1, -1)).reshape(y.shape[0], -1)
+
+
+def _doubled(x: Array) -> Array:
+    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+
+
+def frontend(
+    kind: str, shape: tuple[int, int, int] | None, channels: int, rotations: int, bias_init: float
+) -> nn.Module:
+    """The front end of a name other than `flat`, to be called `frontend` in the encoder.
+
+    Raises:
+      ValueError: inputs that are no pictures, or not square for `rotation`; channels not divisible by the gates' 4.
+    """
+    if shape is None or min(shape[:2]) < 8:
+        raise ValueError(f"model.frontend = {kind!r} needs pictures of 8 × 8 pixels or more, the data have {shape}")
+    if kind == "conv":
+        if channels % 4:
+            raise ValueError(f"model.channels = {channels}: must be a multiple of 4 for model.frontend = 'conv'")
+        return Pictures(shape, channels, bias_init, name="frontend")
+    if shape[0] != shape[1]:
+        raise ValueError(f"model.frontend = 'rotation' needs square pictures, the data have {shape}")
+    return Rotations(shape, channels, rotations, bias_init, name="frontend")
