@@ -103,4 +103,3 @@ def test_a_run_that_goes_on_asks_as_it_asked(tmp_path):
     with pytest.raises(Exception, match="model.num_charts: 3 → 5"):
         workdirs.same_config(tmp_path, workdirs.adopted(tmp_path, config))
     assert workdirs.adopted(tmp_path / "none", config) is config
-

@@ -203,7 +203,11 @@ def broken(value, *at):
         ((X, np.arange(20)), {}, "20 labelled examples in 20 classes, no two of one class"),
         ((X, np.eye(20)[:, :3] + 0.5), {}, "row 0 is not one-hot"),
         ((X[:8], np.eye(9)[:8]), {}, "9 classes for 8 examples: more classes than examples"),
-        ((broken(np.nan, 4, 1), HALVES), {}, "data: 1 values are NaN, the first in example 4: config.data.missing=drop"),
+        (
+            (broken(np.nan, 4, 1), HALVES),
+            {},
+            "data: 1 values are NaN, the first in example 4: config.data.missing=drop",
+        ),
         ((broken(np.inf, 6, 1), HALVES), {"missing": "drop"}, "data: 1 values are infinite, the first in example 6"),
         ((X, HALVES, X[:4], np.array([0, 1, 2, 0])), {}, "data test split: class '2' is not among those to train on"),
         ((X, HALVES, X[:4, :2], HALVES[:4]), {}, r"to train on have shape \[3\], those to test \[2\]"),
