@@ -85,13 +85,8 @@ TABLES = hnp.arrays(np.float64, (30, 4), elements=st.floats(-1e6, 1e6, width=32)
 @given_(table=TABLES, factor=st.sampled_from([1e-20, 1.0, 1e30]))
 def test_a_column_has_its_own_scale_fitted_on_train_alone_and_undone(table, factor):
     table = table * factor
-    if not (table.max(axis=0) > table.min(axis=0)).any():
-        return
-    try:
-        found = load((table, None))
-    except UserError as error:  # it varies in the test split alone
-        assert "nothing to learn" in str(error)
-        return
+    table[::2] += factor  # so that the training split varies
+    found = load((table, None))
     train = found.train.image
     assert train.min() == 0
     assert train.max() == 1

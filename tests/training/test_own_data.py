@@ -27,15 +27,10 @@ def table(place, load):
     data = load()
     path = place / f"{load.__name__}.csv"
     rows = [",".join([*data.feature_names, "target"]).replace(" ", "_")]
-    rows += [
-        ",".join([*map(repr, map(float, x)), str(data.target_names[y])]) for x, y in zip(*data_of(data), strict=True)
-    ]
+    for x, y in zip(data.data, data.target, strict=True):
+        rows.append(",".join([*map(repr, map(float, x)), str(data.target_names[y])]))
     path.write_text("\n".join(rows))
     return path
-
-
-def data_of(data):
-    return data.data, data.target
 
 
 def wine(place):
@@ -150,7 +145,7 @@ def test_the_line_of_the_readme_trains_and_says_what_it_found(tmp_path):
 def small(**fields):
     """The tiny run's sizes and contracts."""
     c = get_config()
-    c.log.every_epochs = 1
+    c.log.every_epochs, c.data.num_examples = 1, None
     c.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
     return c
 
