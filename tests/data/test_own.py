@@ -212,6 +212,7 @@ def broken(value, *at):
         ((X[0], HALVES), {}, r"x has shape \[3\]: one row an example"),
         ((X, HALVES, X), {}, "data has 3 parts"),
         (7, {}, "int is no data"),
+        (([[1, 2], [3]] * 10, HALVES), {}, "x has rows of different lengths"),
         ({"a": np.array(["u"] * 20, object)}, {"columns": "b"}, "config.data.columns names 'b', there are a"),
         ({"a": np.array([None, *"u" * 19], object)}, {}, r"empty cells in a \(1\): config.data.missing=drop"),
     ],
@@ -259,6 +260,8 @@ def test_some_labels_may_be_missing_and_one_class_is_none():
     assert (some.train.label < 0).any()
     assert some.num_classes == 2
     assert any("have no label" in note for note in some.notes)
+    few = load((X, np.array([0, 1, 2, *[-1] * 17])))  # one label a class is enough to be one
+    assert few.num_classes == 3
     one = load((X, np.zeros(20, int)))
     assert (one.train.label == -1).all()
     assert any("one class, '0'" in note for note in one.notes)
