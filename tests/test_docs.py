@@ -57,7 +57,15 @@ def blocks(page):
     return re.findall(r"```python\n(.*?)```", page.read_text(), re.S)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.stem)
+LONG = ("your-own-data",)
+"""Pages whose examples train more than once."""
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.slow] * (page.stem in LONG)) for page in PAGES if blocks(page)],
+    ids=lambda page: page.stem,
+)
 def test_a_page_s_examples_run_in_turn_and_print_what_they_say(page, tmp_path):
     """As one who reads from the top would have it, with a small run that lies where the pages have theirs."""
     with tarfile.open(ROOT / "tests" / "layouts" / "0.1.0.tar.gz") as files:

@@ -58,7 +58,7 @@ def reader(tmp_path_factory):
 def test_there_are_the_notebooks_that_the_readme_of_the_folder_lists():
     listed = re.findall(r"\[(\w+)\.ipynb\]\(\1\.ipynb\)", (COLAB / "README.md").read_text())
     assert sorted(listed) == [path.stem for path in NOTEBOOKS]
-    assert len(NOTEBOOKS) == 4
+    assert len(NOTEBOOKS) == 5
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -121,3 +121,23 @@ def test_the_site_needs_its_extra(tmp_path):
     assert ended.stderr.count("\n") == 1
     assert "pip install 'topojax[docs]'" in ended.stderr
     assert not (tmp_path / "site").exists()
+
+
+@pytest.mark.parametrize(
+    "name, content, said",
+    [
+        ("a.npz", b"PK\3\4 and no archive", "damaged, or not a file of NumPy's arrays"),
+        ("a.csv", b"a,b\n1,inf\n" + b"1,2\n" * 20, "1 values are infinite, the first in example 0"),
+        ("none.csv", None, "there is no such file or folder"),
+    ],
+)
+def test_bad_data_are_one_line_and_nothing_is_made(name, content, said, tmp_path):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    command = [sys.executable, "-m", "topojax", "train", f"--config.data.name={name}"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("topojax: error: ")
+    assert ended.stderr.count("\n") == 1
+    assert said in ended.stderr
+    assert not (tmp_path / "runs").exists()

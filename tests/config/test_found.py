@@ -100,7 +100,6 @@ def test_a_run_that_goes_on_asks_as_it_asked(tmp_path):
     workdirs.write_found(tmp_path, {c.field: (c.asked, c.value) for c in changes}, ["words"])
     workdirs.same_config(tmp_path, workdirs.adopted(tmp_path, config))
     config.model.num_charts = 5
-    with pytest.raises(Exception, match="model.num_charts: 3 → 5"):
+    with pytest.raises(Exception, match=r"model\.num_charts: 3 → 5"):
         workdirs.same_config(tmp_path, workdirs.adopted(tmp_path, config))
     assert workdirs.adopted(tmp_path / "none", config) is config
-

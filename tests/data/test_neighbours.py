@@ -100,3 +100,10 @@ def test_no_label_reaches_an_atlas_made_of_pairs():
     assert not np.array_equal(ours["readout"]["logits"], shuffled["readout"]["logits"])
     for part in ("encoder", "decoder", "jump"):
         assert all(map(np.array_equal, jax.tree.leaves(ours[part]), jax.tree.leaves(shuffled[part])))
+
+
+@pytest.mark.parametrize("columns", [0, 3])
+def test_what_does_not_vary_warns_nobody(columns):
+    image = np.zeros((12, 4), np.float32)
+    image[:, :columns] = np.random.default_rng(0).normal(size=(12, columns))
+    assert nearest(image, 2).shape == (12, 2)

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from topojax.data.padding import in_batches, padded_batches
+from topojax.data.padding import in_batches, padded_batches, served
 
 
 @given(n=st.integers(1, 12), size=st.integers(1, 8))
@@ -32,3 +32,18 @@ def test_padding_have_no_more_rows_than_asked_for():
 def test_no_rows_give_the_shapes_of_none():
     out = in_batches(lambda x: (x @ np.ones((3, 2)), x[:, 0]), np.zeros((0, 3), np.float32), 4)
     assert [part.shape for part in out] == [(0, 2), (0,)]
+
+
+@given(n=st.integers(0, 1200))
+def test_what_is_served_waits_for_no_more_rows_than_it_must(n):
+    sizes = []
+
+    def spy(batch):
+        sizes.append(len(batch))
+        return batch + 1
+
+    rows = np.arange(n, dtype=np.float32)[:, None]
+    np.testing.assert_array_equal(served(spy, rows), rows + 1)
+    size = next((size for size in (1, 32, 512) if n <= size), 512)
+    assert set(sizes) == {size}
+    assert len(sizes) == max(1, -(-n // size))

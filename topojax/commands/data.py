@@ -11,7 +11,7 @@ def main(argv: Sequence[str]) -> None:
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Part)
     listing = commands.add_parser("list", help="names, sizes and shapes")
     fetching = commands.add_parser("fetch", help="download a data set and prepare it with tfds")
-    fetching.add_argument("name", help="mnist or cifar10; the others need no fetching")
+    fetching.add_argument("name", help="mnist, cifar10, or any other image set of tfds; the rest need no fetching")
     for command in (listing, fetching):
         command.add_argument("--data_dir", help="default: $TFDS_DATA_DIR, or ~/tensorflow_datasets")
     arguments = parser.parse_args(argv)
@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> None:
         for name in sets.NAMES:
             print(f"{name:14} {sets.describe(name, arguments.data_dir)}")
         return
-    if arguments.name not in tfds_arrays.SOURCES:
+    if arguments.name in sets.NAMES and arguments.name not in tfds_arrays.SOURCES:
         raise UserError(f"{arguments.name!r} cannot be fetched: choose one of {', '.join(tfds_arrays.SOURCES)}")
     print(f"{arguments.name} is in {tfds_arrays.fetch(arguments.name, arguments.data_dir)}")
 

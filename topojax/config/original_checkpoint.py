@@ -54,11 +54,9 @@ PARITY: dict[str, Any] = {
     "model.gate_bias_init": 0.0,
     "model.class_affinity": 0.0,
     "model.matmul": "float32",
-    "model.discs": False,
     "model.frontend": "flat",
     "model.renderer": "flat",
     "model.metric": "euclid",
-    "model.bounded": False,
     # Its losses.
     "losses.recon_weight": 1.0,
     "losses.hinge_margin": 0.0,

@@ -43,7 +43,7 @@ def encode(label: np.ndarray | None, n: int, where: str, names: Sequence[str] | 
     found = _encode(label, n, where, names)
     count = len(found.names)
     known = int((found.label >= 0).sum())
-    if count > 2 and names is None and len(np.unique(found.label[found.label >= 0])) == known:
+    if count > 2 and names is None and 2 * known > n and len(np.unique(found.label[found.label >= 0])) == known:
         raise UserError(
             f"{where}: {known} labelled examples in {count} classes, no two of one class: no labels, it seems; "
             "config.data.label names another column, or none"

@@ -91,7 +91,10 @@ def _inputs(x: Any, name: str) -> Any:
         raise UserError(f"data: {name} is None")
     if _is_frame(x):
         return frame(x)
-    found = array(x)
+    try:
+        found = array(x)
+    except ValueError as error:
+        raise UserError(f"data: {name} has rows of different lengths, or is no array: {error}") from error
     if found.dtype.kind == "O":
         try:
             found = found.astype(np.float64)

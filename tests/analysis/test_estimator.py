@@ -1,0 +1,107 @@
+"""The estimator: what scikit-learn asks of one, and that labels, missing labels and no labels all train it."""
+
+import pickle
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import check_estimator
+
+import topojax
+from topojax.atlas.table import TABLE
+
+KEPT = ("commitment", "route", "diversity", "window")
+SMALL = {f"contracts.{row.name}.enabled": row.name in KEPT for row in TABLE}
+SMALL |= {"model.covariant": False, "data.neighbours": 0}
+RNG = np.random.default_rng(0)
+Y = np.repeat(["left", "right"], 24)
+X = RNG.normal(size=(48, 3)) + np.where(Y == "left", -4.0, 4.0)[:, None]
+
+
+def small(**options):
+    return topojax.Atlas(**{"epochs": 20, "hidden": 16, "settings": SMALL, **options})
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return small().fit(X, Y)
+
+
+def test_it_learns_classes_and_gives_them_by_name(fitted):
+    assert list(fitted.classes_) == ["left", "right"]
+    assert fitted.score(X, Y) > 0.9
+    assert set(fitted.predict(X)) == {"left", "right"}
+    probability = fitted.predict_proba(X)
+    assert probability.shape == (48, 2)
+    np.testing.assert_allclose(probability.sum(axis=1), 1.0)
+
+
+def test_it_transforms_and_comes_back_in_the_units_of_the_data(fitted):
+    z = fitted.transform(X)
+    assert z.shape == (48, 2)
+    assert z.dtype == X.dtype
+    back = fitted.inverse_transform(z)
+    assert np.abs(back - X).mean() < np.abs(X - X.mean(axis=0)).mean()
+    assert list(fitted.get_feature_names_out()) == ["atlas0", "atlas1"]
+
+
+def test_an_answer_does_not_depend_on_how_many_are_asked_about(fitted):
+    np.testing.assert_allclose(
+        fitted.transform(X), np.concatenate([fitted.transform(x[None]) for x in X]), rtol=1e-6, atol=1e-6
+    )
+
+
+def test_it_pickles_and_clones(fitted):
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(fitted)).predict(X), fitted.predict(X))
+    assert clone(fitted).get_params() == fitted.get_params()
+    assert not hasattr(clone(fitted), "run_")
+
+
+def test_another_fit_of_a_warm_start_goes_on(fitted):
+    warm = pickle.loads(pickle.dumps(fitted)).set_params(warm_start=True, epochs=1)
+    steps = int(fitted.run_.state.step)
+    warm.fit(X, Y)
+    assert int(warm.run_.state.step) == steps * 21 // 20
+
+
+@pytest.mark.parametrize(
+    "fit, message",
+    [
+        (lambda: small().fit(X[:3]), "minimum of 8 is required"),
+        (lambda: small().fit(X, np.linspace(0, 1, 48)), "labels hold .*, which names no class"),
+        (lambda: small(settings={"model.no": 1}).fit(X), "model.no = 1"),
+        (lambda: small(charts=1).fit(X), r"config.model.num_charts = 1: must lie in \[2, inf\)"),
+    ],
+)
+def test_what_cannot_be_fitted_is_a_value_error_in_one_line(fit, message):
+    with pytest.raises(ValueError, match=message):
+        fit()
+
+
+@pytest.mark.slow
+def test_a_pipeline_and_a_grid_search_without_labels():
+    model = make_pipeline(StandardScaler(), small(epochs=2, labels=False))
+    search = GridSearchCV(model, {"atlas__charts": [2, 3]}, cv=2, error_score="raise").fit(X)
+    assert search.best_params_["atlas__charts"] in (2, 3)
+    assert search.best_score_ < 0  # minus a squared error
+    assert search.predict(X).max() < 3
+
+
+@pytest.mark.slow
+def test_a_frame_with_texts_is_fitted():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": X[:, 0], "colour": np.where(Y == "left", "red", "blue")})
+    model = small(epochs=2).fit(frame, Y)
+    assert model.transform(frame).shape == (48, 2)
+    assert list(model.feature_names_in_) == ["a", "colour"]
+
+
+@pytest.mark.campaign
+@pytest.mark.slow
+def test_scikit_learn_s_own_checks():
+    """None is left out. An hour on a busy machine: most of them fit a program of another shape."""
+    results = check_estimator(small(epochs=1, hidden=8), on_fail=None, on_skip=None)
+    assert [(found["check_name"], found["exception"]) for found in results if found["status"] == "failed"] == []
