@@ -18,7 +18,18 @@ ROOMS = (
     *("analysis", "report", "benchmarks", "commands", "__main__", "train"),
 )
 """From the ground up: each imports of those before it."""
-HEAVY = ("tensorflow", "tensorflow_datasets", "matplotlib", "clu", "sklearn", "mlflow", "plotly", "PIL", "torch", "cooper")
+HEAVY = (
+    "tensorflow",
+    "tensorflow_datasets",
+    "matplotlib",
+    "clu",
+    "sklearn",
+    "mlflow",
+    "plotly",
+    "PIL",
+    "torch",
+    "cooper",
+)
 TABLES = ("atlas/table.py", "config/defaults.py", "config/original_flags.py")
 """Modules that are a table: their functions are as long as it is."""
 ENDINGS = ("ations", "ation", "ions", "ion", "ings", "ing", "ers", "er", "es", "e", "s")

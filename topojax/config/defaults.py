@@ -23,9 +23,9 @@ def default_config() -> ConfigDict:
 
     c.data = ConfigDict()
     # digits, mnist, cifar10, or a manifold: swiss_roll_2d, circles_2d, moons_2d, swiss_roll_3d, sphere_3d, moons_3d,
-    # torus_3d, moebius_3d, klein_4d, projective_plane_4d; or your own: a path (.npz .npy .csv .tsv .jsonl .parquet .h5ad
-    # .zip, a folder of images, of IDX files or of Hugging Face), an address of such a file, or any name that tfds has
-    # prepared. docs/your-own-data.md has examples.
+    # torus_3d, moebius_3d, klein_4d, projective_plane_4d; or your own: a path (.npz .npy .csv .tsv .jsonl .parquet
+    # .h5ad .zip, a folder of images, of IDX files or of Hugging Face), an address of such a file, or any name that tfds
+    # has prepared. docs/your-own-data.md has examples.
     c.data.name = "digits"
     # Seeded subset of the training pool; unset: all of it.
     c.data.num_examples = placeholder(int)

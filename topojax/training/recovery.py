@@ -1,5 +1,6 @@
 """What a run does about steps that are not finite, and what it says where another run would have come out."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,7 +41,7 @@ def lowered(state: TrainState, factor: float, minimum: float) -> TrainState:
     """The state at another rate, η ← max(minimum, factor η); nothing else of it changes."""
     governor = state.control.governor
     rate = jnp.maximum(governor.rate * np.float32(factor), np.float32(minimum))
-    return state.replace(control=state.control._replace(governor=governor._replace(rate=rate)))
+    return dataclasses.replace(state, control=state.control._replace(governor=governor._replace(rate=rate)))
 
 
 def stretched(config: Any, saved: Mapping[str, Any], *, step: int, steps_per_epoch: int) -> dict[str, Any] | None:
