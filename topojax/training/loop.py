@@ -43,7 +43,7 @@ from topojax.training.callbacks import Callback, Epoch
 from topojax.training.recovery import NotFinite, diverged, failed, lowered, stretched
 from topojax.training.result import result_of, write_result
 from topojax.training.resumed import restored_under
-from topojax.training.start import begun
+from topojax.training.inherited import begun
 from topojax.types import Batch, Metrics
 
 
