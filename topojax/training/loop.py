@@ -40,10 +40,10 @@ from topojax.tracking.console import Progress
 from topojax.tracking.console import number as number_text
 from topojax.tracking.events import events, unsatisfied
 from topojax.training.callbacks import Callback, Epoch
+from topojax.training.inherited import begun
 from topojax.training.recovery import NotFinite, diverged, failed, lowered, stretched
 from topojax.training.result import result_of, write_result
 from topojax.training.resumed import restored_under
-from topojax.training.inherited import begun
 from topojax.types import Batch, Metrics
 
 
