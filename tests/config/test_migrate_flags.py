@@ -172,7 +172,8 @@ def test_a_line_that_means_nothing_is_refused(line, said):
 
 @pytest.mark.slow
 def test_the_command_prints_a_line_that_a_shell_runs_and_says_what_is_lost():
-    command = [sys.executable, "-m", "topojax", "migrate-flags", "--", "--dataset", "mnist", "--vision_kernel_size", "7"]
+    line = ["--dataset", "mnist", "--vision_kernel_size", "7"]
+    command = [sys.executable, "-m", "topojax", "migrate-flags", "--", *line]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
     assert ended.returncode == 0
     assert re.match(r"# --vision_kernel_size: the front end `rotation` has one form", ended.stderr)

@@ -168,7 +168,11 @@ FLAGS: tuple[Flag, ...] = (
     _same("log_every", 100, "log.every_epochs", carried=True),
     _same("save_every", 100, "checkpoint.every_epochs", carried=True),
     Flag("output_dir", None, "--workdir", "the run's folder, resumed by the same command"),
-    _none("resume", "", "the same line goes on from the last checkpoint of its --workdir; `topojax import-torch` makes a workdir of a .pt file"),
+    _none(
+        "resume",
+        "",
+        "the same line goes on from its --workdir; `topojax import-torch` makes one of a .pt file",
+    ),
     _same("mlflow", False, "mlflow.enabled"),
     _text("mlflow_tracking_uri", "mlflow.tracking_uri"),
     _text("mlflow_experiment", "mlflow.experiment"),
