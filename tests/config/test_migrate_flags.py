@@ -172,10 +172,11 @@ def test_a_line_that_means_nothing_is_refused(line, said):
 
 @pytest.mark.slow
 def test_the_command_prints_a_line_that_a_shell_runs_and_says_what_is_lost():
-    command = [sys.executable, "-m", "topojax", "migrate-flags", "--", "--dataset", "mnist", "--vision_preproc", "true"]
+    line = ["--dataset", "mnist", "--vision_kernel_size", "7"]
+    command = [sys.executable, "-m", "topojax", "migrate-flags", "--", *line]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
     assert ended.returncode == 0
-    assert re.match(r"# --vision_preproc: no symmetry-aware image front end", ended.stderr)
+    assert re.match(r"# --vision_kernel_size: the front end `rotation` has one form", ended.stderr)
     words = shlex.split(ended.stdout.replace("\\\n", " "))
     assert configured(words)[1]["model"]["codes_per_chart"] == 21
     refused = subprocess.run([*command[:5], "--nope", "1"], capture_output=True, text=True, timeout=120, cwd=ROOT)

@@ -107,9 +107,9 @@ def _ramp(value: Any, every: Mapping[str, Any]) -> Fields:
     return {"gates.ramp_epochs": max(1, every["jump_ramp_end"] - every["jump_warmup"])}
 
 
-_VISION = "no symmetry-aware image front end here; random rotations of the inputs are `augment.rotation`"
+_VISION = "the front end `rotation` has one form, of rotations alone"
 _SHAPE = "the data set knows its own shape"
-_METRIC = "codes are compared by Euclidean distance; there is no learned metric here"
+_METRIC = "the learned distance has one form"
 _ROUTER = "a constant of the router, with the original's value"
 
 FLAGS: tuple[Flag, ...] = (
@@ -130,22 +130,34 @@ FLAGS: tuple[Flag, ...] = (
     _none("covariant_attn_denom_min", 0.001, _ROUTER),
     _same("covariant_attn_use_transport", True, "model.transport"),
     _none("covariant_attn_transport_eps", 0.001, _ROUTER),
-    _none("vision_preproc", False, _VISION),
+    Flag(
+        "vision_preproc",
+        False,
+        "model.frontend",
+        "rotation or flat; one of this package's own, with other kernels and pooling",
+        lambda value, every: {"model.frontend": "rotation" if value else "flat"},
+    ),
     _none("vision_in_channels", 0, _SHAPE),
     _none("vision_height", 0, _SHAPE),
     _none("vision_width", 0, _SHAPE),
-    _none("vision_num_rotations", 8, _VISION),
+    _same("vision_num_rotations", 8, "model.rotations"),
     _none("vision_kernel_size", 5, _VISION),
     _none("vision_use_reflections", False, _VISION),
     _none("vision_norm_nonlinearity", "n_sigmoid", _VISION),
     _none("vision_norm_bias", True, _VISION),
     _none("soft_equiv", False, _METRIC, switch=True),
-    _none("soft_equiv_metric", False, _METRIC),
-    _none("soft_equiv_bundle_size", 0, _METRIC),
+    Flag(
+        "soft_equiv_metric",
+        False,
+        "model.metric",
+        "soft_equivariant or euclid; here it learns from reconstruction and quantisation, not from its penalty alone",
+        lambda value, every: {"model.metric": "soft_equivariant" if value else "euclid"},
+    ),
+    _same("soft_equiv_bundle_size", 0, "model.metric_bundle", "0 is one bundle"),
     _none("soft_equiv_hidden_dim", 64, _METRIC),
     _none("soft_equiv_use_spectral_norm", True, _METRIC),
     _none("soft_equiv_zero_self_mixing", False, _METRIC),
-    _none("soft_equiv_l1_weight", 0.0, _METRIC),
+    _same("soft_equiv_l1_weight", 0.0, "losses.metric_l1"),
     Flag(
         "window_eps_ground",
         0.1,
@@ -156,7 +168,11 @@ FLAGS: tuple[Flag, ...] = (
     _same("log_every", 100, "log.every_epochs", carried=True),
     _same("save_every", 100, "checkpoint.every_epochs", carried=True),
     Flag("output_dir", None, "--workdir", "the run's folder, resumed by the same command"),
-    _none("resume", "", "the same line goes on from the last checkpoint of its --workdir; .pt files cannot be read"),
+    _none(
+        "resume",
+        "",
+        "the same line goes on from its --workdir; `topojax import-torch` makes one of a .pt file",
+    ),
     _same("mlflow", False, "mlflow.enabled"),
     _text("mlflow_tracking_uri", "mlflow.tracking_uri"),
     _text("mlflow_experiment", "mlflow.experiment"),

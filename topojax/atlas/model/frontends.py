@@ -4,11 +4,15 @@
   conv       two convolutions, each with a norm gate and 2 × 2 sums
   rotation   the same with kernels in n orientations, over the group C_n: features that a rotation leaves as they are
 
+What leaves a front end is normalised example by example and scaled by a learned gain: convolutions of smooth pictures
+add up, by factors that depend on the data, and the first layer, bounded in norm, could not undo them.
+
 All kernels are spectrally normalised as matrices [out, in · size²] by `layers.normalise`. Sums over 2 × 2 places are
 divided by 2, and sums over rings by the root of their number, so that neither loses signal.
 """
 
 import functools
+import math
 
 import flax.linen as nn
 import jax
@@ -23,6 +27,9 @@ _SIZES = (5, 3)
 """Pixels across a kernel, first and second layer."""
 _FREQUENCIES = 3
 _RINGS = 4
+_LARGE = 20
+"""Pixels across a picture, from which the front end `rotation` looks at it at half its resolution."""
+_GAIN = 4.0
 
 
 def convolve(x: Array, kernel: Array, padding: str = "VALID") -> Array:
@@ -63,6 +70,17 @@ class Convolution(nn.Module):
         return NormGate(self.bundle, self.bias_init, name="gate")(y)
 
 
+class Standardised(nn.Module):
+    """Features of mean 0 and variance 1 in each example, times a learned gain."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[B, F] → [B, F]."""
+        gain = self.param("log_gain", nn.initializers.constant(math.log(_GAIN)), ())
+        centred = x - jnp.mean(x, axis=-1, keepdims=True)
+        return centred * (jnp.exp(gain) / jnp.sqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + 1e-6))
+
+
 class Pictures(nn.Module):
     """The front end `conv`: 5 × 5, halved, 3 × 3, halved where it can be, flat.
 
@@ -81,7 +99,7 @@ class Pictures(nn.Module):
         x = x.reshape(-1, *self.shape)
         x = halved(_even(Convolution(self.channels, _SIZES[0], 4, self.bias_init, name="conv_0")(x)))
         x = halved(_even(Convolution(2 * self.channels, _SIZES[1], 4, self.bias_init, name="conv_1")(x)))
-        return x.reshape(x.shape[0], -1)
+        return Standardised(name="scale")(x.reshape(x.shape[0], -1))
 
 
 def _even(x: Array) -> Array:
@@ -91,11 +109,12 @@ def _even(x: Array) -> Array:
 class Rotations(nn.Module):
     """The front end `rotation`: convolutions over C_n, norm gates over its orbits, invariant features.
 
-    A kernel is a combination of rings and angular waves, so that it can be turned by any angle: the first layer answers
-    a picture in n orientations, the second mixes orientations by their difference alone. A norm gate takes the n
-    orientations of a channel as one bundle. Each channel then leaves its mean and its norm over orientations, and their
-    sums over rings around the middle: turning the picture by a multiple of 90° changes nothing, to rounding; by another
-    multiple of 360°/n, no more than pixels do that lie on a square.
+    Pictures of more than 20 pixels are looked at at half their resolution. A kernel is a combination of rings and
+    angular waves, so that it can be turned by any angle: the first layer answers a picture in n orientations, the
+    second mixes orientations by their difference alone. A norm gate takes the n orientations of a channel as one
+    bundle. Each channel then leaves its mean and its norm over orientations, and their sums over rings around the
+    middle: turning the picture by a multiple of 90° changes nothing, to rounding; by another multiple of 360°/n, no
+    more than pixels do that lie on a square.
 
     Attributes:
       shape: (H, W, C), H = W.
@@ -115,14 +134,15 @@ class Rotations(nn.Module):
     def __call__(self, x: Array) -> Array:
         """[B, H·W·C] → features [B, 2 · channels · rings]."""
         n, x = self.rotations, x.reshape(-1, *self.shape)
+        x = halved(x) if x.shape[1] % 2 == 0 and x.shape[1] > _LARGE else x
         x = self._layer("group_0", x, _SIZES[0], 1)
-        x = halved(x) if x.shape[1] % 2 == 0 else x
         x = self._layer("group_1", x, _SIZES[1], n)
         orbit = x.reshape(*x.shape[:3], self.channels, n)
         # ε within the root: the gradient of a norm at 0.
         both = jnp.concatenate([orbit.mean(axis=-1), jnp.sqrt(jnp.sum(orbit**2, axis=-1) + 1e-12) / n**0.5], axis=-1)
         rings = jnp.asarray(ring_masks(x.shape[1]))
-        return jnp.einsum("bhwc,rhw->brc", both, rings).reshape(x.shape[0], -1)
+        features = jnp.einsum("bhwc,rhw->brc", both, rings).reshape(x.shape[0], -1)
+        return Standardised(name="scale")(features)
 
     def _layer(self, name: str, x: Array, size: int, orientations: int) -> Array:
         return GroupConvolution(self.channels, size, self.rotations, orientations, self.bias_init, name=name)(x)
