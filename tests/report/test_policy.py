@@ -40,7 +40,7 @@ def test_only_the_page_s_own_scripts_run_and_nothing_is_loaded():
     from topojax.report import page
 
     hostile = '</p><script>alert(1)</script><img src=x onerror="alert(2)">'
-    markup = Markup("own", "caption", '<script>var a = 1;</script><input oninput="f(&quot;x&quot;)">', {})
+    markup = Markup("own", '<script>var a = 1;</script><input oninput="f(&quot;x&quot;)">', "caption", {})
     section = page.Section("anchor", hostile, hostile, [Note(hostile), markup])
     found = Reader(page.render(hostile, hostile, [section]))
     allowed = {f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in found.scripts}
