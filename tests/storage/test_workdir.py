@@ -1,5 +1,6 @@
 """The folder of a run: where it is, who holds it, and which configuration its checkpoints were trained with."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -41,6 +42,7 @@ with claim(pathlib.Path(sys.argv[1])):
 """
 
 
+@pytest.mark.skipif(importlib.util.find_spec("fcntl") is None, reason="no locks on Windows")
 def test_a_lock_names_its_owner_and_goes_with_it(tmp_path):
     command = [sys.executable, "-c", HOLDS, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "JAX_PLATFORMS": "cpu"}) as owner:
