@@ -96,17 +96,24 @@ def test_print_config_shows_what_the_flags_make():
         "--config.seed=7",
         "--noconfig.supervised.enabled",
         "--config.data.noise=1",
+        "--config.data.num_examples=None",  # tiny_config sets it
+        "--config.data.test_fraction=None",
+        "--config.data.test_fraction=0.5",
     )
     status, out, _ = train("--print_config", *arguments)
     assert status == 0
     config = json.loads(out)
     assert (config["seed"], config["name"], config["data"]["noise"]) == (7, "tiny", 1.0)
     assert config["supervised"]["enabled"] is False
+    assert (config["data"]["num_examples"], config["data"]["test_fraction"]) == (None, 0.5)
 
 
 BAD = {
     "--config.train.epochz=3": "unknown field config.train.epochz: did you mean --config.train.epochs?",
     "--config.train=3": "config.train is a block",
+    "--config.=3": "unknown field config.",
+    "--workdir=gs://bucket/run": "runs live on file systems",
+    "--workdir=\udcff": "its name is not UTF-8",
     "--config.train.epochs=1.5": "--config.train.epochs=1.5: must be an integer",
     "--config.supervised.enabled=maybe": "--config.supervised.enabled=maybe: must be true or false",
     "--workdi=x": "unknown flag --workdi: did you mean --workdir?",
@@ -122,7 +129,7 @@ BAD = {
 
 def test_a_bad_command_is_one_line(tmp_path):
     run = tmp_path / "run"
-    lines = [[word, f"--workdir={run}" if word != "--workdi=x" else "--config.seed=1"] for word in BAD]
+    lines = [[word, "--config.seed=1" if word.startswith("--workdi") else f"--workdir={run}"] for word in BAD]
     for word, expected, said in zip(BAD, BAD.values(), refused(tmp_path, *lines), strict=True):
         assert expected in said, word
     assert not run.exists()

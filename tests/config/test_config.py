@@ -128,12 +128,35 @@ def test_the_default_is_valid():
         ({"monitor__on_saturation": "stop"}, r"'stop': choose one of warn, freeze, halt"),
         ({"monitor__saturation_patience": 0}, r"saturation_patience = 0"),
         ({"name": " "}, r"config\.name is empty"),
+        ({"gates__hold_epochs": 10**12}, r"hold_epochs = 1000000000000: must lie in \[-2147483647, 2147483647\]"),
+        ({"baselines__codes": 2**31}, r"baselines\.codes = 2147483648: must lie in"),
+        ({"optim__learning_rate_max": 1e39}, r"config\.optim\.learning_rate_max = 1e\+39: must be a finite number"),
+        ({"optim__eps": 1e-50}, r"config\.optim\.eps = 1e-50: must lie in \(0, inf\)"),
+        ({"optim__b1": 0.99999999999}, r"b1 = 0\.99999999999: must lie in \[0, 1\)"),
+        ({"monitor__max_rollbacks": -1}, r"max_rollbacks = -1"),
     ],
 )
 def test_a_bad_value_is_named_with_its_field(fields, said):
     with pytest.raises(UserError, match=said) as caught:
         validate.validate(changed(**fields))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["model.latent_dim", "model.num_charts", "model.codes_per_chart", "model.hidden_dim", "window.capacity_horizon"],
+)
+def test_a_size_that_no_machine_holds_is_refused_with_its_bytes(field):
+    """At once: to trace such a program would take hours, to allocate it the machine."""
+    with pytest.raises(UserError, match=rf"config\.{field} = 10{{12}}: .* needs \d{{13,}} bytes of memory"):
+        validate.validate(changed(**{field.replace(".", "__"): 10**12}))
+
+
+def test_every_integer_is_held_to_what_programs_count_in():
+    for name, value in io.flat(default_config()):
+        if isinstance(value, int) and not isinstance(value, bool):
+            with pytest.raises(UserError, match=name.split(".")[-1]):
+                validate.validate(changed(**{name.replace(".", "__"): 2**31}))
 
 
 def test_every_number_of_the_default_is_asked_for():

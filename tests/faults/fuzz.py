@@ -92,7 +92,7 @@ def _line(chance: random.Random, counts: Counts) -> None:
         name = chance.choice(list(fields))
         if kind < 0.1:
             name = name[: chance.randrange(len(name))] + chance.choice(string.ascii_letters) + name[1:]
-        usual = fields[name]
+        usual = fields.get(name)
         if isinstance(usual, bool):
             value = chance.choice(("true", "false", *WORDS[:4], "2"))
         elif isinstance(usual, int | float) and chance.random() < 0.5:
@@ -199,9 +199,7 @@ class _Files:
         self.digests = {digest(restore(whole, step=epoch).state) for epoch in epochs}
 
         self.table = _command_out(["contracts", f"--workdir={whole}"])
-        self.rows = {
-            name: [json.dumps(row) for row in rows_of(whole / name)] for name in ("metrics.jsonl", "events.jsonl")
-        }
+        self.rows = {name: list(rows_of(whole / name)) for name in ("metrics.jsonl", "events.jsonl")}
         self.original = whole.parent / "original.npz"
         original_file.save_npz(self.original, original_file.tree())
         self.kinds: dict[str, Callable[[random.Random, Counts], None]] = {

@@ -88,7 +88,7 @@ def test_a_step_that_is_not_finite_moves_nothing_but_the_rate(tiny, run, bad):
     batch = list(batches(2))[5]
     poisoned = batch._replace(image=batch.image.at[0, 0].set(bad))
     after, metrics = tiny.train_step(before, poisoned)
-    for part in ("params", "opt_state", "usage"):
+    for part in ("params", "opt_state", "usage", "spectral", "average", "baselines", "liveness", "isotropy"):
         assert bits(getattr(after, part)) == bits(getattr(before, part)), part
     for old, new in zip(before.control.bank.groups, after.control.bank.groups, strict=True):
         assert bits(old) == bits(new)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import jax.numpy as jnp
 import numpy as np
@@ -113,3 +114,47 @@ def test_a_sink_that_cannot_be_made_leaves_the_files_alone(tmp_path):
     with pytest.raises(UserError):
         logs.Writers(tmp_path, 0, sinks())
     assert rows(tmp_path / "metrics.jsonl") == [{"epoch": 1}]
+
+
+class Failing(logs.Sink):
+    def metrics(self, epoch, step, values):
+        raise RuntimeError("No space left on device\nand much more")
+
+    def close(self):
+        raise AssertionError("it was left")
+
+
+def test_a_board_that_fails_is_left_with_a_line_and_the_files_have_it_all(tmp_path, capsys):
+    writers = logs.Writers(tmp_path, 0, [Failing(), heard := Heard()])
+    writers.metrics(1, 5, {"a": 1.0})
+    writers.metrics(2, 10, {"a": 2.0})
+    writers.close()
+    assert [row["epoch"] for row in rows(tmp_path / "metrics.jsonl")] == [1, 2]
+    assert heard
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "Failing fails, the run goes on without it: No space left on device" in line
+
+
+def test_a_reader_beside_a_writer_sees_whole_lines_only(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    lines = logs.JsonLines(path, 0)
+    for epoch in range(1, 4):
+        lines.write({"epoch": epoch, "text": "x" * 20_000})
+    lines.close()
+    whole = path.read_bytes()
+    for cut in (len(whole) - 1, len(whole) - 20_000, 30_000, 5, 0):
+        path.write_bytes(whole[:cut])
+        assert [row["epoch"] for row in logs.rows_of(path)] == list(range(1, 1 + whole[:cut].count(b"\n")))
+    for bad in (b'{"epoch": "1"}\n', b"[1]\n", b"{}\n", b'{"epoch": NaN}\n', b"[" * 50_000 + b"\n", b"\xff\n"):
+        path.write_bytes(b'{"epoch": 1}\n' + bad + b'{"epoch": 2}\n')
+        assert len(list(logs.rows_of(path))) == 1
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no such device")
+def test_a_disk_that_takes_a_part_of_a_line_is_an_error_with_the_file_s_name(tmp_path):
+    lines = logs.JsonLines(tmp_path / "metrics.jsonl", 0)
+    lines.close()
+    lines._file = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
+    with pytest.raises(OSError, match=r"No space left on device: .*metrics\.jsonl"):
+        lines.write({"epoch": 1})
+    lines.close()

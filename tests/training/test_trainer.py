@@ -224,7 +224,9 @@ def test_a_run_that_diverges_stops_and_overwrites_nothing(run, monkeypatch):
     with pytest.raises(UserError, match=r"diverged in epoch 6: 10 steps in a row .* as it was after epoch 4"):
         loop.train_and_evaluate(config(train__epochs=8), run)
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["2", "4"]
-    assert rows(run, "events.jsonl")[-1] == {"epoch": 6, "step": 30, "event": "diverged", "failures": 10}
+    diverged = rows(run, "events.jsonl")[-1]
+    assert diverged.pop("term") == "recon"
+    assert diverged == {"epoch": 6, "step": 30, "event": "diverged", "failures": 10, "tensor": "batch.image"}
     kinds = [event["event"] for event in rows(run, "events.jsonl") if event["epoch"] == 5]
     assert "steps_skipped" in kinds
 

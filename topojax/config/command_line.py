@@ -26,7 +26,7 @@ Main = Callable[[ml_collections.ConfigDict], int | None]
 DEFAULT_CONFIG = pathlib.Path(__file__).with_name("defaults.py")
 _SHORT = 10
 """Lines of a docstring that --help prints whole."""
-_OVERRIDE = re.compile(r"--?(?:no)?config\.([\w.]+)")
+_OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)")
 _WANTED = {
     "invalid literal for int": "an integer",
     "could not convert string to float": "a number",
@@ -87,7 +87,7 @@ def parse(argv: Sequence[str]) -> ml_collections.ConfigDict:
         raise UserError(
             f"unknown flag --{error.flagname}{_hint(error.flagname, flags.FLAGS, '', '--help lists them')}"
         ) from error
-    except flags.Error as error:
+    except (flags.Error, ValueError, TypeError, LookupError, AttributeError) as error:  # ml_collections has all of them
         raise UserError(_in_words(str(error))) from error
     if len(rest) > 1:
         raise UserError(f"unexpected argument {rest[1]!r}: flags are written --name=value")

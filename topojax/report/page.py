@@ -2,7 +2,9 @@
 
 import base64
 import dataclasses
+import hashlib
 import html
+import re
 from collections.abc import Sequence
 
 from topojax.report.block import Block, Figure, Markup, Note, Picture, Table
@@ -82,13 +84,34 @@ def render(title: str, lead: str, sections: Sequence[Section], *, style: str = "
         for s in sections
     ]
     links = "".join(f'<a href="#{s.anchor}">{html.escape(s.title)}</a>' for s in sections)
+    policy = _policy(get_plotlyjs(), "".join(body))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<link rel="icon" href="data:,"><title>{html.escape(title)}</title><style>{STYLE}{style}</style>'
         f"<script>{get_plotlyjs()}</script></head>\n"
         f'<body><main><header><h1>{html.escape(title)}</h1><p class="lead">{html.escape(lead)}</p><nav>{links}</nav>'
         f'</header>\n{"".join(body)}<footer><p class="lead">{html.escape(colophon)}</p></footer></main></body></html>\n'
+    )
+
+
+_SCRIPT = re.compile(r"<script[^>]*>(.*?)</script>", re.S)
+_HANDLER = re.compile(r'\son[a-z]+="([^"]*)"')
+
+
+def _policy(library: str, body: str) -> str:
+    """The page runs its own scripts and handlers, each by its digest, and loads and sends nothing.
+
+    'unsafe-eval' is for plotly's WebGL, which makes functions of its shaders; styles are plotly's own.
+    """
+    handlers = map(html.unescape, _HANDLER.findall(_SCRIPT.sub("", body)))
+    scripts = [library, *_SCRIPT.findall(body), *handlers]
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts if script]
+    allowed = " ".join(f"'sha256-{digest}'" for digest in dict.fromkeys(digests))
+    return (
+        f"default-src 'none'; script-src 'unsafe-eval' 'unsafe-hashes' {allowed}; style-src 'unsafe-inline'; "
+        "img-src data: blob:; font-src data:; base-uri 'none'; form-action 'none'"
     )
 
 

@@ -6,10 +6,12 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+
+from topojax.errors import tell
 
 
 def number(value: Any) -> float | int | bool | None:
@@ -178,6 +180,8 @@ class Files(Sink):
 class Writers(Sink):
     """The files of a run and any other sinks, as one.
 
+    The files must take what they are given. A board that fails is left, with a line on stderr: the run is in its files.
+
     Args:
       workdir: of the run.
       epoch: the epoch it goes on from, 0 for a new run.
@@ -185,31 +189,36 @@ class Writers(Sink):
     """
 
     def __init__(self, workdir: pathlib.Path, epoch: int, others: Iterable[Sink] = ()):
-        others = tuple(others)
-        self._sinks: tuple[Sink, ...] = (Files(workdir, epoch), *others)
+        self._boards = list(others)
+        self._files = Files(workdir, epoch)
 
     def metrics(self, epoch: int, step: int, values: Row) -> None:
         """One row of scalars, with `nonfinite`, the count of those that are None."""
         row = {**values, "nonfinite": sum(value is None for value in values.values())}
-        for sink in self._sinks:
-            sink.metrics(epoch, step, row)
+        self._to_all(lambda sink: sink.metrics(epoch, step, row))
 
     def event(self, epoch: int, step: int, event: Mapping[str, Any]) -> None:
         """One decision, to all."""
-        for sink in self._sinks:
-            sink.event(epoch, step, event)
+        self._to_all(lambda sink: sink.event(epoch, step, event))
 
     def view(self, epoch: int, step: int, state: Any, predictions: Mapping[str, np.ndarray]) -> None:
         """State and predictions, to all."""
-        for sink in self._sinks:
-            sink.view(epoch, step, state, predictions)
+        self._to_all(lambda sink: sink.view(epoch, step, state, predictions))
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """The end of the run, to all."""
-        for sink in self._sinks:
-            sink.finish(result)
+        self._to_all(lambda sink: sink.finish(result))
 
     def close(self) -> None:
         """Close all."""
-        for sink in self._sinks:
-            sink.close()
+        self._to_all(lambda sink: sink.close())
+
+    def _to_all(self, say: Callable[[Sink], None]) -> None:
+        say(self._files)
+        for board in list(self._boards):
+            try:
+                say(board)
+            except Exception as error:  # each library has its own
+                self._boards.remove(board)
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+                tell(f"topojax: warning: {type(board).__name__} fails, the run goes on without it: {reason}")

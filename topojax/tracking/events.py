@@ -43,7 +43,12 @@ def events(previous: Row, current: Row, advice: Mapping[str, str]) -> list[dict[
       constraint_unsatisfied  a weight sits at its maximum and its contract is still violated: name, value,
                               target, weight, advice
 
-    Conditions speak once, when they begin.
+    Conditions speak once, when they begin. Training itself adds, in the epoch that it is about to train,
+
+      setting                 a setting is not what it was at the last checkpoint: field, from, to
+      schedule_changed        the run is longer or shorter than it was, and so is its schedule: caps and epochs
+      rolled_back             steps were not finite, and the run began again from its last checkpoint: the epoch that
+                              failed, the attempt, the tensor and the term that were first not finite, the rate from, to
 
     Args:
       previous: the epoch before; for the first epoch, {'lr_governor': the initial rate}.

@@ -1,0 +1,92 @@
+"""The folder of a run: where it is, who holds it, and which configuration its checkpoints were trained with."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from topojax.config.defaults import default_config
+from topojax.config.io import flat
+from topojax.errors import UserError
+from topojax.storage import workdir
+
+
+def test_a_home_is_expanded(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert workdir.located("~/x") == tmp_path / "x"
+    assert workdir.located(pathlib.Path("~/x")) == tmp_path / "x"
+    assert workdir.located("runs/x") == pathlib.Path("runs/x")
+
+
+@pytest.mark.parametrize(
+    "name", ["gs://b/r", "s3://b", "file:///x", "hdfs://n:1/x", os.fsdecode(b"\xff"), "a\0b", "~no_one/x"]
+)
+def test_what_is_no_folder_of_this_machine_is_refused_at_once(name):
+    with pytest.raises(UserError) as refused:
+        workdir.located(name)
+    assert "\n" not in str(refused.value)
+    str(refused.value).encode()
+
+
+HOLDS = """
+import pathlib, sys, time
+from topojax.storage.workdir import claim
+with claim(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("fcntl") is None, reason="no locks on Windows")
+def test_a_lock_names_its_owner_and_goes_with_it(tmp_path):
+    command = [sys.executable, "-c", HOLDS, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "JAX_PLATFORMS": "cpu"}) as owner:
+        assert owner.stdout.readline() == b"held\n"
+        (tmp_path / ".config.json.1.part").write_text("left by somebody who was killed")
+        with pytest.raises(UserError, match=rf"another process is training there \(process {owner.pid} on"):
+            workdir.claim(tmp_path).__enter__()
+        owner.send_signal(signal.SIGKILL)
+        owner.wait()
+        with workdir.claim(tmp_path):
+            assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_checkpoint_is_read_with_the_configuration_it_was_trained_with(tmp_path, capsys):
+    config = default_config()
+    workdir.write_config(tmp_path, config)
+    meta = {"epoch": 3, "config": config.to_dict()}
+    config.name = "another name changes nothing"
+    assert workdir.config_of(tmp_path, meta).seed == 0
+    assert capsys.readouterr().err == ""
+    config.contracts.window.target = 0.3
+    workdir.write_config(tmp_path, config)
+    assert workdir.config_of(tmp_path, meta).contracts.window.target == default_config().contracts.window.target
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "contracts.window.target 0.3" in line
+
+
+def test_any_flipped_byte_of_a_configuration_is_one_line_or_a_valid_configuration(tmp_path):
+    workdir.write_config(tmp_path, default_config())
+    path = tmp_path / "config.json"
+    content = path.read_bytes()
+    for at in range(0, len(content), 97):
+        for bit in (1, 16, 128):
+            path.write_bytes(content[:at] + bytes([content[at] ^ bit]) + content[at + 1 :])
+            said = ""
+            try:
+                assert dict(flat(workdir.read_config(tmp_path))).keys() == dict(flat(default_config())).keys()
+            except UserError as error:
+                said = str(error)
+            assert not said or ("config.json" in said and "\n" not in said)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "5", "null", json.dumps({"model": 5}), json.dumps({"seed": [[]]})])
+def test_other_json_is_refused(text, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=r"config\.json"):
+        workdir.read_config(tmp_path)

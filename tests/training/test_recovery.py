@@ -1,0 +1,175 @@
+"""What goes wrong costs no more than the work since the last good state; the rest is as if nothing had been.
+
+On the program of `digits_run`, which is compiled.
+"""
+
+import json
+import pathlib
+import shutil
+import signal
+
+import jax
+import jax.numpy as jnp
+import pytest
+from controller_runs import bits
+from tiny_config import get_config
+
+from topojax.errors import UserError, exit_status
+from topojax.scoring.run import restore
+from topojax.storage import logs
+from topojax.storage.checkpoint import Checkpoints
+from topojax.training import loop
+
+
+def config(**fields):
+    c = get_config()
+    c.log.every_epochs, c.monitor.max_failures = 1, 10
+    c.baselines.autoencoder = c.baselines.vq = True
+    c.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
+    return c
+
+
+@pytest.fixture
+def run(digits_run, tmp_path):
+    """A copy of the finished run."""
+    return pathlib.Path(shutil.copytree(digits_run, tmp_path / "run"))
+
+
+def rows(workdir, name="metrics.jsonl"):
+    found = [json.loads(line) for line in (workdir / name).read_text().splitlines()]
+    return [{key: value for key, value in row.items() if not key.startswith("time/")} for row in found]
+
+
+def state_bits(workdir):
+    state = restore(workdir).state
+    return bits(state.replace(key=jax.random.key_data(state.key)))
+
+
+def after_epoch(monkeypatch, epoch, act):
+    """`act` once, when the row of an epoch is written."""
+    write, done = logs.Writers.metrics, []
+
+    def acting(self, at, step, values):
+        write(self, at, step, values)
+        if at == epoch and not done:
+            done.append(at)
+            act()
+
+    monkeypatch.setattr(logs.Writers, "metrics", acting)
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_the_run_goes_on_as_if_nothing_had_been(
+    number, status, digits_run, tmp_path, monkeypatch, capsys
+):
+    after_epoch(monkeypatch, 3, lambda: signal.raise_signal(number))
+    assert exit_status(lambda: loop.train_and_evaluate(config(), tmp_path) and 0) == status
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"the same command goes on from epoch 3 of {tmp_path}")
+    assert [row["epoch"] for row in rows(tmp_path)] == [1, 2, 3]
+    loop.train_and_evaluate(config(), tmp_path)
+    assert rows(tmp_path) == rows(digits_run)
+    assert rows(tmp_path, "events.jsonl") == rows(digits_run, "events.jsonl")
+    assert state_bits(tmp_path) == state_bits(digits_run)
+
+
+def test_a_disk_that_is_full_is_one_line_and_keeps_what_was_saved(run, monkeypatch, capsys):
+    """Tensorstore's words are long, and no OSError."""
+
+    def full(self, *_, **__):
+        raise ValueError(
+            "RESOURCE_EXHAUSTED: Error writing local file: write: No space left on device [os_error_code='28']\n" * 9
+        )
+
+    monkeypatch.setattr("orbax.checkpoint.CheckpointManager.save", full)
+    assert exit_status(lambda: loop.train_and_evaluate(config(train__epochs=6), run) and 0) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "No space left on device; the same command goes on from epoch 4" in line
+    assert state_bits(run)
+
+
+def test_a_folder_that_vanishes_is_one_line(tmp_path, monkeypatch, capsys):
+    after_epoch(monkeypatch, 2, lambda: shutil.rmtree(tmp_path / "run"))
+    assert exit_status(lambda: loop.train_and_evaluate(config(), tmp_path / "run") and 0) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_last_checkpoint_that_is_damaged_is_trained_again(run, digits_run, capsys):
+    expected = rows(run)
+    for path in (run / "checkpoints" / "4" / "state").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[:-20])
+    assert restore(run).epoch == 2
+    assert capsys.readouterr().err.count("going back to an earlier one") <= 1
+    loop.train_and_evaluate(config(), run)
+    assert rows(run) == expected
+    assert state_bits(run) == state_bits(digits_run)
+    assert (run / "damaged" / "4").is_dir()
+
+
+def poisoned_once(monkeypatch, epoch, times=1):
+    """A moment becomes NaN before an epoch is trained, so often."""
+    compiles, left = loop._Training._compile, [times]
+
+    def compiling(self, abstract, batch):
+        run_epoch = compiles(self, abstract, batch)
+
+        def spoilt(state, data):
+            at = int(state.step) // self.program.steps_per_epoch + 1
+            if at == epoch and left[0]:
+                left[0] -= 1
+                leaves, tree = jax.tree.flatten(state.opt_state)
+                place = max(range(len(leaves)), key=lambda i: leaves[i].size)
+                leaves[place] = leaves[place].at[0].set(jnp.nan)
+                state = state.replace(opt_state=jax.tree.unflatten(tree, leaves))
+            return run_epoch(state, data)
+
+        return spoilt
+
+    monkeypatch.setattr(loop._Training, "_compile", compiling)
+
+
+@pytest.mark.slow
+def test_a_moment_that_is_not_finite_takes_the_run_back_to_a_lower_rate(digits_run, tmp_path, monkeypatch):
+    poisoned_once(monkeypatch, 3)
+    state = loop.train_and_evaluate(config(), tmp_path)
+    assert state.sound()
+    (event,) = (event for event in rows(tmp_path, "events.jsonl") if event["event"] == "rolled_back")
+    assert (event["epoch"], event["epoch_failed"], event["attempt"]) == (3, 3, 1)
+    assert event["tensor"].startswith("opt_state")
+    assert event["to"] == pytest.approx(0.5 * event["from"])
+    assert rows(tmp_path)[:2] == rows(digits_run)[:2]
+    assert [row["epoch"] for row in rows(tmp_path)] == [1, 2, 3, 4]
+
+
+@pytest.mark.slow
+def test_after_as_many_attempts_as_there_may_be_it_stops_and_names_what_went_bad(tmp_path, monkeypatch):
+    poisoned_once(monkeypatch, 3, times=99)
+    with pytest.raises(
+        UserError, match=r"diverged in epoch 3 after 2 roll-backs: .* tensor opt_state\S+; .* epoch 2\."
+    ):
+        loop.train_and_evaluate(config(monitor__max_rollbacks=2), tmp_path)
+    assert state_bits(tmp_path)
+    with pytest.raises(UserError, match=r"config\.debug: epoch 3, step 1: .*opt_state"):
+        loop.train_and_evaluate(config(debug=True), tmp_path)
+
+
+def test_a_schedule_that_is_stretched_is_said(run):
+    from topojax.training.recovery import stretched
+
+    c = config(optim__schedule="cosine", train__epochs=8)
+    saved = config(optim__schedule="cosine").to_dict()
+    told = stretched(c, saved, step=20, steps_per_epoch=5)
+    assert (told["event"], told["epochs_before"], told["epochs"]) == ("schedule_changed", 4, 8)
+    assert told["cap"] > 10 * told["cap_before"]
+    assert stretched(c, c.to_dict(), step=20, steps_per_epoch=5) is None
+    assert stretched(config(train__epochs=8), saved, step=20, steps_per_epoch=5) is None
+
+
+def test_checkpoints_that_only_read_leave_what_is_damaged(run):
+    for path in (run / "checkpoints" / "4" / "state").rglob("d/*"):
+        path.write_bytes(b"")
+    reader = Checkpoints(run, read_only=True)
+    assert reader.epochs() == [2, 4]
+    reader.close()
+    restore(run)
+    assert not (run / "damaged").exists()
