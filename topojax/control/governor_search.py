@@ -7,8 +7,8 @@ by as much; anything else is no evidence. At the end of a window η changes by t
   acquit     back to η before the cut   `patience` windows after a spike without relief: the rate was not to blame, so
                                         m becomes the level and further rises are accepted for `trust` windows, twice
                                         as many at each acquittal in a row
-  spike      × shrink³                  on trial, and the loss rises by more than twice what it rose before: it diverges,
-                                        and is charged anew
+  spike      × shrink³                  on trial, and the loss rises by more than twice what it rose before: it runs
+                                        away, and is charged anew
   spike      × shrink                   worse; the rate is on trial until the loss is better than at the charge (then
                                         the rate before the cut is remembered as the unstable one) or acquitted
   plateau    × shrink                   no better than its best for `plateau` windows: noise at this rate holds the loss
