@@ -1,5 +1,7 @@
 """Tasks from 36 initial rates: DeepOBS' problem as it defines it, GreedyLR's rule by hand, and what misses a bar."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,11 +61,26 @@ def test_every_arm_descends(name):
     assert found[0, 0] < 2.0  # of 7
 
 
+def test_a_run_that_diverges_is_kept_as_such():
+    task = starts.Task(
+        steps=50,
+        begin=lambda seed: jnp.ones(1),
+        loss=lambda x, seed, k: jnp.sum(x**2) * jnp.where(x[0] > 0.5, 1.0, jnp.nan),
+        judge=lambda x: jnp.sum(x**2),
+    )
+    first = next(starts.jobs(lambda: task, {}, 1, 1))
+    (record,) = first.run()
+    assert first.keys == ("adam",)
+    assert json.loads(json.dumps(record, allow_nan=False))["ends"][-1] == [None]
+    found = starts.means(record)
+    assert found[-1] == np.inf
+    assert np.isfinite(found[0])
+
+
 def test_what_misses_the_bar_is_printed():
-    ends = np.full((36, 2), 1.0)
-    ends[5] = 3.0, 4.0
-    ends[7] = np.nan, 1.0
-    records = {name: {"ends": ends.tolist()} for name in starts.ARMS}
+    ends = np.ones((36, 2)).tolist()
+    ends[5], ends[7] = [3.0, 4.0], [None, 1.0]
+    records = {name: {"ends": ends} for name in starts.ARMS}
     records[starts.TUNED] = {"rate": 0.1, "ends": [[1.0, 1.1, 1.2]]}
     text = starts.markdown(records, 2.0)
     assert f"missed from {starts.RATES[5]:.1e}: 3.500, {starts.RATES[7]:.1e}: inf" in text

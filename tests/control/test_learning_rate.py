@@ -99,6 +99,15 @@ def test_a_rise_that_the_cut_does_not_relieve_is_not_the_rates_fault():
     assert float(state.search.level) == pytest.approx(2.0, rel=1e-5)
 
 
+def test_a_loss_that_runs_away_is_never_acquitted():
+    # charged with 1.1; then 10, 100, … : each more than twice the last charge, × 1/8 each; the fall from 1e4 convicts 4
+    rates, causes, state = drive([1.0, 0.9, 2.0, 10.0, 100.0, 9e3, 5e3], initial=0.5)
+    assert causes[2:6] == ["spike"] * 4
+    assert rates[2:6] == pytest.approx([2.0, 2 / 8, 2 / 64, 2 / 512])
+    assert float(state.search.unstable) == 4.0
+    assert int(state.search.trial) == 0
+
+
 def test_a_loss_that_rises_for_ever_cuts_less_and_less_often():
     rates, _, state = drive(list(np.linspace(1.0, 40.0, 120)), grow=1.0, initial=4.0)
     assert min(rates) == 2.0

@@ -7,6 +7,8 @@ by as much; anything else is no evidence. At the end of a window η changes by t
   acquit     back to η before the cut   `patience` windows after a spike without relief: the rate was not to blame, so
                                         m becomes the level and further rises are accepted for `trust` windows, twice
                                         as many at each acquittal in a row
+  spike      × shrink³                  on trial, and the loss rises by more than twice what it rose before: it runs
+                                        away, and is charged anew
   spike      × shrink                   worse; the rate is on trial until the loss is better than at the charge (then
                                         the rate before the cut is remembered as the unstable one) or acquitted
   plateau    × shrink                   no better than its best for `plateau` windows: noise at this rate holds the loss
@@ -141,8 +143,10 @@ class Search(NamedTuple):
 
         on_trial = state.trial > 0
         relief = on_trial & (mean < state.charged - margin(state.charged_variance))
-        acquit = on_trial & ~relief & (state.trial >= self.patience)
-        spike = worse & ~on_trial & (state.trusted == 0)
+        rise = mean - (state.level - state.gain)  # since the last window
+        again = on_trial & (rise > 2 * (state.charged - state.level) + margin(state.charged_variance))
+        acquit = on_trial & ~relief & ~again & (state.trial >= self.patience)
+        spike = again | (worse & ~on_trial & (state.trusted == 0))
         accepted = acquit | (state.trusted > 0)
         new_best = ~known | accepted | (mean < state.best - margin(state.best_variance))
         stalled = jnp.where(new_best | ~state.moved, 0, state.stalled + 1)
@@ -163,6 +167,7 @@ class Search(NamedTuple):
         grown = jnp.minimum(asked * jnp.where(slow, gentle, quick), jnp.maximum(allowed, asked))
         rules = (
             ("acquit", acquit, state.before),
+            ("spike", again, asked * self.shrink**3),
             ("spike", spike, asked * self.shrink),
             ("plateau", plateau, asked * self.shrink),
             ("oversized", oversized, asked),
@@ -187,7 +192,7 @@ class Search(NamedTuple):
             best_variance=jnp.where(new_best, variance, state.best_variance),
             charged=jnp.where(spike, mean, state.charged),
             charged_variance=jnp.where(spike, variance, state.charged_variance),
-            before=jnp.where(spike, asked, state.before),
+            before=jnp.where(spike & ~on_trial, asked, state.before),
             unstable=unstable,
             trial=jnp.where(spike, 1, jnp.where(on_trial & ~relief & ~acquit, state.trial + 1, 0)),
             trust=trust,

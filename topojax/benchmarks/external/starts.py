@@ -148,21 +148,26 @@ def jobs(task: Callable[[], Task], records: Records, seeds: int, tuned_seeds: in
     """One for each arm, then Adam at its best rate over more seeds."""
 
     def run(name: str) -> list[dict[str, Any]]:
-        return [{"ends": ends(task(), ARMS[name], RATES, jnp.arange(seeds)).tolist()}]
+        return [{"ends": _plain(ends(task(), ARMS[name], RATES, jnp.arange(seeds)))}]
 
     def tune() -> list[dict[str, Any]]:
         rate = float(RATES[np.argmin(means(records["adam"]))])
         found = ends(task(), ARMS["adam"], jnp.float32([rate]), jnp.arange(100, 100 + tuned_seeds))
-        return [{"rate": rate, "ends": found.tolist()}]
+        return [{"rate": rate, "ends": _plain(found)}]
 
     for name in ARMS:
         yield Job((name,), lambda name=name: run(name))  # type: ignore[misc]
     yield Job((TUNED,), tune)
 
 
+def _plain(found: np.ndarray) -> list[list[float | None]]:
+    """For JSON, which has no number that is not finite."""
+    return [[end if math.isfinite(end) else None for end in row] for row in found.tolist()]
+
+
 def means(record: Mapping[str, Any]) -> np.ndarray:
     """The mean over seeds of each rate's end, +∞ where one is not finite."""
-    return np.nan_to_num(np.mean(record["ends"], axis=1), nan=np.inf)
+    return np.nan_to_num(np.mean(np.asarray(record["ends"], float), axis=1), nan=np.inf)
 
 
 def markdown(records: Records, published: float | None) -> str:
