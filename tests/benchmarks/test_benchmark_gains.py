@@ -36,7 +36,7 @@ def test_the_whole_map(tmp_path, capsys):
     share = float(words.split("% of them as Routh")[0].split()[-1])
     assert share > 90
     assert out.read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(UserError, match="--lag=0.0 must be > 0"):
+    with pytest.raises(UserError, match=r"--lag=0.0 must be > 0"):
         gains.main(["--lag=0"])
     with pytest.raises(UserError, match="cannot be written"):
         gains.main(["--epochs=1", f"--out={tmp_path / 'none' / 'map.png'}"])

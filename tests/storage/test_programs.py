@@ -12,8 +12,7 @@ from tiny_config import get_config
 from topojax.config.numbers import pack
 from topojax.data import sets
 from topojax.errors import UserError
-from topojax.scoring.run import build, program_of
-from topojax.step.numbered import make_numbered
+from topojax.scoring.run import build, numbered_of
 from topojax.storage.footprint import Footprint, require_fit
 from topojax.storage.program_cache import compile_epoch
 from topojax.types import Batch
@@ -39,7 +38,7 @@ def real():
     dataset = sets.load(config.data, seed=config.seed)
     model, _ = build(config, dataset.sizes())
     numbers = pack(config)
-    numbered = make_numbered(config, lambda traced: program_of(traced, model, dataset.sizes()))
+    numbered = numbered_of(config, model, dataset.sizes())
     program = SimpleNamespace(**numbered._asdict() | {"init": lambda: numbered.init(numbers)}, numbers=numbers)
     return program, jax.tree.map(jnp.asarray, dataset.train)
 

@@ -14,8 +14,7 @@ import numpy as np
 from topojax.config.numbers import pack
 from topojax.data.padding import BATCH_SIZE
 from topojax.data.sets import Dataset
-from topojax.scoring.run import build, program_of
-from topojax.step.numbered import make_numbered
+from topojax.scoring.run import build, numbered_of
 from topojax.step.predict import predict
 from topojax.storage.logs import numbers as as_json
 from topojax.storage.runtime import compile_program
@@ -51,7 +50,7 @@ def compile_runs(config: Any, dataset: Dataset) -> Callable[[Dataset, Any], Trai
 
     about = dataset.sizes()
     model, program = build(config, about)
-    numbered = make_numbered(config, lambda traced: program_of(traced, model, about))
+    numbered = numbered_of(config, model, about)
     some = pack(config)
     abstract = jax.eval_shape(numbered.init, some)
     train = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), dataset.train)

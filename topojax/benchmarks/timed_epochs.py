@@ -21,8 +21,7 @@ from topojax.config.numbers import pack
 from topojax.control import precision
 from topojax.data.augment import Views, make_views
 from topojax.data.sets import batch_indices
-from topojax.scoring.run import build, program_of
-from topojax.step.numbered import make_numbered
+from topojax.scoring.run import build, numbered_of
 from topojax.storage.runtime import compile_program
 from topojax.types import Array, Batch
 
@@ -94,7 +93,7 @@ def trained(config: Any, about: dict[str, Any]) -> Loop:
     """
     model, program = build(config, about)
     steps = program.steps_per_epoch
-    numbered = make_numbered(config, lambda traced: program_of(traced, model, about))
+    numbered = numbered_of(config, model, about)
 
     def init() -> Any:
         numbers = pack(config)

@@ -6,7 +6,7 @@ of what a `cond` takes) shapes the program, and is in its key.
 """
 
 import fnmatch
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -188,7 +188,7 @@ def _is_argument(config: Any, name: str, value: Any) -> bool:
         return False
     if name.startswith("contracts."):
         _, row, field = name.split(".")
-        return _moves(config, config.contracts[row], field)
+        return _moves(config.contracts[row], field)
     if _named(name, ADAM):
         return config.optim.rate in ("governor", "constant")
     if _named(name, UNLESS_ZERO):
@@ -196,7 +196,7 @@ def _is_argument(config: Any, name: str, value: Any) -> bool:
     return _named(name, PLAIN) or name in LENGTHS
 
 
-def _moves(config: Any, row: Mapping[str, Any] | Any, field: str) -> bool:
+def _moves(row: Any, field: str) -> bool:
     if not row.enabled:
         return False
     own = (*OF_EVERY_ROW, *BY_MECHANISM.get(row.mechanism, ()))

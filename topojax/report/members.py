@@ -72,7 +72,7 @@ def curves(histories: list[History], found: dict[str, Any]) -> list[Block]:
             name = f"best, {found['members'][i]['folder']}" if best else number(values[i])
             legend = (few or best) and name not in shown
             shown.add(name)
-            look = {"showlegend": legend, "legendgroup": name, "opacity": 1.0 if best else 0.6}
+            look: dict[str, Any] = {"showlegend": legend, "legendgroup": name, "opacity": 1.0 if best else 0.6}
             line(figure, at, histories[i].epoch, column, name, paint, hovertext=found["members"][i]["folder"], **look)
         figure.update_yaxes(type=scale, row=at[0], col=at[1])
     figure.update_xaxes(title_text="epoch", row=2)

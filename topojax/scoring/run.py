@@ -19,6 +19,7 @@ from topojax.data.padding import served
 from topojax.data.units import Units, unit_interval
 from topojax.data.units import from_json as units_from
 from topojax.errors import UserError
+from topojax.step.numbered import Numbered, make_numbered
 from topojax.step.program import Program, make_program
 from topojax.step.state import TrainState
 from topojax.storage import workdir as workdirs
@@ -355,6 +356,11 @@ def build(config: Any, meta: dict[str, Any]) -> tuple[Model, Program]:
     except ValueError as error:
         raise UserError(f"this configuration cannot be built: {error}") from error
     return model, program
+
+
+def numbered_of(config: Any, model: Model, meta: Mapping[str, Any]) -> Numbered:
+    """The program of `build` as a function of its numbers too."""
+    return make_numbered(config, lambda traced: program_of(traced, model, meta))
 
 
 def program_of(config: Any, model: Model, meta: Mapping[str, Any]) -> Program:

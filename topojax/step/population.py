@@ -97,6 +97,12 @@ def shardings(layout: Layout) -> tuple[Any, TrainState, Any]:
     return members, axes(members, everywhere), members if layout.own_data else everywhere
 
 
+def _without_step(state: TrainState) -> Any:
+    """What is mapped."""
+    nothing: Any = None
+    return dataclasses.replace(state, step=nothing)
+
+
 def member(state: TrainState, index: Any) -> TrainState:
     """One member's state: an ordinary run's.
 
@@ -104,13 +110,13 @@ def member(state: TrainState, index: Any) -> TrainState:
       state: of all.
       index: of the member, may be traced.
     """
-    own = jax.tree.map(lambda x: x[index], dataclasses.replace(state, step=None))
+    own = jax.tree.map(lambda x: x[index], _without_step(state))
     return dataclasses.replace(own, step=state.step)
 
 
 def stacked(states: list[TrainState]) -> TrainState:
     """The states of members at the same step as one."""
-    parts = [dataclasses.replace(state, step=None) for state in states]
+    parts = [_without_step(state) for state in states]
     together = jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *parts)
     return dataclasses.replace(together, step=states[0].step)
 
@@ -122,7 +128,7 @@ def copied(state: TrainState, source: Array) -> TrainState:
       state: of all.
       source: shape=(members,), int32.
     """
-    moved = jax.tree.map(lambda x: x[source], dataclasses.replace(state, step=None))
+    moved = jax.tree.map(lambda x: x[source], _without_step(state))
     return dataclasses.replace(moved, step=state.step, key=state.key)
 
 
@@ -136,12 +142,12 @@ def _in_chunks(epoch: Callable[..., tuple[TrainState, Array]], layout: Layout) -
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
 
     def run(numbers: Numbers, state: TrainState, data: Batch) -> tuple[TrainState, Array]:
-        step, mapped = state.step, dataclasses.replace(state, step=None)
+        step, mapped = state.step, _without_step(state)
 
         def some(given: tuple[Numbers, TrainState, Any]) -> tuple[TrainState, Array, Array]:
             numbers, part, own = given
             part, metrics = epoch(numbers, dataclasses.replace(part, step=step), own if layout.own_data else data)
-            return dataclasses.replace(part, step=None), metrics, part.step
+            return _without_step(part), metrics, part.step
 
         given = (split(numbers), split(mapped), split(data) if layout.own_data else ())
         mapped, metrics, steps = jax.lax.map(some, given)

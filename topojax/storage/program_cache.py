@@ -64,7 +64,7 @@ def compile_epoch(program: Any, numbers: Any, state: Any, data: Batch, *, descri
 def _compile_kept(program: Any, given: tuple[Any, Any, Batch], described: Any, folder: pathlib.Path) -> Epoch:
     """`given` are numbers, state and data."""
     leaves, tree = jax.tree.flatten(given)
-    state = jax.tree.structure(given[1])
+    state, size = jax.tree.structure(given[1]), len(jax.tree.leaves(given[1]))
     digest = _digest(described, leaves)
     file = folder / f"{digest}.program"
     found = _read(file, digest)
@@ -73,7 +73,7 @@ def _compile_kept(program: Any, given: tuple[Any, Any, Batch], described: Any, f
         _write(file, digest, *found)
     blob, names = found
     first = len(jax.tree.leaves(given[0]))
-    given_up = tuple(range(first, first + state.num_leaves))
+    given_up = tuple(range(first, first + size))
     flat = jax.jit(jax.export.deserialize(blob).call, donate_argnums=given_up)
     compiled = compile_program(flat.lower(*leaves))
 

@@ -26,11 +26,10 @@ from topojax.config.validate import validate
 from topojax.data import sets
 from topojax.errors import Stopped, UserError, interrupted, interrupts_deferred, needing, raise_if_interrupted, tell
 from topojax.scoring.audit import last_fifth
-from topojax.scoring.run import Run, build, program_of, restore
+from topojax.scoring.run import Run, build, numbered_of, restore
 from topojax.scoring.scores import scores
 from topojax.scoring.split import contents, evaluate_run
 from topojax.step.diagnosis import Culprit
-from topojax.step.numbered import make_numbered
 from topojax.step.predict import compile_evaluate, predict
 from topojax.step.state import TrainState
 from topojax.storage import workdir as workdirs
@@ -201,7 +200,7 @@ class Training:
         self.about = {"data": self.dataset.manifest, **self.dataset.sizes()}
         self.model, self.program = build(config, self.about)
         self.numbers = jax.tree.map(jnp.asarray, pack(config))
-        self.numbered = make_numbered(config, lambda traced: program_of(traced, self.model, self.about))
+        self.numbered = numbered_of(config, self.model, self.about)
         self.advice = {row.name: row.advice for row in self.program.rows}
         # A gradient ratio that no weight follows is not measured: not a number that is missing, but none.
         self.unmeasured = {
@@ -339,11 +338,8 @@ class Training:
         since = time.perf_counter()
         init = jax.jit(self.numbered.init).lower(self.numbers)
         initial = self._in_background(compile_program, init)
-        told = {
-            "described": [described(self.config), self.dataset.sizes()],
-            "cached": self.config.train.compilation_cache,
-        }
-        compiled = compile_epoch(self.numbered, self.numbers, abstract, batch, **told)
+        shaped, cached = [described(self.config), self.dataset.sizes()], self.config.train.compilation_cache
+        compiled = compile_epoch(self.numbered, self.numbers, abstract, batch, described=shaped, cached=cached)
         self.names = compiled.names
         self.init = initial.result()
         self.evaluate = self._in_background(compile_evaluate, self.program.evaluate, abstract, self.dataset.test)

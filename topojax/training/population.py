@@ -122,7 +122,7 @@ class Member(Training):
         """config.json, with the numbers that it has now."""
         workdirs.write_config(self.path, self.config)
 
-    def told(self, epoch: int, rows: list[np.ndarray], state: TrainState) -> None:
+    def told(self, epoch: int, rows: list[Any], state: TrainState) -> None:
         """The metrics of the last epochs."""
         self._fetch(epoch, rows, state, self.writers, self.progress, None)
 
@@ -412,7 +412,7 @@ class _Population:
 
     def _write(self, epoch: int) -> dict[str, Any]:
         """population.json."""
-        lines = []
+        lines: list[dict[str, Any]] = []
         for i, member in enumerate(self.members):
             result = self.results.get(i)
             lines.append(
