@@ -30,7 +30,12 @@ def everything(**fields):
     baselines = {"baselines__autoencoder": True, "baselines__vq": True}
     warm = {"contracts__diversity__target_rule": "warmup", "window__ground": "capacity", "view__scale": 0.1}
     moves = {f"augment__{name}": 0.1 for name in ("rotation", "shift", "scale", "noise_std")}
-    more = {"optim__average": 0.9, "geometry__margins": False, "losses__metric_distance": "overlap"}
+    more = {
+        "optim__average": 0.9,
+        "geometry__margins": False,
+        "losses__metric_distance": "overlap",
+        "model__discs": False,
+    }
     return config(MANY, **{**EVERYTHING, **baselines, **warm, **moves, **more, **fields})
 
 

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from topojax.atlas.controllers import select_rows
+from topojax.atlas.table import Contract
 from topojax.config.io import flat
 from topojax.types import Array
 
@@ -88,7 +90,8 @@ class Numbers(NamedTuple):
 
 def names_of(config: Any) -> tuple[str, ...]:
     """The fields of a configuration that are arguments of its program, by dotted name, in the order of declaration."""
-    return tuple(name for name, value in flat(config) if _is_argument(config, name, value))
+    active = _active(config)
+    return tuple(name for name, value in flat(config) if _is_argument(config, active, name, value))
 
 
 def why_not(config: Any, name: str) -> str | None:
@@ -101,7 +104,7 @@ def why_not(config: Any, name: str) -> str | None:
     value = dict(flat(config))[name]
     if name in LENGTHS:
         return f"config.{name} is the same for all members: they train in step"
-    if _is_argument(config, name, value):
+    if _is_argument(config, _active(config), name, value):
         return None
     if _named(name, HOST):
         return f"config.{name} is no number of the program and cannot be swept"
@@ -110,8 +113,12 @@ def why_not(config: Any, name: str) -> str | None:
     if _named(name, UNLESS_ZERO) and not value:
         return f"config.{name} = 0 takes its code out of the program: set it to a positive number to sweep it"
     if name.startswith("contracts."):
-        row = config.contracts[name.split(".")[1]]
-        state = "is not enabled" if not row.enabled else f"has the mechanism {row.mechanism!r}, which does not read it"
+        row = _active(config).get(name.split(".")[1])
+        state = (
+            "takes no part in the run"
+            if row is None
+            else f"has the mechanism {row.mechanism!r}, which does not read it"
+        )
         return f"config.{name}: the contract {state}; it cannot be swept"
     return f"config.{name} selects code and cannot be swept"
 
@@ -183,12 +190,16 @@ def named(config: Any, patterns: tuple[str, ...]) -> dict[str, Any]:
     return {name: value for name, value in flat(config) if _named(name, patterns)}
 
 
-def _is_argument(config: Any, name: str, value: Any) -> bool:
+def _active(config: Any) -> dict[str, Contract]:
+    return {row.name: row for row in select_rows(config)}
+
+
+def _is_argument(config: Any, active: Mapping[str, Contract], name: str, value: Any) -> bool:
     if isinstance(value, bool | str) or value is None:
         return False
     if name.startswith("contracts."):
         _, row, field = name.split(".")
-        return _moves(config.contracts[row], field)
+        return row in active and _moves(active[row], field)
     if _named(name, ADAM):
         return config.optim.rate in ("governor", "constant")
     if _named(name, UNLESS_ZERO):
@@ -196,9 +207,7 @@ def _is_argument(config: Any, name: str, value: Any) -> bool:
     return _named(name, PLAIN) or name in LENGTHS
 
 
-def _moves(row: Any, field: str) -> bool:
-    if not row.enabled:
-        return False
+def _moves(row: Contract, field: str) -> bool:
     own = (*OF_EVERY_ROW, *BY_MECHANISM.get(row.mechanism, ()))
     return field in own or (field == "ratio" and row.target_rule == "warmup")
 
