@@ -6,7 +6,7 @@ of what a `cond` takes) shapes the program, and is in its key.
 """
 
 import fnmatch
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
