@@ -136,7 +136,7 @@ SCRIPT = """
     import jax, numpy as np
     sys.path.insert(0, {tests!r})
     sys.path.insert(0, {step!r})
-    from test_population import run_members
+    from test_members import run_members
     print(json.dumps(run_members(**json.loads({arguments!r}))))
 """
 
