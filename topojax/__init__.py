@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from topojax.scoring.encoder import restore_encoder
     from topojax.scoring.run import Run, decode, encode, restore
     from topojax.training.loop import train_and_evaluate
+    from topojax.training.population import train_population
 
     __version__: str
 
@@ -34,6 +35,7 @@ __all__ = [
     "restore",
     "restore_encoder",
     "train_and_evaluate",
+    "train_population",
 ]
 
 # No module may bear one of these names: importing it would put it in the function's place.
@@ -48,6 +50,7 @@ _HOME = {
     "restore": "topojax.scoring.run",
     "restore_encoder": "topojax.scoring.encoder",
     "train_and_evaluate": "topojax.training.loop",
+    "train_population": "topojax.training.population",
 }
 
 

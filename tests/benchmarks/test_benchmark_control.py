@@ -6,8 +6,6 @@ import statistics
 import subprocess
 import sys
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_config
@@ -17,13 +15,12 @@ from topojax.benchmarks.arms import ARMS, GRID, QUICK_ARMS, SWEEP, Setting, conf
 from topojax.benchmarks.comparison import Runner, compare, epochs_to, held_out, measured, summary, tune
 from topojax.benchmarks.comparison_report import cell, draw, markdown
 from topojax.benchmarks.ledger import Ledger, key
-from topojax.benchmarks.seeded import Seeded, Trained
+from topojax.benchmarks.seeded import Trained
 from topojax.config import command_line
 from topojax.config.io import flat, to_json
 from topojax.config.validate import validate
 from topojax.data import sets
 from topojax.errors import UserError
-from topojax.scoring.run import build
 from topojax.training.loop import train_and_evaluate
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
@@ -233,23 +230,6 @@ def test_a_line_cut_off_is_dropped_and_a_broken_one_refused(tmp_path):
 
 
 # Runs.
-
-
-@pytest.mark.slow
-def test_a_traced_seed_is_the_seed():
-    config, dataset = tiny(), sets.load(tiny().data, seed=0)
-    about, batch = dataset.sizes(), jax.tree.map(jnp.asarray, dataset.train)
-
-    def parts(of):
-        program = build(of, about)[1]
-        state = program.init()
-        return state.params, jax.random.key_data(state.key), program.probe_of(batch)
-
-    traced = jax.jit(lambda seed: parts(Seeded(config, seed)))
-    for seed in (0, 5):
-        wanted = jax.jit(lambda seed=seed: parts(configure(config, ARMS["control"], seed=seed)))()
-        for got, want in zip(jax.tree.leaves(traced(jnp.int32(seed))), jax.tree.leaves(wanted), strict=True):
-            np.testing.assert_array_equal(got, want)
 
 
 @pytest.fixture(scope="module")

@@ -18,11 +18,12 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from topojax.config.defaults import default_config
 from topojax.config.found import fitted
+from topojax.config.numbers import described, pack
 from topojax.config.validate import validate
 from topojax.data import own, sets
 from topojax.data.padding import in_batches
 from topojax.errors import UserError
-from topojax.scoring.run import Run, build
+from topojax.scoring.run import Run, build, numbered_of
 from topojax.storage.program_cache import compile_epoch
 from topojax.storage.runtime import use_compilation_cache
 
@@ -107,15 +108,16 @@ class Atlas(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         about = dataset.sizes()
         model, program = build(config, about)
         batch = jax.tree.map(jnp.asarray, dataset.train)
-        state = jax.jit(program.init)()
+        numbers, numbered = pack(config), numbered_of(config, model, about)
+        state = jax.jit(numbered.init)(numbers)
         old = getattr(self, "run_", None)
         if self.warm_start and old is not None and _shapes(old.state) == _shapes(state):
             state = jax.tree.map(jnp.copy, old.state)
-        described = [config.to_dict(), {"data": dataset.manifest, **about}]
-        run_epoch, names = compile_epoch(program, state, batch, described=described, cached=True)
+        shaped = [described(config), about]
+        run_epoch, names, _ = compile_epoch(numbered, numbers, state, batch, described=shaped, cached=True)
         metrics = None
         for _ in range(config.train.epochs):
-            state, metrics = run_epoch(state, batch)
+            state, metrics = run_epoch(numbers, state, batch)
         last = dict(zip(names, np.asarray(metrics), strict=True))
         if last["guard/failures"] >= program.steps_per_epoch:
             raise UserError("diverged: the steps of the last epoch were not finite; look at the data")

@@ -3,11 +3,14 @@
 import dataclasses
 from typing import Any
 
+import jax.numpy as jnp
+
 from topojax.atlas.coupling import Coupling
 from topojax.atlas.hierarchy import Hierarchy
 from topojax.atlas.system import Control
 from topojax.atlas.table import Contract, by_name, select, unit_values
 from topojax.control.bank import bank
+from topojax.control.base import is_known
 from topojax.control.gate import gate
 from topojax.control.governor import governor
 
@@ -49,9 +52,16 @@ def clipped(config: Any) -> list[dict[str, Any]]:
 
 
 def _start(row: Contract) -> float:
-    if row.mechanism == "constant" or not row.minimum <= row.maximum:
+    if row.mechanism == "constant":
         return row.initial
-    return min(max(row.initial, row.minimum), row.maximum)
+    return _within(row.initial, row.minimum, row.maximum)
+
+
+def _within(value: Any, low: Any, high: Any) -> Any:
+    """A value clipped, traced or not; bounds the wrong way round are left for the controller to refuse."""
+    if not all(map(is_known, (value, low, high))):
+        return jnp.clip(value, low, high)
+    return min(max(value, low), high) if low <= high else value
 
 
 def start_rate(config: Any) -> float:
@@ -59,7 +69,7 @@ def start_rate(config: Any) -> float:
     optim = config.optim
     if optim.rate != "governor":
         return optim.learning_rate
-    return min(max(optim.learning_rate, optim.learning_rate_min), optim.learning_rate_max)
+    return _within(optim.learning_rate, optim.learning_rate_min, optim.learning_rate_max)
 
 
 def make_control(config: Any, *, num_classes: int) -> tuple[Control, Rows]:

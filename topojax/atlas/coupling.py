@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from topojax.control.base import checked, require_choice, require_positive, typed, where_active
+from topojax.control.base import checked, is_known, require_choice, require_positive, typed, where_active
 from topojax.types import Array
 
 MODES = ("target", "capacity")
@@ -91,13 +91,14 @@ class Coupling:
         require_positive(log_charts=self.log_charts)
         high, low = self.over_mixing
         for name, value in (("over_mixing", high), ("over_mixing", low), *fractions.items()):
-            if not 0 < value < 1:
+            if is_known(value) and not 0 < value < 1:
                 raise ValueError(f"{name} must lie in (0, 1), got {value}")
         if not 0 <= self.capacity_clip <= 1:
             raise ValueError(f"capacity_clip must lie in [0, 1], got {self.capacity_clip}")
         if int(self.horizon) != self.horizon or self.horizon < 1:
             raise ValueError(f"horizon must be a whole number >= 1, got {self.horizon}")
-        if self.mode == "target" and (self.target is None or not 0 < self.target < self.log_charts):
+        known = is_known(self.target)
+        if self.mode == "target" and known and (self.target is None or not 0 < self.target < self.log_charts):
             raise ValueError(f"target must lie in (0, log N = {self.log_charts:g}) nats, got {self.target}")
 
     def init(self) -> CouplingState:

@@ -19,7 +19,7 @@ from topojax.atlas.signals import Usage
 from topojax.atlas.system import Control, ControlState
 from topojax.atlas.terms import INVARIANCES, Settings
 from topojax.control import caps
-from topojax.control.base import typed
+from topojax.control.base import is_off, typed
 from topojax.data.augment import augment
 from topojax.types import Array, Batch, Params, Spectral
 
@@ -69,18 +69,17 @@ class Prober:
 
     def init(self) -> Probed:
         """Before the first probe: no cap, nothing measured; ratios are such that a weight starts at its initial one."""
-        number = lambda value: typed(np.float32(value))  # noqa: E731
         initial = {row.follows: row.initial / row.factor for row in self.rows if row.follows}
         return Probed(
             geometry=self.calibration.init(),
-            speed_cap=number(caps.NO_CAP),
-            lyapunov=number(np.nan),
-            lyapunov_rise=number(0.0),
-            information=number(np.nan),
-            usage_entropy=number(np.nan),
-            vq_ratio=number(initial.get("vq_ratio", 1.0)),
-            route_ratio=number(initial.get("route_ratio", 1.0)),
-            drift=probe.Drift(*(number(0.0) for _ in probe.Drift._fields)),
+            speed_cap=typed(caps.NO_CAP),
+            lyapunov=typed(np.nan),
+            lyapunov_rise=typed(0.0),
+            information=typed(np.nan),
+            usage_entropy=typed(np.nan),
+            vq_ratio=typed(initial.get("vq_ratio", 1.0)),
+            route_ratio=typed(initial.get("route_ratio", 1.0)),
+            drift=probe.Drift(*(typed(0.0) for _ in probe.Drift._fields)),
         )
 
     def signals(self, probed: Probed, weights: Mapping[str, Array]) -> dict[str, Array]:
@@ -133,9 +132,10 @@ class Prober:
         lyapunov = measured["task"] + self.system.violation(control, measured)
         rise = (lyapunov - probed.lyapunov) / jnp.maximum(jnp.abs(probed.lyapunov), 1e-12)
         calibrated, drift = self._moved(probed, control, two, settings, batch)
+        fastest = self.config.optim.latent_speed
         new = Probed(
             geometry=calibrated,
-            speed_cap=caps.speed_cap(rate, drift.speed_mean, self.config.optim.latent_speed or jnp.inf),
+            speed_cap=caps.speed_cap(rate, drift.speed_mean, jnp.inf if is_off(fastest) else fastest),
             lyapunov=lyapunov,
             lyapunov_rise=jnp.where(jnp.isfinite(rise), rise, 0.0),
             information=measured["I_XK"],

@@ -15,7 +15,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from topojax.atlas.model import Model
-from topojax.control.base import checked, require_choice, require_positive, typed
+from topojax.control.base import checked, is_known, require_choice, require_positive, typed
 from topojax.types import Array, Params
 
 METRICS = ("precision", "router_fisher", "pullback", "poincare")
@@ -202,7 +202,7 @@ def geometry(
     """
     require_positive(latent_dim=latent_dim, calibrations=calibrations, bounds=np.asarray(bounds))
     checked(minimum=bounds[0], maximum=bounds[1], initial=initial_length)
-    if not 0 <= decay < 1:
+    if is_known(decay) and not 0 <= decay < 1:
         raise ValueError(f"decay must lie in [0, 1), got {decay}")
 
     def init() -> GeometryState:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from topojax.control.base import checked, require_choice, require_positive, typed, where_active
+from topojax.control.base import checked, is_known, require_choice, require_positive, typed, where_active
 from topojax.control.caps import barrier_latch
 from topojax.types import Array
 
@@ -104,14 +104,15 @@ class Hierarchy:
         require_positive(**ratios, shrink=self.shrink, minimum=self.minimum)
         require_choice("action", self.action, ACTIONS)
         for name, holds, interval in (
-            ("margin", self.margin < 1, "[0, 1)"),
-            ("decay", 0 <= self.decay < 1, "[0, 1)"),
-            ("shrink", self.shrink <= 1, "(0, 1]"),
-            ("minimum", self.minimum <= 1, "(0, 1]"),
-            ("recover", self.recover >= 1, "[1, inf)"),
+            ("margin", lambda x: x < 1, "[0, 1)"),
+            ("decay", lambda x: 0 <= x < 1, "[0, 1)"),
+            ("shrink", lambda x: x <= 1, "(0, 1]"),
+            ("minimum", lambda x: x <= 1, "(0, 1]"),
+            ("recover", lambda x: x >= 1, "[1, inf)"),
         ):
-            if not holds:
-                raise ValueError(f"{name} must lie in {interval}, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if is_known(value) and not holds(value):
+                raise ValueError(f"{name} must lie in {interval}, got {value}")
 
     def init(self) -> HierarchyState:
         """Nothing latched, all factors 1."""

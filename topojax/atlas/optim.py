@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from topojax.atlas.hierarchy import GROUPS
+from topojax.control.base import is_off
 from topojax.types import Array, Params
 
 RATES = ("governor", "constant", "reduce_on_plateau", "prodigy", "schedule_free")
@@ -83,7 +84,7 @@ def average(config: Any, averaged: Params, params: Params, step: Array) -> Param
       params: θ after the step.
       step: optimizer steps made before it.
     """
-    if not config.average or config.rate == "schedule_free":
+    if is_off(config.average) or config.rate == "schedule_free":
         return {}
     if not averaged:
         return jax.tree.map(jnp.copy, params)
@@ -176,12 +177,16 @@ def schedule(config: Any, *, steps_per_epoch: int, epochs: int):
     """
     if config.schedule == "none":
         return lambda step: jnp.full((), jnp.inf, jnp.float32)
-    total = max(steps_per_epoch * epochs, 2)
-    warmup = min(steps_per_epoch * config.warmup_epochs, total - 1)
-    return optax.warmup_cosine_decay_schedule(
-        0.01 * config.learning_rate_max if warmup else config.learning_rate_max,
-        config.learning_rate_max,
-        warmup,
-        total,
-        0.01 * config.learning_rate_max,
-    )
+    # Of optax's schedule, whose numbers are Python's, this is the formula.
+    high = jnp.float32(config.learning_rate_max)
+    low = 0.01 * high
+    total = jnp.maximum(steps_per_epoch * epochs, 2)
+    warmup = jnp.minimum(steps_per_epoch * config.warmup_epochs, total - 1)
+
+    def cap(step: Array) -> Array:
+        rising = low + (high - low) * step / jnp.maximum(warmup, 1)
+        share = jnp.clip((step - warmup) / (total - warmup), 0.0, 1.0)
+        falling = low + (high - low) * 0.5 * (1.0 + jnp.cos(jnp.pi * share))
+        return jnp.where(step < warmup, rising, falling)
+
+    return cap

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from topojax.control import rows as control_rows
+from topojax.control.base import is_known
 from topojax.control.rows import MECHANISMS, RELATIONS, TARGET_RULES
 
 GATES = ("none", "warmup", "hold", "window")
@@ -297,7 +298,7 @@ def select(
                 raise ValueError(f"contracts.{row.name}.{field} must be one of {', '.join(known)}, got {value!r}")
         for field in ("target", "ratio", "factor", "error_clip"):
             value = getattr(row, field)
-            if not (math.isfinite(value) and value > 0):
+            if is_known(value) and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"contracts.{row.name}.{field} must be finite and > 0, got {value}")
         if row.mechanism == "track" and not row.follows:
             raise ValueError(f"contracts.{row.name}.mechanism is 'track', but there is nothing that its weight follows")

@@ -13,7 +13,7 @@ import numpy as np
 from topojax.benchmarks.arms import ARMS, GRID, Arm, Setting, configure
 from topojax.benchmarks.ledger import Ledger, key
 from topojax.benchmarks.seeded import Trained, compile_runs
-from topojax.config.io import flat
+from topojax.config.numbers import READ_BY_EVALUATION, described, named
 from topojax.config.validate import validate
 from topojax.data import sets
 from topojax.scoring.audit import audit
@@ -85,7 +85,7 @@ def compare(
 
 
 class Runner:
-    """Runs what the ledger does not hold; consecutive runs that differ by seed alone share a compiled program."""
+    """Runs what the ledger does not hold; consecutive runs that differ in numbers alone share a compiled program."""
 
     def __init__(self, config: Any, workdir: pathlib.Path, say: Callable[[str], None] = print):
         if config.train.compilation_cache:
@@ -109,7 +109,7 @@ class Runner:
         if found is None:
             dataset = sets.load(config.data, seed=seed)
             dataset = held_out(dataset, seed) if split == "validation" else dataset
-            trained = self._compiled(config, dataset)(dataset, seed)
+            trained = self._compiled(config, dataset)(dataset, config)
             told = {"key": key(config, split), "arm": name, "split": split, "seed": seed}
             found = told | {"setting": dataclasses.asdict(setting)}
             found |= measured(config, trained, np.asarray(dataset.test.label))
@@ -118,9 +118,9 @@ class Runner:
             self.say(f"{name:18} {split:10} seed {seed} {words:32} AMI {found['ami']:.3f}  {found['seconds']:.1f} s")
         return found
 
-    def _compiled(self, config: Any, dataset: sets.Dataset) -> Callable[[sets.Dataset, int], Trained]:
-        fields = tuple((field, value) for field, value in flat(config) if field != "seed")
-        same = (fields, json.dumps([dataset.sizes(), len(dataset.test.label)]))
+    def _compiled(self, config: Any, dataset: sets.Dataset) -> Callable[[sets.Dataset, Any], Trained]:
+        sizes = [dataset.sizes(), len(dataset.test.label)]
+        same = json.dumps([described(config), named(config, READ_BY_EVALUATION), sizes])
         if self._last[0] != same:
             self._last = (None, None)  # before the next program is built, the last one's memory goes
             self._last = (same, compile_runs(config, dataset))

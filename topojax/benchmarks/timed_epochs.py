@@ -17,10 +17,11 @@ from topojax.atlas.objective import Objective
 from topojax.atlas.terms import INVARIANCES, Lazy
 from topojax.benchmarks.timing import seconds
 from topojax.benchmarks.variants import interval
+from topojax.config.numbers import pack
 from topojax.control import precision
 from topojax.data.augment import Views, make_views
 from topojax.data.sets import batch_indices
-from topojax.scoring.run import build
+from topojax.scoring.run import build, numbered_of
 from topojax.storage.runtime import compile_program
 from topojax.types import Array, Batch
 
@@ -90,9 +91,20 @@ def trained(config: Any, about: dict[str, Any]) -> Loop:
       config: a whole configuration, valid.
       about: what `run.build` wants to know of the data.
     """
-    _, program = build(config, about)
+    model, program = build(config, about)
     steps = program.steps_per_epoch
-    return Loop(program.init, program.epoch, steps, interval(config, steps))
+    numbered = numbered_of(config, model, about)
+
+    def init() -> Any:
+        numbers = pack(config)
+        return numbers, numbered.init(numbers)
+
+    def epoch(carry: Any, data: Batch) -> tuple[Any, Array]:
+        numbers, state = carry  # arguments, as in a run
+        state, metrics = numbered.epoch(numbers, state, data)
+        return (numbers, state), metrics
+
+    return Loop(init, epoch, steps, interval(config, steps))
 
 
 def bare(config: Any, about: dict[str, Any]) -> Loop:

@@ -385,6 +385,21 @@ def default_config() -> ConfigDict:
     # Checkpoints kept, beside the best (least training loss).
     c.checkpoint.keep = 3
 
+    # Many runs that differ in numbers alone, as one program; each member's run is in workdir/member_000 and on.
+    c.population = ConfigDict()
+    # Members; 0: as many as sweep makes, and an ordinary run without one. Without a sweep their seeds count from seed.
+    c.population.size = 0
+    # What differs: "seed=0..15; optim.learning_rate=1e-3,4e-3; governor.grow=1.01..1.2:4" is all combinations of 16
+    # seeds, 2 rates and 4 factors evenly spaced in logarithm. `topojax fields` says which fields can be swept.
+    c.population.sweep = ""
+    # Members that are computed at a time, where memory is short; 0: all.
+    c.population.chunk = 0
+    # Metric that is least in the best member.
+    c.population.best = "signal/task"
+    # Epochs between two exploits: the worst quarter takes the states of the best quarter, and its swept numbers times
+    # 0.8 or 1.25, within the sweep's range (population-based training); 0: members never learn from each other.
+    c.population.exploit_every_epochs = 0
+
     # Epoch to trace into <workdir>/profile; its perfetto_trace.json.gz opens in ui.perfetto.dev. 0 traces none.
     c.profile = 0
 
@@ -431,6 +446,8 @@ RESUMABLE = (
     "profile",
     "monitor.on_saturation",
     "monitor.max_rollbacks",
+    "population.chunk",
+    "population.best",
     "debug",
     "data.data_dir",
     "data.cache",

@@ -13,13 +13,15 @@ from typing import Any
 from topojax.atlas.table import TABLE, Contract
 from topojax.config import defaults
 from topojax.config.io import flat
+from topojax.config.numbers import when_swept
 from topojax.config.validate import CHOICES, INTERVALS
 from topojax.errors import UserError
 
 _HEAD = """# Configuration fields
 
 Every field with its default and meaning; set one with `--config.FIELD=VALUE`. Written by `topojax fields`
-from the comments of `topojax/config/defaults.py`.
+from the comments of `topojax/config/defaults.py`. What a population may sweep (`config.population.sweep`) is a number
+of the program, and the column `sweep` says when.
 """
 _CONTRACTS = """
 ## contracts
@@ -27,8 +29,8 @@ _CONTRACTS = """
 One block for each row of `topojax/atlas/table.py`: `--config.contracts.NAME.FIELD=VALUE`. Fields of a row, with
 the defaults that hold where the second table says nothing else:
 
-| field | default | may be | meaning |
-|---|---|---|---|
+| field | default | may be | sweep | meaning |
+|---|---|---|---|---|
 """
 _ROWS = """
 | contract | promise | its own values |
@@ -38,12 +40,13 @@ _ROWS = """
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """One field: dotted name, default, meaning, the interval or words that it may be (empty: its type says it)."""
+    """One field: dotted name, default, meaning, what it may be (empty: its type says it), when it can be swept."""
 
     name: str
     default: Any
     meaning: str
     values: str = ""
+    sweep: str = ""
 
 
 def fields() -> list[Field]:
@@ -54,7 +57,7 @@ def fields() -> list[Field]:
     for name, meaning in _comments():
         # A block made from a table, as group_rates, has one comment for all its fields.
         inside = [field for field in values if field == name or (field.startswith(f"{name}.") and "." in name)]
-        found += [Field(field, values[field], meaning, allowed.get(field, "")) for field in inside]
+        found += [Field(f, values[f], meaning, allowed.get(f, ""), when_swept(f)) for f in inside]
     return found
 
 
@@ -90,7 +93,12 @@ def contract_fields() -> list[Field]:
     known = {field.name: field for field in dataclasses.fields(Contract)}
     missing = dataclasses.MISSING
     return [
-        Field(name, None if known[name].default is missing else known[name].default, meanings[name])
+        Field(
+            name,
+            None if known[name].default is missing else known[name].default,
+            meanings[name],
+            sweep=when_swept(f"contracts.*.{name}"),
+        )
         for name in defaults.CONTRACT_FIELDS
     ]
 
@@ -105,7 +113,7 @@ def page() -> str:
             block = own if dot else ""
             title = f"\n## {block}\n" if block else ""
             said = f"\n{about[block]}\n" if about.get(block) else ""
-            parts.append(f"{title}{said}\n| field | default | may be | meaning |\n|---|---|---|---|\n")
+            parts.append(f"{title}{said}\n| field | default | may be | sweep | meaning |\n|---|---|---|---|---|\n")
         parts.append(_line(field))
     parts.append(_CONTRACTS)
     parts += [_line(field) for field in contract_fields()]
@@ -116,7 +124,7 @@ def page() -> str:
 
 def _line(field: Field) -> str:
     meaning = field.meaning.replace("|", "\\|")
-    return f"| `{field.name}` | {_default(field.default)} | {field.values} | {meaning} |\n"
+    return f"| `{field.name}` | {_default(field.default)} | {field.values} | {field.sweep} | {meaning} |\n"
 
 
 def _default(value: Any) -> str:
@@ -125,7 +133,8 @@ def _default(value: Any) -> str:
 
 def _plain(field: Field) -> str:
     may_be = f" ({field.values})" if field.values else ""
-    return f"{field.name} = {field.default!r}{may_be}\n    {field.meaning}"
+    swept = f"; swept: {field.sweep}" if field.sweep else ""
+    return f"{field.name} = {field.default!r}{may_be}{swept}\n    {field.meaning}"
 
 
 def _row(row: Contract) -> str:

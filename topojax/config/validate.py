@@ -87,6 +87,9 @@ INTERVALS: dict[str, tuple[str, ...]] = {
         "monitor.max_rollbacks",
         "gates.warmup_epochs",
         "profile",
+        "population.size",
+        "population.chunk",
+        "population.exploit_every_epochs",
         "hierarchy.freeze_limit",
     ),
     "(0, inf)": (

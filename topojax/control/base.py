@@ -37,6 +37,11 @@ def is_known(value: Any) -> bool:
     return not isinstance(value, jax.core.Tracer)
 
 
+def is_off(value: Any) -> bool:
+    """Whether a number is 0 where 0 takes code out of a program; a traced one is not."""
+    return is_known(value) and not value
+
+
 class Info(NamedTuple):
     """What one update did, for logs; never read by a control law. Every field has the weight's shape."""
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from topojax.control.base import checked
+from topojax.control.base import checked, is_known
 from topojax.types import Array
 
 NO_CAP = float(np.finfo(np.float32).max)
@@ -110,7 +110,7 @@ def barrier_latch(latched: ArrayLike, alpha: ArrayLike, beta: ArrayLike, *, marg
     References:
       report §1 (scaling hierarchy); theory 1.4.
     """
-    if not checked(margin=margin)["margin"] < 1:
+    if is_known(margin) and not checked(margin=margin)["margin"] < 1:
         raise ValueError(f"margin must be < 1, got {margin}")
     latched = jnp.asarray(latched, bool)
     alpha, beta = jnp.asarray(alpha, jnp.float32), jnp.asarray(beta, jnp.float32)

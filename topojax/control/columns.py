@@ -95,7 +95,8 @@ def repeated(values: Sequence[Any], rows: Sequence[Contract]) -> Gain:
     sizes = np.array([row.size for row in rows], int)
     if all(is_known(value) for value in values):
         return np.repeat(np.asarray(values), sizes)
-    return jnp.repeat(jnp.asarray(values), sizes, total_repeat_length=int(sizes.sum()))
+    parts = [jax.lax.broadcast(jnp.asarray(value), (int(size),)) for value, size in zip(values, sizes, strict=True)]
+    return jax.lax.concatenate(jax.tree.map(lambda part: part.astype(jnp.result_type(*parts)), parts), 0)
 
 
 def join(parts: Sequence[Array], dtype: Any = jnp.float32) -> Array:

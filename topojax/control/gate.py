@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from topojax.control.base import is_known
 from topojax.types import Array
 
 
@@ -37,9 +38,9 @@ class Gate:
     ramp_epochs: int
 
     def __post_init__(self) -> None:
-        if self.hold_epochs < 0:
+        if is_known(self.hold_epochs) and self.hold_epochs < 0:
             raise ValueError(f"hold_epochs must be >= 0, got {self.hold_epochs}")
-        if self.ramp_epochs < 1:
+        if is_known(self.ramp_epochs) and self.ramp_epochs < 1:
             raise ValueError(f"ramp_epochs must be >= 1, got {self.ramp_epochs}")
 
     def init(self) -> GateState:

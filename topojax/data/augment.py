@@ -1,6 +1,6 @@
 """Random views of a batch: rotation, scale, shift by bilinear sampling, then Gaussian noise (theory B11).
 
-Strengths are Python numbers, fixed when the step is traced: one that is zero adds nothing to the program.
+Strengths are numbers; a Python zero adds nothing to the program.
 Views are not clipped back into [0, 1].
 """
 
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 
+from topojax.control.base import is_known, is_off
 from topojax.types import Array, Batch
 
 ImageShape = tuple[int, int, int]
@@ -41,10 +42,10 @@ def augment(
       images: [B, X].
       image_shape: (H, W, C), or None for points. These rotate about (½, ½) when
         X = 2, and otherwise get noise alone.
-      noise_std: standard deviation, in the units of the images; static.
-      rotation: largest angle, in radians; static.
-      shift: largest move along each axis, in pixels; static.
-      scale: largest relative change of size, in [0, 1); static.
+      noise_std: standard deviation, in the units of the images.
+      rotation: largest angle, in radians.
+      shift: largest move along each axis, in pixels.
+      scale: largest relative change of size, in [0, 1).
 
     Returns:
       [B, X] in the dtype of `images`; `images` itself where every strength is zero.
@@ -53,21 +54,21 @@ def augment(
       ValueError: for a strength that is negative or not finite, scale ≥ 1, or H·W·C ≠ X.
     """
     for name, value in {"noise_std": noise_std, "rotation": rotation, "shift": shift, "scale": scale}.items():
-        if not (math.isfinite(value) and value >= 0):
+        if is_known(value) and not (math.isfinite(value) and value >= 0):
             raise ValueError(f"augment: {name} = {value} must be finite and not negative")
-    if scale >= 1:
+    if is_known(scale) and scale >= 1:
         raise ValueError(f"augment: scale = {scale} must lie below 1: at 1 an image may shrink to a point")
     affine_key, noise_key = jax.random.split(key)
     size, width = images.shape
     view = images
-    if rotation or (image_shape is not None and (shift or scale)):
+    if not is_off(rotation) or (image_shape is not None and not (is_off(shift) and is_off(scale))):
         draw = jax.random.uniform(affine_key, (4, size), images.dtype, minval=-1.0, maxval=1.0)
         angle = rotation * draw[0]
         if image_shape is not None:
             view = warp(images, image_shape, angle, 1.0 + scale * draw[1], shift * draw[2:].T)
         elif width == 2:
             view = rotate_points(images, angle)
-    if noise_std:
+    if not is_off(noise_std):
         view = view + noise_std * jax.random.normal(noise_key, images.shape, images.dtype)
     return view
 

@@ -7,7 +7,7 @@ from typing import Any
 from topojax.errors import UserError, needing
 from topojax.report.embedding import Embedding
 from topojax.report.history import read
-from topojax.storage.workdir import located
+from topojax.storage.workdir import located, members
 from topojax.tracking.canvas import import_matplotlib
 
 
@@ -25,7 +25,7 @@ def write(
     tells the rest.
 
     Args:
-      workdir: of the run.
+      workdir: of the run, or of a population, whose page shows all its members.
       step: which checkpoint, by epoch; the latest unless told.
       compare: workdirs of other runs.
       data: the run's data where they no longer lie where they did (`scoring.split.load_splits`).
@@ -45,6 +45,13 @@ def write(
     from topojax.report.sections import Story, sections
 
     path = located(workdir)
+    if members(path):
+        if step is not None or compare:
+            raise UserError(f"{path} holds a population: --step and --compare are for its members' folders")
+        from topojax.report.members import page_of
+
+        title, lead, told = page_of(path)
+        return _save(path / "report", page.render(title, lead, told), page.pictures(told))
     history = read(path)
     meta, embedding, missing, seen = _embedding(path, step, every, data)
     if meta is not None:

@@ -19,6 +19,7 @@ from topojax.data.padding import served
 from topojax.data.units import Units, unit_interval
 from topojax.data.units import from_json as units_from
 from topojax.errors import UserError
+from topojax.step.numbered import Numbered, make_numbered
 from topojax.step.program import Program, make_program
 from topojax.step.state import TrainState
 from topojax.storage import workdir as workdirs
@@ -284,17 +285,22 @@ def _run(
     )
 
 
-def restore(workdir: str | pathlib.Path, step: int | None = None) -> Run:
+def restore(workdir: str | pathlib.Path, step: int | None = None, *, member: int | str | None = None) -> Run:
     """Restore a run from its workdir.
 
     Args:
       workdir: what the run was trained with as --workdir.
       step: which checkpoint, by epoch; the latest unless told.
+      member: of a population: its number from 0, or `best`.
 
     Raises:
       UserError: nothing there, no such checkpoint, or one that is damaged or of another version.
     """
     path = workdirs.located(workdir)
+    if member is not None:
+        path = workdirs.member(path, member)
+    elif not (path / "checkpoints").is_dir() and workdirs.members(path):
+        raise UserError(f"{path} holds a population: name a member, by its number or 'best'")
     workdirs.read_config(path)  # where there is no run, that is said, not what it lacks
     with own_switches(), contextlib.closing(Checkpoints(path, read_only=True)) as checkpoints:
 
@@ -346,17 +352,28 @@ def build(config: Any, meta: dict[str, Any]) -> tuple[Model, Program]:
             num_classes=meta["num_classes"],
             image_shape=tuple(shape) if shape else None,
         )
-        program = make_program(
-            config,
-            model,
-            num_train=meta["num_train"],
-            input_dim=meta["input_dim"],
-            num_classes=meta["num_classes"],
-            image_shape=tuple(shape) if shape else None,
-        )
+        program = program_of(config, model, meta)
     except ValueError as error:
         raise UserError(f"this configuration cannot be built: {error}") from error
     return model, program
+
+
+def numbered_of(config: Any, model: Model, meta: Mapping[str, Any]) -> Numbered:
+    """The program of `build` as a function of its numbers too."""
+    return make_numbered(config, lambda traced: program_of(traced, model, meta))
+
+
+def program_of(config: Any, model: Model, meta: Mapping[str, Any]) -> Program:
+    """`make_program` of a model on the data that `meta` describes, as in `build`."""
+    shape = meta["image_shape"]
+    return make_program(
+        config,
+        model,
+        num_train=meta["num_train"],
+        input_dim=meta["input_dim"],
+        num_classes=meta["num_classes"],
+        image_shape=tuple(shape) if shape else None,
+    )
 
 
 def encode(run: Run, x: Any) -> Encoding:

@@ -18,6 +18,7 @@ from topojax.atlas.objective import Objective
 from topojax.atlas.system import ControlState
 from topojax.atlas.terms import INVARIANCES, Settings
 from topojax.control import precision
+from topojax.control.base import is_known
 from topojax.data.augment import make_views
 from topojax.step.closing import Closing, empty_liveness
 from topojax.step.diagnosis import Diagnosis
@@ -90,7 +91,7 @@ def make_program(
     """
     steps = num_train // config.train.batch_size
     for field, epochs in (("train.epochs", config.train.epochs), ("optim.warmup_epochs", config.optim.warmup_epochs)):
-        if steps * epochs >= 2**31:
+        if is_known(epochs) and steps * epochs >= 2**31:
             raise ValueError(f"config.{field} = {epochs}: {steps} steps each are more than int32 counts")
     system, rows = make_control(config, num_classes=num_classes)
     schedule = optim.schedule(config.optim, steps_per_epoch=steps, epochs=config.train.epochs)

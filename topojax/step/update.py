@@ -23,6 +23,7 @@ from topojax.atlas.objective import Aux, Objective, task
 from topojax.atlas.system import Control, ControlState
 from topojax.atlas.terms import Lazy, Settings
 from topojax.control import caps, precision
+from topojax.control.base import is_off
 from topojax.data.augment import Views
 from topojax.step.state import TrainState
 from topojax.types import Array, Encoding, Metrics, Params, Spectral
@@ -168,7 +169,8 @@ class Update:
 
     def rate(self, state: TrainState, norms: Metrics) -> Rate:
         """η: the least of the governor's rate, the schedule, the update ratio's cap and the latent speed's."""
-        ratio = self.config.optim.update_ratio or jnp.inf
+        ratio = self.config.optim.update_ratio
+        ratio = jnp.inf if is_off(ratio) else ratio
         allowed = caps.update_ratio_cap(norms["direction"], norms["params"], ratio)
         # The order of the bounds is tracking.events.CAPS'.
         bounds = (state.control.governor.rate, self.schedule(state.step), allowed, state.probed.speed_cap)
@@ -193,4 +195,4 @@ class Update:
 
 def revives(config: Any) -> bool:
     """Whether a run revives dead codes or charts."""
-    return bool(config.revival.dead_code or config.revival.dead_chart)
+    return not (is_off(config.revival.dead_code) and is_off(config.revival.dead_chart))

@@ -99,6 +99,11 @@ class Checkpoints:
         except Exception as error:  # tensorstore's are ValueErrors, orbax has its own
             raise Stopped(f"cannot save epoch {epoch} in {self.directory}: {_reason(error)}") from error
 
+    def drop_after(self, epoch: int) -> None:
+        """Delete the checkpoints of later epochs: a run goes back."""
+        for later in [known for known in self.epochs() if known > epoch]:
+            self._manager.delete(later)
+
     def best(self) -> int | None:
         """The epoch of least loss among those kept."""
         return self._manager.best_step()

@@ -1,7 +1,8 @@
 """Traced programs, kept: tracing and lowering an epoch takes two seconds, reading what came out a hundredth.
 
-What is kept is the program as StableHLO (`jax.export`), under a digest of all that shaped it: configuration, data,
-versions, backend and this package's own source. Compiled code is kept by jax itself (`runtime.use_compilation_cache`).
+What is kept is the program as StableHLO (`jax.export`), under a digest of all that shaped it: configuration, shapes of
+the data, versions, backend and this package's own source. A run's numbers are arguments (`config.numbers`): runs that
+differ in numbers alone share a program. Compiled code is kept by jax itself (`runtime.use_compilation_cache`).
 """
 
 import contextlib
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from topojax.storage.footprint import Footprint, footprint
 from topojax.storage.runtime import cache_folder, compile_program, versions
 from topojax.types import Array, Batch
 
@@ -27,66 +29,69 @@ class Epoch(NamedTuple):
     """A compiled epoch.
 
     Attributes:
-      run: (state, data) → (state, metrics); the state is given up.
+      run: (numbers, state, data) → (state, metrics); the state is given up.
       names: of the metrics, in order.
+      bytes: that it takes on each device, None where the backend does not say.
     """
 
-    run: Callable[[Any, Batch], tuple[Any, Array]]
+    run: Callable[[Any, Any, Batch], tuple[Any, Array]]
     names: tuple[str, ...]
+    bytes: Footprint | None = None
 
 
-def compile_epoch(program: Any, state: Any, data: Batch, *, described: Any, cached: bool) -> Epoch:
+def compile_epoch(program: Any, numbers: Any, state: Any, data: Batch, *, described: Any, cached: bool) -> Epoch:
     """Compile `program.epoch`, from the cache if it is there.
 
     Args:
-      program: `step.Program`.
+      program: `step.numbered.Numbered`, or what has its `epoch` and `metric_names`.
+      numbers: for their shapes.
       state: abstract or concrete, for its shapes.
       data: the training split.
-      described: JSON: configuration and data, everything that shaped the program but code and versions.
+      described: JSON: everything that shaped the program but shapes, code and versions (`config.numbers.described`).
       cached: look in the cache, and keep what was not in it. A cache that cannot be read or written, or a program that
         cannot be exported, is no error.
     """
     folder = cache_folder("programs") if cached else None
     if folder is not None:
         try:
-            return _compile_kept(program, state, data, described, folder)
+            return _compile_kept(program, (numbers, state, data), described, folder)
         except Exception:  # keeping is for speed: what is really wrong with a program comes up again below
             pass
-    compiled = compile_program(jax.jit(program.epoch, donate_argnums=0).lower(state, data))
-    return Epoch(compiled, program.metric_names())
+    compiled = compile_program(jax.jit(program.epoch, donate_argnums=1).lower(numbers, state, data))
+    return Epoch(compiled, program.metric_names(), footprint(compiled))
 
 
-def _compile_kept(program: Any, state: Any, data: Batch, described: Any, folder: pathlib.Path) -> Epoch:
-    leaves, tree = jax.tree.flatten(state)
-    given, split = jax.tree.flatten(data)
-    digest = _digest(described, [*leaves, *given])
+def _compile_kept(program: Any, given: tuple[Any, Any, Batch], described: Any, folder: pathlib.Path) -> Epoch:
+    """`given` are numbers, state and data."""
+    leaves, tree = jax.tree.flatten(given)
+    state, size = jax.tree.structure(given[1]), len(jax.tree.leaves(given[1]))
+    digest = _digest(described, leaves)
     file = folder / f"{digest}.program"
     found = _read(file, digest)
     if found is None:
-        found = _export(program.epoch, (leaves, tree), (given, split)), program.metric_names()
+        found = _export(program.epoch, leaves, tree), program.metric_names()
         _write(file, digest, *found)
     blob, names = found
-    given_up = tuple(range(len(leaves)))
+    first = len(jax.tree.leaves(given[0]))
+    given_up = tuple(range(first, first + size))
     flat = jax.jit(jax.export.deserialize(blob).call, donate_argnums=given_up)
-    compiled = compile_program(flat.lower(*leaves, *given))
+    compiled = compile_program(flat.lower(*leaves))
 
-    def run(state: Any, data: Batch) -> tuple[Any, Array]:
-        *after, metrics = compiled(*jax.tree.leaves(state), *jax.tree.leaves(data))
-        return jax.tree.unflatten(tree, after), metrics
+    def run(numbers: Any, before: Any, data: Batch) -> tuple[Any, Array]:
+        *after, metrics = compiled(*jax.tree.leaves((numbers, before, data)))
+        return jax.tree.unflatten(state, after), metrics
 
-    return Epoch(run, names)
+    return Epoch(run, names, footprint(compiled))
 
 
-def _export(epoch: Callable, state: tuple[list, Any], data: tuple[list, Any]) -> bytearray:
+def _export(epoch: Callable, leaves: list, tree: Any) -> bytearray:
     """The epoch as a function of arrays alone: its trees are this package's, and stay out of the file."""
-    (leaves, tree), (given, split) = state, data
 
     def flat(*arrays: Array) -> tuple[Array, ...]:
-        n = len(leaves)
-        after, metrics = epoch(jax.tree.unflatten(tree, arrays[:n]), jax.tree.unflatten(split, arrays[n:]))
+        after, metrics = epoch(*jax.tree.unflatten(tree, arrays))
         return *jax.tree.leaves(after), metrics
 
-    return jax.export.export(jax.jit(flat))(*leaves, *given).serialize()
+    return jax.export.export(jax.jit(flat))(*leaves).serialize()
 
 
 def _digest(described: Any, leaves: Sequence[Any]) -> str:

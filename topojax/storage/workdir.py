@@ -182,6 +182,36 @@ def read_result(workdir: pathlib.Path) -> dict[str, Any] | None:
     return result if isinstance(result, dict) else None
 
 
+def member(workdir: pathlib.Path, which: int | str) -> pathlib.Path:
+    """The folder of one run of a population.
+
+    Args:
+      workdir: of the population.
+      which: its number from 0, or `best`.
+
+    Raises:
+      UserError: there is no population, no such member, or none is the best yet.
+    """
+    folders = members(workdir)
+    if not folders:
+        raise UserError(f"no population in {workdir}: it holds no member_000")
+    if which == "best":
+        try:
+            which = json.loads((workdir / "population.json").read_text(encoding="utf-8"))["best"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{workdir / 'population.json'} cannot be read: ask for a member by its number") from error
+        if which is None:
+            raise UserError(f"no member of {workdir} is the best yet: ask for one by its number")
+    if not isinstance(which, int) or not 0 <= which < len(folders):
+        raise UserError(f"no member {which!r} in {workdir}: it has 0 to {len(folders) - 1}, or 'best'")
+    return folders[which]
+
+
+def members(workdir: pathlib.Path) -> list[pathlib.Path]:
+    """The folders of a population's runs, in order; empty where there is none."""
+    return sorted(workdir.glob("member_[0-9]*"), key=lambda folder: int(folder.name.removeprefix("member_")))
+
+
 def write_config(workdir: pathlib.Path, config: Any) -> None:
     """Save the configuration as config.json."""
     write_text(workdir / "config.json", to_json(config))

@@ -90,6 +90,35 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def population_table(found: Mapping[str, Any]) -> str:
+    """The last word of a population: mean ± standard deviation of every score and the best member's, and who stopped.
+
+    Args:
+      found: what population.json holds.
+    """
+    lines, best = found["members"], found["best"]
+    finished = [line for line in lines if line["state"] == "finished"]
+    head = f"{len(lines)} members, {len(finished)} finished"
+    if best is not None:
+        told = ", ".join(f"{name} {number(value)}" for name, value in lines[best]["numbers"].items())
+        head += f"; best by {found['score']}: {lines[best]['folder']} ({told})"
+    parts = [head]
+    scored = [
+        (
+            name.removeprefix("test/"),
+            number(mean),
+            f"± {number(found['sd'][name])}",
+            number(lines[best]["result"][name]),
+        )
+        for name, mean in found["mean"].items()
+        if mean is not None and best is not None and lines[best]["result"]
+    ]
+    if scored:
+        parts.append(columns([("test", "mean", "sd", "best"), *scored]))
+    stopped = [f"{line['folder']} stopped: {line['reason']}" for line in lines if line["state"] == "stopped"]
+    return "\n\n".join(parts + (["\n".join(stopped)] if stopped else []))
+
+
 def contract_table(contracts: Sequence[Mapping[str, Any]]) -> str:
     """Contracts (`contracts.audit`) as text: what is held, where, by which weight, and what to do where it is not."""
     return columns([(*CONTRACT_COLUMNS, ""), *contract_rows(contracts)])

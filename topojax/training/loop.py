@@ -20,11 +20,13 @@ from topojax.atlas.controllers import clipped, start_rate
 from topojax.atlas.feasible import unstable_gains
 from topojax.config.found import fitted
 from topojax.config.memory import require_memory
+from topojax.config.numbers import described, pack
+from topojax.config.sweep import is_population
 from topojax.config.validate import validate
 from topojax.data import sets
 from topojax.errors import Stopped, UserError, interrupted, interrupts_deferred, needing, raise_if_interrupted, tell
 from topojax.scoring.audit import last_fifth
-from topojax.scoring.run import Run, build, restore
+from topojax.scoring.run import Run, build, numbered_of, restore
 from topojax.scoring.scores import scores
 from topojax.scoring.split import contents, evaluate_run
 from topojax.step.diagnosis import Culprit
@@ -85,16 +87,18 @@ def train_and_evaluate(
     started = time.perf_counter() if started is None else started
     path = workdirs.located(workdir)
 
-    with _ended_well(path), own_switches():
+    with ended_well(path), own_switches():
         validate(config)
+        if is_population(config):
+            raise UserError("config.population asks for many runs: topojax.train_population trains them")
         config = workdirs.adopted(path, config)
         # Before the data, which take their time.
         done = None if data is not None else _finished(path, config, allow_change)
         if done is not None:
             return done
         # Before the folder is claimed: what lacks an extra or does not fit the data leaves nothing there.
-        _look_for_extras(config)
-        training = _Training(config, path, started, data, callbacks, keep)
+        look_for_extras(config)
+        training = Training(config, path, started, data, callbacks, keep)
         config = training.config
         with workdirs.claim(path):
             training.same_data()
@@ -107,7 +111,7 @@ def train_and_evaluate(
 
 
 @contextlib.contextmanager
-def _ended_well(path: pathlib.Path) -> Iterator[None]:
+def ended_well(path: pathlib.Path) -> Iterator[None]:
     """Say in one line how a run that is interrupted, or refused by the system, can go on."""
     try:
         yield
@@ -134,7 +138,7 @@ def _goes_on(path: pathlib.Path) -> str:
         return f"{path} cannot be read any more"
 
 
-def _look_for_extras(config: Any) -> None:
+def look_for_extras(config: Any) -> None:
     """Refuse a run whose numbers go where nothing is installed to take them.
 
     Raises:
@@ -165,8 +169,11 @@ def _finished(path: pathlib.Path, config: Any, allow_change: bool) -> TrainState
     return run.state
 
 
-class _Training:
+class Training:
     """One call of `train_and_evaluate`, its parts in the order in which they are needed."""
+
+    shown = True
+    """Whether the result is shown on the console."""
 
     def __init__(
         self,
@@ -180,7 +187,9 @@ class _Training:
         if config.train.compilation_cache:
             use_compilation_cache()
         self.path, self.started, self.callbacks = path, started, tuple(callbacks)
-        self.dataset = sets.load(config.data, seed=config.seed, data=data)
+        found = data if isinstance(data, sets.Dataset) else None  # read already
+        self.dataset = found or sets.load(config.data, seed=config.seed, data=data)
+        data = None if found else data
         self.config, self.changes = fitted(config, self.dataset, in_memory=data is not None, keep=keep)
         if self.config.data.neighbours != config.data.neighbours:
             train = sets.with_neighbours(self.dataset.train, self.config.data.neighbours)
@@ -190,6 +199,8 @@ class _Training:
         config = self.config
         self.about = {"data": self.dataset.manifest, **self.dataset.sizes()}
         self.model, self.program = build(config, self.about)
+        self.numbers = jax.tree.map(jnp.asarray, pack(config))
+        self.numbered = numbered_of(config, self.model, self.about)
         self.advice = {row.name: row.advice for row in self.program.rows}
         # A gradient ratio that no weight follows is not measured: not a number that is missing, but none.
         self.unmeasured = {
@@ -256,7 +267,7 @@ class _Training:
     def _run(self) -> TrainState:
         """Compile, restore or start, train, evaluate."""
         batch = jax.tree.map(jnp.asarray, self.dataset.train)
-        abstract = jax.eval_shape(self.program.init)
+        abstract = jax.eval_shape(self.numbered.init, self.numbers)
         run_epoch = self._compile(abstract, batch)
         state, done = self._restore_or_init(abstract)
         writers = Writers(self.path, done, self._sinks(done))
@@ -272,7 +283,7 @@ class _Training:
                 self._leave_if_interrupted(epoch - 1, state, waiting, writers, progress)
                 before = jax.tree.map(jnp.copy, state) if self.config.debug else None
                 with self._training_time(), self._profiled(epoch) as traced:
-                    state, metrics = run_epoch(state, batch)
+                    state, metrics = run_epoch(self.numbers, state, batch)
                     if traced:
                         jax.block_until_ready(metrics)
                 if not self.first_epoch_s:
@@ -325,15 +336,16 @@ class _Training:
             return self.compiled
         require_memory(abstract, batch)
         since = time.perf_counter()
-        init = jax.jit(self.program.init).lower()
+        init = jax.jit(self.numbered.init).lower(self.numbers)
         initial = self._in_background(compile_program, init)
-        described, cached = [self.config.to_dict(), self.about], self.config.train.compilation_cache
-        compiled, self.names = compile_epoch(self.program, abstract, batch, described=described, cached=cached)
+        shaped, cached = [described(self.config), self.dataset.sizes()], self.config.train.compilation_cache
+        compiled = compile_epoch(self.numbered, self.numbers, abstract, batch, described=shaped, cached=cached)
+        self.names = compiled.names
         self.init = initial.result()
         self.evaluate = self._in_background(compile_evaluate, self.program.evaluate, abstract, self.dataset.test)
         self.compile_s = time.perf_counter() - since
-        self.compiled = compiled
-        return compiled
+        self.compiled = compiled.run
+        return compiled.run
 
     def _in_background(self, compiles: Callable, *arguments: Any) -> futures.Future:
         def held() -> Any:  # JAX's switches are a thread's own
@@ -350,7 +362,7 @@ class _Training:
                 "lr_governor": number(jnp.float32(start_rate(self.config))),
                 "gate/phase": 0 if self.config.gates.warmup_epochs else 1,
             }
-            state = self.init()
+            state = self.init(self.numbers)
             if self.config.init_from is not None:
                 state, words = begun(state, self.config.init_from, control=self.config.init_control)
                 tell(f"{self.path} {words}")
@@ -525,5 +537,5 @@ class _Training:
                 "total": time.perf_counter() - self.started,
             },
         )
-        write_result(self.path, result)
+        write_result(self.path, result, shown=self.shown)
         return result

@@ -50,14 +50,17 @@ def result_of(
     }
 
 
-def write_result(path: pathlib.Path, result: dict[str, Any]) -> None:
+def write_result(path: pathlib.Path, result: dict[str, Any], *, shown: bool = True) -> None:
     """Write result.json and show it.
 
     Args:
       path: the run's folder.
       result: of `result_of`.
+      shown: on the console.
     """
     file = path / "result.json"
     write_json(file, result)
+    if not shown:
+        return
     print(table(result))
     print(f"\n{file}: {result['time/total_s']:.1f} s in all, {result['time/compile_s']:.1f} s of it compiling")

@@ -1,0 +1,134 @@
+"""Populations: ordinary run directories, stopping and going on, members that stop, and what is refused."""
+
+import copy
+import json
+
+import jax
+import numpy as np
+import pytest
+from tiny_config import get_config
+
+import topojax
+from topojax.errors import UserError
+from topojax.scoring.split import evaluate
+from topojax.storage.checkpoint import Checkpoints, digest
+from topojax.training.population import train_population
+
+SWEEP = "losses.recon_weight=1.0,3e38; seed=0,1"  # the second weight overflows: no step is finite
+
+
+def config(sweep=SWEEP, **fields):
+    c = get_config()
+    c.population.sweep = sweep
+    c.monitor.max_failures, c.checkpoint.keep, c.checkpoint.every_epochs = 8, 1, 1
+    c.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
+    return c
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """(workdir, population.json) of four members, of which two diverge."""
+    workdir = tmp_path_factory.mktemp("population") / "whole"
+    return workdir, train_population(config(), workdir)
+
+
+def rows(folder, name="metrics.jsonl"):
+    lines = [json.loads(line) for line in (folder / name).read_text().splitlines()]
+    return [{key: value for key, value in row.items() if not key.startswith("time/")} for row in lines]
+
+
+@pytest.mark.slow
+def test_members_that_diverge_stop_and_the_others_go_on(whole):
+    workdir, found = whole
+    assert found == json.loads((workdir / "population.json").read_text())
+    assert [line["state"] for line in found["members"]] == ["finished", "finished", "stopped", "stopped"]
+    assert "diverged in epoch 2" in found["members"][2]["reason"]
+    assert found["best"] in (0, 1)
+    scores = [line["score"] for line in found["members"]]
+    assert scores[found["best"]] == min(scores[:2])
+    assert scores[2:] == [None, None]
+    values = [line["result"]["test/mse"] for line in found["members"][:2]]
+    assert found["mean"]["test/mse"] == pytest.approx(np.mean(values), rel=1e-5)
+    assert found["sd"]["test/mse"] == pytest.approx(np.std(values, ddof=1), rel=1e-3)
+    assert {row["event"] for row in rows(workdir / "member_002", "events.jsonl")} >= {"diverged"}
+    assert not (workdir / "member_002" / "result.json").exists()
+
+
+@pytest.mark.slow
+def test_a_member_is_an_ordinary_run(whole, tmp_path):
+    workdir, found = whole
+    run = topojax.restore(workdir, member=1)
+    assert (run.config.seed, run.epoch) == (1, 4)
+    assert topojax.restore(workdir, member="best").config.seed == found["members"][found["best"]]["numbers"]["seed"]
+    result = json.loads((workdir / "member_001" / "result.json").read_text())
+    assert evaluate(workdir / "member_001").numbers["ami"] == result["test/ami"]
+    alone = tmp_path / "alone"
+    c = copy.deepcopy(config(""))
+    c.seed = 1
+    topojax.train_and_evaluate(c, alone)
+    for one, other in zip(rows(alone), rows(workdir / "member_001"), strict=True):
+        assert one.keys() == other.keys()
+        for name in ("signal/task", "loss/recon", "norm/gradient", "lr"):
+            assert one[name] == pytest.approx(other[name], rel=1e-4)
+    assert json.loads((alone / "result.json").read_text())["test/ami"] == pytest.approx(result["test/ami"], abs=0.01)
+    for bad in (7, -1, "worst"):
+        with pytest.raises(UserError, match="has 0 to 3"):
+            topojax.restore(workdir, member=bad)
+    with pytest.raises(UserError, match="holds a population"):
+        topojax.restore(workdir)
+    with pytest.raises(UserError, match="no population"):
+        topojax.restore(alone, member=0)
+
+
+@pytest.mark.slow
+def test_stopping_and_going_on_changes_nothing(whole, tmp_path):
+    workdir, found = whole
+    train_population(config(train__epochs=3), tmp_path / "run")
+    # A kill between two members' saves: one of them is an epoch ahead.
+    ahead = Checkpoints(tmp_path / "run" / "member_000", keep=2)
+    run = topojax.restore(tmp_path / "run", member=0)
+    ahead.save(4, run.state, {**ahead.meta(), "epoch": 4}, loss=0.0)
+    ahead.close()
+    again = train_population(config(), tmp_path / "run")
+    for i in (0, 1):
+        assert again["members"][i]["result"] == found["members"][i]["result"]
+        name = f"member_{i:03d}"
+        assert digest(topojax.restore(tmp_path / "run" / name).state) == digest(topojax.restore(workdir / name).state)
+        assert rows(tmp_path / "run" / name) == rows(workdir / name)
+    assert [line["state"] for line in again["members"]] == [line["state"] for line in found["members"]]
+
+
+@pytest.mark.slow
+def test_what_is_finished_is_not_trained_again_and_another_sweep_is_refused(whole, monkeypatch):
+    workdir, found = whole
+    monkeypatch.setattr(jax, "jit", None)
+    assert train_population(config(), workdir) == found
+    with pytest.raises(UserError, match=r"another configuration \(population.sweep"):
+        train_population(config("seed=0,1"), workdir)
+
+
+@pytest.mark.slow
+def test_the_worst_learn_from_the_best(tmp_path):
+    sweep = "optim.learning_rate=1e-5,1e-3,2e-3,1e-2"
+    fields = {"optim__learning_rate_max": 0.02, "population__exploit_every_epochs": 1, "optim__rate": "constant"}
+    found = train_population(config(sweep, train__epochs=3, **fields), tmp_path)
+    told = [event for event in rows(tmp_path / "member_000", "events.jsonl") if event["event"] == "exploited"]
+    assert [event["epoch"] for event in told][:1] == [1]
+    assert told[0]["member"] != 0
+    assert told[0]["optim.learning_rate"] > 1e-5
+    assert found["members"][0]["numbers"]["optim.learning_rate"] > 1e-5
+    assert rows(tmp_path / "member_000")[-1]["lr"] > 1e-5
+
+
+def test_one_run_and_a_population_are_not_mistaken_for_each_other(tmp_path):
+    with pytest.raises(UserError, match="train_population"):
+        topojax.train_and_evaluate(config("seed=0,1"), tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match="a run of its own"):
+        train_population(config("seed=0,1"), tmp_path)
+
+
+def test_a_chunk_that_does_not_divide_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(UserError, match=r"population.chunk = 3: must divide the 4 members"):
+        train_population(config("seed=0..3", population__chunk=3), tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()

@@ -1,0 +1,477 @@
+"""Many runs in one program: compile once, train in step, and leave an ordinary run directory for every member.
+
+A member is a run like any other: its configuration, metrics, events, checkpoints and result lie in workdir/member_000
+and so on, where restore, report, evaluate and contracts find them. What concerns all is in workdir/population.json.
+"""
+
+import contextlib
+import json
+import pathlib
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent import futures
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from topojax.atlas.controllers import start_rate
+from topojax.config import numbers as of_config
+from topojax.config.sweep import changed, differing, members, numbers_in
+from topojax.config.validate import validate
+from topojax.data import sets
+from topojax.errors import UserError, interrupted, interrupts_deferred, raise_if_interrupted, tell
+from topojax.step import population as together
+from topojax.step.predict import compile_evaluate
+from topojax.step.state import TrainState
+from topojax.storage import workdir as workdirs
+from topojax.storage.checkpoint import Checkpoints
+from topojax.storage.footprint import require_fit, there
+from topojax.storage.logs import Writers, number, write_json
+from topojax.storage.program_cache import compile_epoch
+from topojax.storage.runtime import compile_program
+from topojax.storage.switches import own_switches
+from topojax.tracking.console import Progress, population_table
+from topojax.training.exploit import exploit
+from topojax.training.loop import Training, ended_well, look_for_extras
+from topojax.training.recovery import NotFinite, diverged
+from topojax.training.start import begun
+from topojax.types import Batch
+
+FILE = "population.json"
+
+
+def train_population(
+    config: Any, workdir: str | pathlib.Path, *, keep: Collection[str] = (), started: float | None = None
+) -> dict[str, Any]:
+    """Train every member to the last epoch, from the start or from their last checkpoints, and evaluate them.
+
+    A member that diverges, or that `monitor.on_saturation=halt` stops, is left as it was and the others go on; it does
+    not go back to a good state at a lower rate, as a run of its own would: members are at the same step.
+
+    Args:
+      config: a whole configuration with a `population` (`config.sweep`).
+      workdir: of the population; made if missing.
+      keep: as in `train_and_evaluate`.
+      started: `time.perf_counter()` at the start of the process; now, unless told.
+
+    Returns:
+      What population.json holds: `members` (folder, numbers, state, score and result of each), `best` (its number, None
+      where all have stopped), and of the finished members `mean` and `sd` of every score.
+
+    Raises:
+      UserError: a sweep, workdir, data set or checkpoint that makes no sense, a population that does not fit in memory,
+        or one whose members have all stopped.
+      Stopped: the system refuses.
+      KeyboardInterrupt: with the epoch that the same call would go on from.
+    """
+    started = time.perf_counter() if started is None else started
+    path = workdirs.located(workdir)
+    with ended_well(path / _folder(0)), own_switches():
+        validate(config)
+        configs = members(config)
+        if (path / "checkpoints").is_dir():
+            raise UserError(f"{path} holds a run of its own: choose another --workdir for a population")
+        if config.debug:
+            raise UserError("config.debug looks into one run: start the member of interest alone")
+        done = _finished(path, config)
+        if done is not None:
+            print(f"{path} is finished: {len(configs)} members, results in {path / FILE}")
+            return done
+        look_for_extras(config)
+        population = _Population(config, configs, path, started, keep)
+        with workdirs.claim(path), contextlib.ExitStack() as held:
+            for member in population.members:
+                held.enter_context(workdirs.claim(member.path))
+                member.same_data()
+            workdirs.write_config(path, config)
+            return population.run()
+
+
+class Member(Training):
+    """One run of a population: it is told the numbers of an epoch and its state, and keeps a run's books."""
+
+    shown = False
+    reason: str | None = None
+    """Why it has stopped."""
+
+    def open(self, keep: int) -> None:
+        """Its checkpoints: one more than asked for, since a kill may come between two members' saves."""
+        self.checkpoints = Checkpoints(self.path, keep=max(keep, 2))
+
+    def first_row(self) -> None:
+        """What the events of the first epoch are held against."""
+        self.previous = {
+            "lr_governor": number(jnp.float32(start_rate(self.config))),
+            "gate/phase": 0 if self.config.gates.warmup_epochs else 1,
+        }
+
+    def start(self, done: int) -> None:
+        """Its files, from epoch `done` on."""
+        self.checkpoints.drop_after(done)
+        self.write_config()
+        if not done and self.changes:
+            workdirs.write_found(self.path, {c.field: (c.asked, c.value) for c in self.changes}, self.dataset.notes)
+        self.writers = Writers(self.path, done, self._sinks(done))
+        self.progress = Progress(done, self.config.train.epochs, enabled=False)
+        if not done:
+            self._warn(self.writers, self.progress)
+
+    def write_config(self) -> None:
+        """config.json, with the numbers that it has now."""
+        workdirs.write_config(self.path, self.config)
+
+    def told(self, epoch: int, rows: list[Any], state: TrainState) -> None:
+        """The metrics of the last epochs."""
+        self._fetch(epoch, rows, state, self.writers, self.progress, None)
+
+    def log(self, epoch: int, state: TrainState) -> dict[str, Any]:
+        """Evaluate, and write a line."""
+        step, (tested, predictions) = epoch * self.program.steps_per_epoch, self._test(state)
+        row = {**self.previous, **tested, "time/train_s": round(self.train_s, 3)}
+        self.writers.metrics(epoch, step, row)
+        self.writers.view(epoch, step, state, predictions)
+        return row
+
+    def save(self, epoch: int, state: TrainState, *, best: bool = True) -> None:
+        """A checkpoint, if there is none of this epoch."""
+        if epoch not in self.checkpoints.epochs():
+            self._save(epoch, state, best=best)
+
+    def event(self, epoch: int, event: dict[str, Any]) -> None:
+        """A line of events.jsonl."""
+        self.writers.event(epoch, epoch * self.program.steps_per_epoch, event)
+
+    def halt_if_unsatisfied(self, epoch: int, state: TrainState) -> None:
+        """Raise where the configuration wants it."""
+        self._halt_if_unsatisfied(epoch, state, self.writers)
+
+    def finish(self, state: TrainState, epoch: int) -> dict[str, Any]:
+        """result.json."""
+        result = self._finish(state, epoch)
+        self.writers.finish(result)
+        return result
+
+    def close(self) -> None:
+        """Let go of its files."""
+        if hasattr(self, "writers"):
+            self.writers.close()
+        self.checkpoints.close()
+
+
+class _Population:
+    """One call of `train_population`, its parts in the order in which they are needed."""
+
+    def __init__(self, config: Any, configs: Sequence[Any], path: pathlib.Path, started: float, keep: Collection[str]):
+        self.config, self.path, self.started = config, path, started
+        if (path / "config.json").exists():
+            workdirs.same_config(path, config)
+        self.swept = tuple(differing(config))
+        datasets = {one.seed: sets.load(one.data, seed=one.seed) for one in configs}
+        configs = [workdirs.adopted(path / _folder(i), one) for i, one in enumerate(configs)]
+        self.members = [
+            Member(one, path / _folder(i), started, datasets[one.seed], keep=keep) for i, one in enumerate(configs)
+        ]
+        first = self.members[0]
+        told = [[of_config.described(member.config), member.dataset.sizes()] for member in self.members]
+        if any(one != told[0] for one in told):
+            raise UserError(
+                "the members' data ask for different programs: set the fields that `found.json` of a run names"
+            )
+        self.own_data = any(member.about["data"] != first.about["data"] for member in self.members)
+        try:
+            self.layout = together.lay_out(
+                len(configs), chunk=config.population.chunk, own_data=self.own_data, devices=jax.devices()
+            )
+        except ValueError as error:
+            raise UserError(f"config.population.chunk = {config.population.chunk}: {error}") from error
+        self.numbers = of_config.stack([member.config for member in self.members])
+        self.epochs = config.train.epochs
+        self.results: dict[int, dict[str, Any]] = {}
+
+    def run(self) -> dict[str, Any]:
+        """Compile, restore or start, train, evaluate."""
+        with contextlib.ExitStack() as opened:
+            for member in self.members:
+                member.open(self.config.checkpoint.keep)
+                opened.callback(member.close)
+            data = self._place(self._data(), 2)
+            run_epoch = self._compile(data)
+            state, done = self._restore_or_init()
+            for member in self.members:
+                if member.reason is None:
+                    member.start(done)
+            progress = Progress(done, self.epochs, enabled=self.config.log.progress)
+            opened.callback(progress.close)
+            with interrupts_deferred():
+                state = self._train(run_epoch, state, data, done, progress)
+            progress.close()
+            return self._finish(state)
+
+    def _train(self, run_epoch: Callable, state: TrainState, data: Batch, done: int, progress: Progress) -> TrainState:
+        waiting: list[jax.Array] = []
+        since = time.perf_counter()
+        for epoch in range(done + 1, self.epochs + 1):
+            state, metrics = run_epoch(self._place(self.numbers, 0), state, data)
+            waiting.append(metrics)
+            progress.advance()
+            logs, saves, learns = self._due(epoch)
+            if logs or saves or learns or interrupted():
+                rows = jax.device_get(waiting)
+                seconds, waiting = time.perf_counter() - since, []
+                self._keep_books(epoch, state, rows, seconds, progress, logs=logs, saves=saves)
+                if learns:
+                    state = self._learn(epoch, state)
+                if interrupted():
+                    self._save_all(epoch, state)
+                    raise_if_interrupted()
+                since = time.perf_counter()
+        return state
+
+    def _save_all(self, epoch: int, state: TrainState) -> None:
+        """What has been trained, whether a checkpoint is due or not."""
+        here = self._gathered(state)
+        for i, member in enumerate(self.members):
+            if member.reason is None:
+                member.save(epoch, self.member_of(here, i), best=False)
+        self._write(epoch)
+
+    def _due(self, epoch: int) -> tuple[bool, bool, bool]:
+        last, every = epoch == self.epochs, self.config.population.exploit_every_epochs
+        logs, saves = (last or epoch % block.every_epochs == 0 for block in (self.config.log, self.config.checkpoint))
+        return logs, saves, bool(every) and not last and epoch % every == 0
+
+    def _data(self) -> Batch:
+        if not self.own_data:
+            return self.members[0].dataset.train
+        return jax.tree.map(lambda *parts: np.stack(parts), *(member.dataset.train for member in self.members))
+
+    def _place(self, tree: Any, which: int) -> Any:
+        """Numbers (0), a state (1) or data (2) where the program wants them."""
+        where = together.shardings(self.layout)[which]
+        return jax.tree.map(jax.device_put, tree, jax.tree.broadcast(where, tree))
+
+    def _compile(self, data: Batch) -> Callable:
+        """Compile the population's programs; returns the epoch's."""
+        since = time.perf_counter()
+        first = self.members[0]
+        program = together.make_population(first.numbered, self.layout)
+        abstract = jax.eval_shape(program.init, self.numbers)
+        where = jax.tree.broadcast(together.shardings(self.layout)[1], abstract)
+        abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, where)
+        numbers = self._place(self.numbers, 0)
+        shape = [self.layout.size, self.layout.chunk, self.own_data]
+        told = [of_config.described(first.config), first.dataset.sizes(), shape]
+        # What is kept is of one device.
+        cached = self.config.train.compilation_cache and self.layout.mesh is None
+        epoch = compile_epoch(program, numbers, abstract, data, described=told, cached=cached)
+        sizes = {"size": self.layout.size, "devices": self.layout.devices, "chunk": self.layout.chunk}
+        require_fit(epoch.bytes, there(), **sizes)
+        self.program = program
+        self.alone = jax.eval_shape(first.numbered.init, first.numbers)
+        self.member_of = jax.jit(together.member)
+        self._compile_evaluation()
+        for member in self.members:
+            member.names = epoch.names
+            member.compile_s = time.perf_counter() - since
+        return epoch.run
+
+    def _compile_evaluation(self) -> None:
+        """One evaluation for all members that agree on the few numbers that it reads."""
+        compiled: dict[str, futures.Future] = {}
+        for member in self.members:
+            key = json.dumps(of_config.named(member.config, of_config.READ_BY_EVALUATION))
+            if key not in compiled:
+                done: futures.Future = futures.Future()
+                done.set_result(compile_evaluate(member.program.evaluate, self.alone, member.dataset.test))
+                compiled[key] = done
+            member.evaluate = compiled[key]
+
+    def _restore_or_init(self) -> tuple[TrainState, int]:
+        start = compile_program(jax.jit(self.program.init).lower(self._place(self.numbers, 0)))
+        state = start(self._place(self.numbers, 0))
+        told = _read(self.path / FILE)
+        for i, line in enumerate(told.get("members", [])):
+            if i < len(self.members) and line["state"] == "stopped":
+                self.members[i].reason = line["reason"]
+        done = self._common_epoch()
+        if not done:
+            for member in self.members:
+                member.reason = None
+                member.first_row()
+            return self._begun(state), 0
+        here = self._gathered(state)
+        states = []
+        for i, member in enumerate(self.members):
+            if member.reason is not None:
+                states.append(self.member_of(here, i))
+                continue
+            own, meta = member.checkpoints.restore(self.alone, done)
+            member.config = changed(member.config, numbers_in(meta["config"], self.swept))
+            member.previous, member.train_s = meta["previous"], meta["train_s"]
+            states.append(own)
+        self.numbers = of_config.stack([member.config for member in self.members])
+        step = next(s.step for s, member in zip(states, self.members, strict=True) if member.reason is None)
+        return self._place(together.stacked([s.replace(step=step) for s in states]), 1), done
+
+    def _begun(self, state: TrainState) -> TrainState:
+        """The first state; with `init_from`, another run's parameters in it."""
+        if self.config.init_from is None:
+            return state
+        here, source = self._gathered(state), self.config.init_from
+        own = [
+            begun(self.member_of(here, i), source, control=self.config.init_control) for i in range(self.layout.size)
+        ]
+        tell(f"{self.path}: every member {own[0][1]}")
+        return self._place(together.stacked([one for one, _ in own]), 1)
+
+    def _common_epoch(self) -> int:
+        """The last epoch that every member that goes on has a checkpoint of; 0: there is none."""
+        known = [set(member.checkpoints.epochs()) for member in self.members if member.reason is None]
+        return max(set.intersection(*known), default=0) if known else 0
+
+    def _gathered(self, state: TrainState) -> TrainState:
+        """A state on one device."""
+        return jax.device_put(state, jax.devices()[0]) if self.layout.mesh else state
+
+    def _keep_books(
+        self,
+        epoch: int,
+        state: TrainState,
+        waiting: list[np.ndarray],
+        seconds: float,
+        progress: Progress,
+        *,
+        logs: bool,
+        saves: bool,
+    ) -> None:
+        """What a run does at the end of an epoch that is logged or saved, for every member that goes on."""
+        here, rows = self._gathered(state), []
+        for i, member in enumerate(self.members):
+            if member.reason is not None:
+                continue
+            own = self.member_of(here, i)
+            member.train_s += seconds / len(self.members)
+            with self._stopping(i, epoch):
+                member.told(epoch, [row[i] for row in waiting], own)
+                if logs:
+                    rows.append(member.log(epoch, own))
+                if saves:
+                    member.save(epoch, own)
+                if logs or saves:
+                    member.halt_if_unsatisfied(epoch, own)
+        if logs:
+            progress.show(epoch, _means(rows, ("signal/task", "test/ami", "lr")))
+        self._write(epoch)
+        if all(member.reason is not None for member in self.members):
+            raise UserError(f"all members of {self.path} have stopped; the first: {self.members[0].reason}")
+
+    @contextlib.contextmanager
+    def _stopping(self, index: int, epoch: int) -> Iterator[None]:
+        """A member that cannot go on does not hold up the others."""
+        member = self.members[index]
+        try:
+            yield
+        except NotFinite as failure:
+            saved = max((known for known in member.checkpoints.epochs() if known < epoch), default=0)
+            member.reason = str(diverged(member.path, saved, failure, member.culprit, 0))
+        except UserError as error:
+            member.reason = str(error)
+
+    def _learn(self, epoch: int, state: TrainState) -> TrainState:
+        """An exploit (`training.exploit`): states copied on the device, numbers and books on the host."""
+        scores = [self._score(i) for i in range(len(self.members))]
+        values = [numbers_in(member.config, self.swept) for member in self.members]
+        rng = np.random.default_rng([self.config.seed, epoch])
+        source, learned = exploit(scores, values, differing(self.config), rng)
+        for i, new in learned.items():
+            member, other = self.members[i], self.members[source[i]]
+            member.config = changed(member.config, new)
+            member.write_config()
+            member.previous = dict(other.previous)
+            member.event(epoch, {"event": "exploited", "member": source[i], **new})
+        self.numbers = of_config.stack([member.config for member in self.members])
+        return self._place(jax.jit(together.copied)(state, jnp.asarray(source, jnp.int32)), 1)
+
+    def _score(self, index: int) -> float | None:
+        """What the best member has least of; None for one that has stopped or has no number."""
+        member = self.members[index]
+        return member.previous.get(self.config.population.best) if member.reason is None else None
+
+    def _finish(self, state: TrainState) -> dict[str, Any]:
+        here = self._gathered(state)
+        for i, member in enumerate(self.members):
+            if member.reason is None:
+                with self._stopping(i, self.epochs):
+                    self.results[i] = member.finish(self.member_of(here, i), self.epochs)
+        found = self._write(self.epochs)
+        print(population_table(found))
+        print(f"\n{self.path / FILE}: {time.perf_counter() - self.started:.1f} s in all")
+        return found
+
+    def _write(self, epoch: int) -> dict[str, Any]:
+        """population.json."""
+        lines: list[dict[str, Any]] = []
+        for i, member in enumerate(self.members):
+            result = self.results.get(i)
+            lines.append(
+                {
+                    "folder": member.path.name,
+                    "numbers": numbers_in(member.config, self.swept),
+                    "state": "stopped" if member.reason is not None else "finished" if result else "running",
+                    "reason": member.reason,
+                    "score": self._score(i),
+                    "result": _scores(result) if result else None,
+                }
+            )
+        scores = {i: line["score"] for i, line in enumerate(lines) if line["score"] is not None}
+        finished = [line["result"] for line in lines if line["result"]]
+        found = {
+            "epochs": epoch,
+            "swept": list(self.swept),
+            "score": self.config.population.best,
+            "best": min(scores, key=scores.__getitem__) if scores else None,
+            "mean": _means(finished, finished[0]) if finished else {},
+            "sd": _means(finished, finished[0], np.std) if finished else {},
+            "members": lines,
+            "seconds": round(time.perf_counter() - self.started, 3),
+        }
+        write_json(self.path / FILE, found)
+        return found
+
+
+def _folder(index: int) -> str:
+    return f"member_{index:03d}"
+
+
+def _scores(result: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in result.items() if name.startswith("test/")}
+
+
+def _means(rows: Sequence[dict[str, Any]], names: Any, of: Callable[..., Any] = np.mean) -> dict[str, float | None]:
+    """Mean, or sample standard deviation, of each number over the rows that have it; None where too few have."""
+    least = 2 if of is np.std else 1
+    out: dict[str, float | None] = {}
+    for name in names:
+        found = [float(row[name]) for row in rows if isinstance(row.get(name), int | float)]
+        settings = {"ddof": 1} if of is np.std else {}
+        out[name] = round(float(of(found, **settings)), 6) if len(found) >= least else None
+    return out
+
+
+def _read(file: pathlib.Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _finished(path: pathlib.Path, config: Any) -> dict[str, Any] | None:
+    """population.json of a population that has trained all its epochs; None if there is more to do."""
+    found = _read(path / FILE)
+    if not found:
+        return None
+    workdirs.same_config(path, config)
+    over = found["epochs"] == config.train.epochs and all(line["state"] != "running" for line in found["members"])
+    return found if over else None
