@@ -16,6 +16,7 @@ from topojax.analysis.cover import Cover, Graph
 from topojax.scoring.run import Run
 from topojax.types import Array
 
+_STEP = 2e-3  # of differences along the tangent plane, in the inputs' units
 _POINTS = 400
 """Points of an overlap that are sent across, at most."""
 
@@ -64,9 +65,13 @@ def charted(run: Run, graph: Graph) -> Charted:
 
     @jax.jit
     def look(x: Array, frame: Array) -> tuple[Array, ...]:
-        slopes = jax.vmap(lambda t: jax.jvp(lambda x: run.model.encode(run.weights, x).local, (x,), (t,))[1], 2, 3)
+        def along(step: Array) -> Array:  # central differences: the router has no forward-mode derivative
+            ahead, behind = (run.model.encode(run.weights, x + s * step).local for s in (_STEP, -_STEP))
+            return (ahead - behind) / (2.0 * _STEP)
+
         e = run.model.encode(run.weights, x)
-        return e.chart, e.router, e.local, jnp.linalg.det(slopes(frame))
+        slopes = jnp.stack([along(frame[:, :, d]) for d in range(latent)], axis=-1)
+        return e.chart, e.router, e.local, jnp.linalg.det(slopes)
 
     looked = look(jnp.asarray(graph.points, jnp.float32), jnp.asarray(frame))
     chart, router, local, orientation = (np.asarray(a) for a in looked)

@@ -104,7 +104,7 @@ def topology(run: Run, points: np.ndarray) -> Topology:
     worst = float(np.nanmax(turns))
     if worst > FOLDED:
         reasons.append(f"chart {int(np.nanargmax(turns))} turns over between {worst:.1%} of its neighbours")
-        oriented = None
+        oriented = euler = None  # what is no chart covers nothing
     words = {True: "orientable", False: "non-orientable", None: "undetermined"}
     return Topology(
         orientability=words[oriented],

@@ -182,7 +182,6 @@ def _overlays(embedding: Embedding, flat: bool) -> tuple[list[Any], int, float]:
     import plotly.graph_objects as go
 
     start, end = jumps(embedding)
-    segments = np.stack([start, end, np.full_like(start, np.nan)], axis=1).reshape(-1, start.shape[-1])
     codes = np.stack([explore.codes(embedding.run, chart) for chart in range(embedding.charts)])
     used = embedding.evaluation.tables["code_usage"] > 0
     points = embedding.project(codes[used])
@@ -194,39 +193,7 @@ def _overlays(embedding: Embedding, flat: bool) -> tuple[list[Any], int, float]:
         centers[k] = np.median(inside[embedding.chart == k], axis=0)
     numbers = [str(k) if on else f"({k})" for k, on in enumerate(alive)]
     lengths = np.linalg.norm(end - start, axis=-1)
-    line = {"color": INK, "width": 1.2}
-    traces = _regions(embedding) if flat else []
-    if len(start):
-        x, y = embedding.project(segments)[:, :2].T
-        if flat:
-            heads = np.tile([0, 7, 0], len(start))
-            marker = {"symbol": "arrow", "angleref": "previous", "size": heads, "color": INK}
-            traces.append(
-                go.Scatter(
-                    x=x,
-                    y=y,
-                    mode="lines+markers",
-                    line=line,
-                    marker=marker,
-                    name="jumps",
-                    hoverinfo="skip",
-                    visible="legendonly",
-                )
-            )
-        else:
-            z = embedding.project(segments)[:, 2]
-            traces.append(
-                go.Scatter3d(
-                    x=x,
-                    y=y,
-                    z=z,
-                    mode="lines",
-                    line=line | {"width": 3},
-                    name="jumps",
-                    hoverinfo="skip",
-                    visible="legendonly",
-                )
-            )
+    traces = [*(_regions(embedding) if flat else ()), *_arrows(embedding, start, end, flat)]
     kind = go.Scatter if flat else go.Scatter3d
     at = dict(zip("xy" if flat else "xyz", points.T, strict=True))
     style = {"symbol": "diamond-open", "size": 8 if flat else 4, "color": INK, "line": {"width": 1.2, "color": INK}}
@@ -258,6 +225,22 @@ def _overlays(embedding: Embedding, flat: bool) -> tuple[list[Any], int, float]:
         )
     )
     return traces, len(start), float(lengths.mean()) if len(lengths) else 0.0
+
+
+def _arrows(embedding: Embedding, start: np.ndarray, end: np.ndarray, flat: bool) -> list[Any]:
+    """Jumps, to be switched on in the legend; nothing where there are none."""
+    import plotly.graph_objects as go
+
+    if not len(start):
+        return []
+    segments = np.stack([start, end, np.full_like(start, np.nan)], axis=1).reshape(-1, start.shape[-1])
+    at = dict(zip("xy" if flat else "xyz", embedding.project(segments).T, strict=False))
+    common = {"name": "jumps", "hoverinfo": "skip", "visible": "legendonly"}
+    if not flat:
+        return [go.Scatter3d(**at, mode="lines", line={"color": INK, "width": 3}, **common)]
+    heads = np.tile([0, 7, 0], len(start))
+    marker = {"symbol": "arrow", "angleref": "previous", "size": heads, "color": INK}
+    return [go.Scatter(**at, mode="lines+markers", line={"color": INK, "width": 1.2}, marker=marker, **common)]
 
 
 def _regions(embedding: Embedding) -> list[Any]:

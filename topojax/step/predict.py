@@ -20,7 +20,7 @@ Evaluate = Callable[[Any, Batch], dict[str, Array]]
 
 
 def make_evaluate(config: Any, model: Model, temperature: Callable[[Any], Array], baselines: Baselines) -> Evaluate:
-    """Build `Program.evaluate`: the atlas in evaluation mode, dreaming, and its heads.
+    """Build `Program.evaluate`: the atlas in evaluation mode, from places and dreaming, and its heads.
 
     Args:
       config: of the run.
@@ -29,10 +29,13 @@ def make_evaluate(config: Any, model: Model, temperature: Callable[[Any], Array]
       baselines: of the run.
 
     Returns:
-      (state, batch) → chart, code [B]; router [B, N]; z_geo [B, D]; squared_error (mean over inputs) [B]; consistency
-      (divergence of the decoder's routing, nats) [B]; readout_probability [B, C] and readout_prediction [B]; and, where
-      labels trained the charts, class_probability (w P) [B, C] and class_prediction [B]. Of each baseline, z [B, D],
-      squared_error, probe_probability, probe_prediction, and code where it has a codebook, under `ae/z` and so on.
+      (state, batch) → chart, code [B]; router [B, N]; z_geo [B, D]; mean over inputs of the error, [B]: squared_error of
+      the main reconstruction, squared_error_dream from z_geo alone by the decoder's own routing,
+      squared_error_by_chart from z_geo by the strongest chart; decoder_chart [B], the decoder's strongest at z_geo;
+      consistency [B], nats, the divergence of the decoder's routing at all places (`Model.routing`);
+      readout_probability [B, C] and readout_prediction [B]; and, where labels trained the charts, class_probability
+      (w P) [B, C] and class_prediction [B]. Of each baseline, z [B, D], squared_error, probe_probability,
+      probe_prediction, and code where it has a codebook, under `ae/z` and so on.
     """
 
     def evaluate(state: Any, batch: Batch) -> dict[str, Array]:
