@@ -353,8 +353,50 @@ def test_what_does_not_fit_is_named(measured, index, message):
         (lambda: tc.augmented(-1.0), ValueError, "coefficient must be >= 0, got -1"),
         (lambda: tc.augmented(1.0, growth=0.5), ValueError, "growth must lie in"),
         (lambda: tc.likelihood(np.ones(2)), ValueError, "one number"),
+        (lambda: tc.likelihood(-1.0), ValueError, "dims must be > 0, got -1"),
+        (lambda: tc.at_most(1.0, penalty=2.0), TypeError, "made by augmented"),
+        (lambda: tc.at_most(1.0, dual=tc.nupi), TypeError, "nupi lacks its gains"),
+        (lambda: tc.at_most(1.0, dual=tc.nu_pi(1.0, 0.1)), TypeError, "must be a rule"),
+        (lambda: tc.at_most(1.0, shape=(2,), per_example=3), ValueError, "not both"),
+        (lambda: tc.at_most(1.0, tolerance=-1.0), ValueError, "tolerance must be >= 0"),
+        (lambda: tc.at_most(1.0, patience=2.5), ValueError, "whole number"),
+        (lambda: tc.equal(1.0, minimum=0.1), ValueError, "either sign"),
     ],
 )
 def test_contracts_that_make_no_sense_are_refused(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_calls_that_cannot_be_meant_are_refused():
+    problem = tc.contracts(a=tc.at_most(1.0), b=tc.at_most(1.0))
+    duals = problem.init()
+    with pytest.raises(ValueError, match="loss has shape"):
+        problem.lagrangian(duals, jnp.ones(3), {"a": 0.0, "b": 0.0})
+    with pytest.raises(ValueError, match="another problem's"):
+        problem.update(tc.contracts(a=tc.at_most(1.0)).init(), {"a": 0.0, "b": 0.0})
+    with pytest.raises(TypeError, match="measured must be a dict"):
+        problem.update(duals, [0.0, 0.0])
+    with pytest.raises(TypeError, match="index must be a dict"):
+        problem.update(duals, {"a": 0.0, "b": 0.0}, index=jnp.array([0]))
+    with pytest.raises(TypeError, match="outside of jit"):
+        jax.jit(lambda duals: problem.report(duals).lines[0].value)(duals)
+    with pytest.raises(KeyError, match="no contract 'typo'; there are a, b"):
+        problem.report(duals)["typo"]
+    assert repr(problem) == "contracts(a=at_most(1.0), b=at_most(1.0))"
+
+
+def test_a_multiplicative_law_starts_at_its_least_multiplier():
+    law = tc.ascent(0.5, form="multiplicative")
+    problem = tc.contracts(a=tc.at_most(1.0, dual=law, minimum=0.1))
+    duals = problem.update(problem.init(), {"a": 3.0})
+    assert problem.multipliers(duals)["a"] == pytest.approx(0.1 * np.exp(0.5 * 2), rel=1e-6)
+
+
+def test_a_contract_holds_within_a_hundredth_of_its_bound():
+    problem = tc.contracts(small=tc.at_most(0.001), none=tc.at_most(0.0), scaled=tc.at_most(2.0, scale=2.0))
+    duals = problem.update(problem.init(), {"small": 0.009, "none": 0.009, "scaled": 2.019})
+    assert [line.satisfied for line in problem.report(duals).lines] == [False, True, True]
+    duals = problem.update(duals, {"small": 0.001009, "none": 0.011, "scaled": 2.021})
+    assert [line.satisfied for line in problem.report(duals).lines] == [True, False, False]
+    assert [line.violated for line in problem.report(duals).lines] == [0, 1, 1]

@@ -56,9 +56,11 @@ class Options(TypedDict, total=False):
     shape: of the measurement where the bound is one number for all of it. Default ().
     per_example: number n of examples, each with a multiplier; measured are the B of a batch, with their `index`.
     initial: the multipliers' start. Default 0.
+    minimum: their lower bound, of an inequality; > 0 for a multiplicative law. Default 0.
     maximum: their upper bound (of an equality: that of |λ|). Default 1e6.
     every: updates of the multiplier wait for this many measurements and take their mean. Default 1.
-    tolerance: the contract counts as satisfied up to this error. Default 0.01.
+    tolerance: the contract counts as satisfied up to this error. Default: that of 0.01 of the bound, or 0.01 where the
+      bound is 0.
     patience: updates in a row at `maximum` and violated after which the contract is reported as saturated. Default 100.
     """
 
@@ -68,9 +70,10 @@ class Options(TypedDict, total=False):
     shape: tuple[int, ...]
     per_example: int
     initial: ArrayLike
+    minimum: ArrayLike
     maximum: ArrayLike
     every: ArrayLike
-    tolerance: ArrayLike
+    tolerance: ArrayLike | None
     patience: ArrayLike
 
 
@@ -85,7 +88,7 @@ class Constraint:
       rule: makes the controller.
       penalty: of the augmented Lagrangian.
       per_example: number of examples with a multiplier each; 0: the measurement's entries have one each.
-      numbers: scale, initial, maximum, every, tolerance and patience.
+      numbers: scale, initial, minimum, maximum, every, tolerance and patience.
     """
 
     relation: str
@@ -135,9 +138,11 @@ def between(lower: Any, upper: Any, **options: Unpack[Options]) -> Constraint:
     return _constraint("between", lower, upper, options)
 
 
-def ascent(rate: ArrayLike, *, damping: ArrayLike = 0.0, error_clip: ArrayLike = np.inf) -> Rule:
+def ascent(
+    rate: ArrayLike, *, damping: ArrayLike = 0.0, form: str = "additive", error_clip: ArrayLike = np.inf
+) -> Rule:
     """Dual ascent, λ ← clip(λ + η Δt e), as a rule for contracts; see `dual_ascent`."""
-    return functools.partial(dual_ascent, rate, damping=damping, error_clip=error_clip)
+    return functools.partial(dual_ascent, rate, damping=damping, form=form, error_clip=error_clip)
 
 
 def nupi(kp: ArrayLike, ki: ArrayLike, nu: ArrayLike = 0.0, *, error_clip: ArrayLike = np.inf) -> Rule:
@@ -152,10 +157,11 @@ def pi(kp: ArrayLike, ki: ArrayLike, *, kd: ArrayLike = 0.0, error_clip: ArrayLi
 
 _DEFAULTS: dict[str, Any] = {
     "scale": 1.0,
-    "initial": 0.0,
+    "initial": None,
+    "minimum": 0.0,
     "maximum": 1e6,
     "every": 1,
-    "tolerance": 0.01,
+    "tolerance": None,
     "patience": 100,
 }
 
@@ -168,8 +174,15 @@ def _constraint(relation: str, bound: Any, upper: Any, options: Options) -> Cons
     examples = given.pop("per_example", 0)
     if not isinstance(examples, (int, np.integer)) or examples < 0 or ("per_example" in options and examples == 0):
         raise ValueError(f"{relation}: per_example must be a number of examples >= 1, got {options['per_example']!r}")
+    if examples and "shape" in given:
+        raise ValueError(f"{relation}: give per_example or shape, not both: an example has one number")
     shape = (int(examples),) if examples else tuple(given.pop("shape", ()))
-    penalty, rule = given.pop("penalty", None), _rule(relation, given)
+    if not isinstance(given.get("penalty"), Penalty | None):
+        raise TypeError(f"{relation}: penalty must be made by augmented(c), got {given['penalty']!r}")
+    if relation == "equal" and "minimum" in given:
+        raise ValueError("equal: a multiplier of either sign has no minimum, give maximum, the bound of its size")
+    rule = _rule(relation, given)
+    penalty = given.pop("penalty", None)
     if rule is None and penalty is None:
         raise ValueError(f"{relation}: dual=None needs a penalty; nothing would hold the contract")
     bound = _shaped(relation, "the bound", bound, shape)
@@ -177,8 +190,16 @@ def _constraint(relation: str, bound: Any, upper: Any, options: Options) -> Cons
     if upper is not None:
         _ordered(bound, upper)
     numbers = _DEFAULTS | given
+    if numbers["initial"] is None:
+        numbers["initial"] = numbers["minimum"]
     for name in ("scale", "every", "patience"):
         _positive(relation, name, numbers[name])
+    for name in ("every", "patience"):
+        if is_known(numbers[name]) and (np.asarray(numbers[name]) % 1 != 0).any():
+            raise ValueError(f"{relation}: {name} must be a whole number, got {numbers[name]}")
+    tolerance = numbers["tolerance"]
+    if tolerance is not None and is_known(tolerance) and not (np.asarray(tolerance) >= 0).all():
+        raise ValueError(f"{relation}: tolerance must be >= 0, got {tolerance}")
     return Constraint(relation, bound, upper, rule, penalty, int(examples), numbers)
 
 
@@ -186,6 +207,12 @@ def _rule(relation: str, given: dict[str, Any]) -> Rule | None:
     """The rule that `dual` means; takes it out of the options."""
     default = ascent(0.01) if given.get("penalty") is not None else nupi(1.0, 0.01)
     dual = given.pop("dual", default)
+    if dual in (ascent, nupi, pi):
+        raise TypeError(f"{relation}: dual={dual.__name__} lacks its gains: {dual.__name__}(…) is a rule")
+    if hasattr(dual, "effective"):
+        raise TypeError(
+            f"{relation}: dual must be a rule, as ascent(…), nupi(…), pi(…); this is a controller, whose bounds are set"
+        )
     if isinstance(dual, optax.GradientTransformation):
         return functools.partial(by_optax, dual)
     if dual is None or callable(dual):

@@ -11,6 +11,7 @@ import numpy as np
 from topojax.control import penalty
 from topojax.control.base import Controller, Gain, typed
 from topojax.control.constraints import Constraint, Proxy
+from topojax.control.governor_state import in_a_row
 from topojax.control.members import Member, columns_of, member, signs
 from topojax.control.optimizer import Optax
 from topojax.control.primal_dual import dual_ascent
@@ -34,6 +35,7 @@ class GroupState(NamedTuple):
     total: Array  # float32: errors since the last update
     seen: Array  # int32: how many
     frozen: Array  # int32: measurements that were not finite
+    violated: Array  # int32: updates in a row violated
     saturated: Array  # int32: updates in a row at the bound and violated
 
 
@@ -124,7 +126,7 @@ class Group:
             grown = state.grows.grown(coefficient, jnp.where(now > state.tolerance, now, 0.0), violation)
             coefficient, violation = jnp.where(due, grown, coefficient), jnp.where(due, now, violation)
         at_bound = info.at_max | (info.at_min & self.equality)
-        stuck = at_bound & (jnp.where(self.equality, jnp.abs(mean), mean) > state.tolerance)
+        violated = jnp.where(self.equality, jnp.abs(mean), mean) > state.tolerance
         return state._replace(
             dual=dual,
             coefficient=coefficient,
@@ -133,7 +135,8 @@ class Group:
             total=jnp.where(due, 0.0, total),
             seen=jnp.where(due, 0, count),
             frozen=state.frozen + lost,
-            saturated=jnp.where(due, jnp.where(stuck, state.saturated + 1, 0), state.saturated),
+            violated=jnp.where(due, in_a_row(state.violated, violated), state.violated),
+            saturated=jnp.where(due, in_a_row(state.saturated, violated & at_bound), state.saturated),
         )
 
     def _driving(self, state: GroupState, error: Array) -> Array:
@@ -217,6 +220,7 @@ def _group(shelf: list[tuple[str, Constraint, Any, dict[str, Gain]]]) -> tuple[G
         total=zeros,
         seen=counts,
         frozen=counts + 0,
+        violated=counts + 0,
         saturated=counts + 0,
     )
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from topojax.control.base import require_positive
 from topojax.control.tracking import Tracking, tracking
 from topojax.types import Array
 
@@ -112,6 +113,7 @@ def likelihood(
       Kendall, Gal and Cipolla, "Multi-task learning using uncertainty to weigh losses" (CVPR 2018). Deviation: s is
       moved by its law here, not by the optimizer of the parameters (for which see `precision`).
     """
+    require_positive(dims=dims)
     start = jnp.asarray(dims, jnp.float32) * 0.5 if isinstance(dims, jax.core.Tracer) else 0.5 * np.asarray(dims)
     return Weighing("likelihood", _law(start, lag, start if initial is None else initial, minimum, maximum), dims)
 

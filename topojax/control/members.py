@@ -80,7 +80,7 @@ def columns_of(constraint: Constraint, size: int) -> dict[str, Gain]:
     """The numbers of a contract, each of shape (size,): bound, scale, bounds of λ, …, and those of its penalty."""
     sides = [constraint.bound] if constraint.upper is None else [constraint.bound, constraint.upper]
     numbers = constraint.numbers
-    spread = {name: numbers[name] for name in ("initial", "maximum", "every", "tolerance", "patience")}
+    spread = {name: numbers[name] for name in ("initial", "minimum", "maximum", "every", "patience")}
     penalty = constraint.penalty
     if penalty is None:
         grows = {"coefficient": 0.0, "growth": 1.0, "decrease": 1.0, "most": 0.0}
@@ -93,7 +93,14 @@ def columns_of(constraint: Constraint, size: int) -> dict[str, Gain]:
         scale = _flat([scale] * len(sides))
     columns["scale"] = _spread(scale, size)
     columns["bound"] = _flat(sides)
-    columns["minimum"] = -columns["maximum"] if constraint.relation == "equal" else np.zeros(size, np.float32)
+    if constraint.relation == "equal":
+        columns["minimum"] = -columns["maximum"]
+    if numbers["tolerance"] is None:
+        library: Any = np if is_known(columns["bound"]) and is_known(columns["scale"]) else jnp
+        size_of = library.where(columns["bound"] == 0, 1.0, library.abs(columns["bound"]) / columns["scale"])
+        columns["tolerance"] = 0.01 * size_of
+    else:
+        columns["tolerance"] = _spread(numbers["tolerance"], size)
     return columns
 
 

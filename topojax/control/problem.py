@@ -76,9 +76,11 @@ class Problem:
           ValueError: a name that is unknown or missing, a structure, shape or index that does not match; the message
             names the contract. With values that are known (outside of `jit`) an index out of range too.
         """
-        self._check(measured, index)
+        self._check(duals, measured, index)
         duals = jax.lax.stop_gradient(duals)
         total = jnp.asarray(loss)
+        if total.shape != ():
+            raise ValueError(f"the loss has shape {total.shape}, it must be a number: take its mean")
         for group, state in zip(self.groups, duals.groups, strict=True):
             total = total + group.term(state, group.hear(state, measured, _places(group, index), strict=False))
         for name, one in self.weighings.items():
@@ -116,7 +118,7 @@ class Problem:
           dt: shape (), time since the last update in the unit of the gains; 1: gains are per update.
           active: bool, shape (): False leaves everything as it is, as for a step that was not taken.
         """
-        self._check(measured, index)
+        self._check(duals, measured, index)
         measured, active = jax.lax.stop_gradient(dict(measured)), jnp.asarray(active, bool)
         time = jnp.asarray(dt, jnp.float32)
         work, groups = -duals.rounding, []
@@ -148,7 +150,12 @@ class Problem:
         """What each contract says now: its value, target, multiplier and verdict; prints as a table.
 
         For the host: it reads the state's values.
+
+        Raises:
+          TypeError: inside of `jit`, where there are none.
         """
+        if not all(is_known(leaf) for leaf in jax.tree.leaves(duals)):
+            raise TypeError("report reads values: call it outside of jit, on the duals that come out")
         lines = [
             of_constraint(member, state)
             for group, state in zip(self.groups, jax.device_get(duals.groups), strict=True)
@@ -157,8 +164,19 @@ class Problem:
         lines += [of_weighing(name, one.kind, duals.weights[name]) for name, one in self.weighings.items()]
         return Report(tuple(lines))
 
-    def _check(self, measured: Mapping[str, Any], index: Index) -> None:
+    def __repr__(self) -> str:
+        """The contracts, as they read."""
+        named = [f"{m.name}={m.constraint!r}" for group in self.groups for m in group.members]
+        return f"contracts({', '.join([*named, *(f'{name}={one.kind}' for name, one in self.weighings.items())])})"
+
+    def _check(self, duals: Duals, measured: Mapping[str, Any], index: Index) -> None:
         """Names that are unknown or missing, and indices that point nowhere."""
+        sizes = [len(group.sign) for group in self.groups]
+        if [state.bound.shape[-1] for state in duals.groups] != sizes or set(duals.weights) != set(self.weighings):
+            raise ValueError("these duals are another problem's: begin with problem.init()")
+        for what, told in (("measured", measured), ("index", {} if index is None else index)):
+            if not isinstance(told, Mapping):
+                raise TypeError(f"{what} must be a dict of contracts, got {type(told).__name__}")
         names, given = set(self.names), set(measured)
         if given - names:
             raise ValueError(f"measured has unknown contracts {sorted(given - names)}; known are {sorted(names)}")

@@ -20,6 +20,7 @@ class Line(NamedTuple):
     multiplier: float
     satisfied: bool  # every entry holds within its tolerance
     saturated: bool  # an entry sits at the largest multiplier, violated, for `patience` updates
+    violated: int  # updates in a row that an entry has been violated
     frozen: int  # measurements that were not finite
     entries: int
     holding: int  # of them
@@ -33,7 +34,10 @@ class Report(NamedTuple):
     def __getitem__(self, name: Any) -> Any:
         """The line of a contract, by its name."""
         if isinstance(name, str):
-            return next(line for line in self.lines if line.contract == name)
+            lines = {line.contract: line for line in self.lines}
+            if name not in lines:
+                raise KeyError(f"no contract {name!r}; there are {', '.join(lines)}")
+            return lines[name]
         return tuple.__getitem__(self, name)
 
     def __str__(self) -> str:
@@ -67,6 +71,7 @@ def of_constraint(member: Member, state: GroupState) -> Line:
         multiplier=float(multiplier[worst]),
         satisfied=bool(holds.all()),
         saturated=bool(saturated.any()),
+        violated=int(np.asarray(state.violated)[part].max()),
         frozen=int(np.asarray(state.frozen)[part].sum()),
         entries=len(error),
         holding=int(holds.sum()),
@@ -77,11 +82,13 @@ def of_weighing(name: str, kind: str, state: WeighingState) -> Line:
     """What a weighed term knows: it has no target to miss."""
     weight = float(state.law.effective(state.weight))
     frozen = int(state.frozen)
-    return Line(name, kind, float("nan"), float(state.value), weight, True, False, frozen, 1, 1)
+    return Line(name, kind, float("nan"), float(state.value), weight, True, False, 0, frozen, 1, 1)
 
 
 def _cells(line: Line) -> tuple[str, ...]:
     satisfied = "yes" if line.satisfied else "no"
+    if not line.satisfied and line.violated > 1:
+        satisfied += f", for {line.violated} updates"
     if line.entries > 1 and not line.satisfied:
         satisfied += f" ({line.holding} of {line.entries})"
     if np.isnan(line.value):
