@@ -22,7 +22,7 @@ X = RNG.normal(size=(48, 3)) + np.where(Y == "left", -4.0, 4.0)[:, None]
 
 
 def small(**options):
-    return topojax.Atlas(**{"epochs": 20, "hidden": 16, "settings": SMALL, **options})
+    return topojax.Atlas(**{"epochs": 20, "hidden": 32, "settings": SMALL, **options})
 
 
 @pytest.fixture(scope="module")
