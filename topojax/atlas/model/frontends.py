@@ -15,7 +15,6 @@ import functools
 import math
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
