@@ -173,10 +173,13 @@ class Checkpoints:
         meta = self.meta(epoch)
         described = meta["leaves"]
         self._same_leaves(described, describe(abstract), epoch)
-        self._no_larger(abstract, epoch)
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         known = dict(_named(abstract))
-        held = {name: known[name] if name in known else layouts.shape_of(text) for name, text in described.items()}
+        try:
+            held = {name: known[name] if name in known else layouts.shape_of(text) for name, text in described.items()}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise self._damaged(epoch, "its metadata describe no arrays") from error
+        self._no_larger(held, epoch)
         target = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
             for name, leaf in held.items()
@@ -233,9 +236,9 @@ class Checkpoints:
         with contextlib.suppress(Exception):  # what a save could not do is no news
             self._manager.close()
 
-    def _no_larger(self, abstract: Any, epoch: int) -> None:
+    def _no_larger(self, leaves: dict[str, Any], epoch: int) -> None:
         """Nothing is allocated for a few bytes on disk that claim to be gigabytes."""
-        claimed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract))
+        claimed = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves.values())
         held = sum(file.stat().st_size for file in (self.directory / str(epoch)).rglob("*") if file.is_file())
         if claimed > LARGEST_FACTOR * held + _SMALL:
             raise self._damaged(epoch, f"it has {held} bytes and claims {claimed}")
