@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 EPOCHS = 8
-QUIET = ("time/first_epoch_s", "time/train_s", "time/compile_s", "time/total_s")
+QUIET = ("time/first_epoch_s", "time/train_s", "time/compile_s", "time/total_s", "versions")  # commits too
 
 
 def config(**fields: Any) -> Any:

@@ -108,7 +108,7 @@ def test_a_last_checkpoint_that_is_damaged_is_trained_again(run, digits_run, cap
 
 def poisoned_once(monkeypatch, epoch, times=1):
     """A moment becomes NaN before an epoch is trained, so often."""
-    compiles, left = loop._Training._compile, [times]
+    compiles, left = loop.Training._compile, [times]
 
     def compiling(self, abstract, batch):
         run_epoch = compiles(self, abstract, batch)
@@ -125,7 +125,7 @@ def poisoned_once(monkeypatch, epoch, times=1):
 
         return spoilt
 
-    monkeypatch.setattr(loop._Training, "_compile", compiling)
+    monkeypatch.setattr(loop.Training, "_compile", compiling)
 
 
 @pytest.mark.slow

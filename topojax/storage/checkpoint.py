@@ -5,10 +5,12 @@ digest and the shape of every leaf: a damaged or foreign checkpoint is named as 
 """
 
 import contextlib
+import gc
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
@@ -17,7 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from topojax.errors import Stopped, UserError, tell_once
+from topojax.errors import Stopped, UserError, tell
 from topojax.storage import layouts
 
 _NAMED = 3
@@ -32,6 +34,26 @@ class Damaged(UserError):
 
 
 _SHORT = 16
+
+
+_TOLD: set[tuple[pathlib.Path, int]] = set()
+"""Damaged checkpoints that this process has named."""
+
+
+@contextlib.contextmanager
+def _uncomplaining() -> Iterator[None]:
+    """Reads that are under way when the first of them fails find orbax's event loop closed, and say so at their end."""
+    before = sys.unraisablehook
+
+    def hook(ignored: Any) -> None:
+        if not isinstance(ignored.exc_value, RuntimeError):
+            before(ignored)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 class Checkpoints:
@@ -115,10 +137,7 @@ class Checkpoints:
           UserError: no such checkpoint, or one that cannot be read.
         """
         epoch = self._existing(epoch)
-        try:
-            meta = self._manager.restore(epoch, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-        except Exception as error:
-            raise self._damaged(epoch, error) from error
+        meta = self._read(epoch, "meta", ocp.args.JsonRestore())
         if not isinstance(meta, dict) or not isinstance(meta.get("leaves"), dict) or "digest" not in meta:
             raise self._damaged(epoch, "its metadata are not those of a checkpoint")
         if "meta_digest" in meta and meta.pop("meta_digest") != _json_digest(meta):
@@ -143,11 +162,31 @@ class Checkpoints:
             except Damaged as error:
                 if epoch == known[0]:
                     raise
-                tell_once(f"topojax: warning: {error}: going back to an earlier one")
+                if (self.directory, epoch) not in _TOLD:
+                    _TOLD.add((self.directory, epoch))
+                    tell(f"topojax: warning: {error}: going back to an earlier one")
                 bad = error
                 if not self._read_only:
                     self._set_aside(epoch)
         raise bad
+
+    def _read(self, epoch: int, name: str, how: Any) -> Any:
+        """An item of a checkpoint.
+
+        Raises:
+          Damaged: whatever orbax or tensorstore say.
+        """
+        found = reason = None
+        with _uncomplaining():
+            try:
+                found = self._manager.restore(epoch, args=ocp.args.Composite(**{name: how}))[name]
+            except Exception as error:
+                reason = _reason(error)
+            if reason is not None:
+                gc.collect()  # their end is here
+        if reason is not None:
+            raise self._damaged(epoch, reason)
+        return found
 
     def _set_aside(self, epoch: int) -> None:
         folder = self.directory.parent / "damaged"
@@ -173,20 +212,19 @@ class Checkpoints:
         meta = self.meta(epoch)
         described = meta["leaves"]
         self._same_leaves(described, describe(abstract), epoch)
-        self._no_larger(abstract, epoch)
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         known = dict(_named(abstract))
-        held = {name: known[name] if name in known else layouts.shape_of(text) for name, text in described.items()}
+        try:
+            held = {name: known[name] if name in known else layouts.shape_of(text) for name, text in described.items()}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise self._damaged(epoch, "its metadata describe no arrays") from error
+        self._no_larger(held, epoch)
         target = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
             for name, leaf in held.items()
             if leaf.size
         }
-        try:
-            args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-            saved = self._manager.restore(epoch, args=args)["state"]
-        except Exception as error:
-            raise self._damaged(epoch, error) from error
+        saved = self._read(epoch, "state", ocp.args.StandardRestore(target))
         if digest([saved.get(name, _NOTHING) for name in held]) != meta["digest"]:
             raise self._damaged(epoch, "its contents do not match their digest")
         leaves = [saved[name] if name in saved else layouts.begun(name, leaf) for name, leaf in known.items()]
@@ -233,9 +271,9 @@ class Checkpoints:
         with contextlib.suppress(Exception):  # what a save could not do is no news
             self._manager.close()
 
-    def _no_larger(self, abstract: Any, epoch: int) -> None:
+    def _no_larger(self, leaves: dict[str, Any], epoch: int) -> None:
         """Nothing is allocated for a few bytes on disk that claim to be gigabytes."""
-        claimed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract))
+        claimed = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves.values())
         held = sum(file.stat().st_size for file in (self.directory / str(epoch)).rglob("*") if file.is_file())
         if claimed > LARGEST_FACTOR * held + _SMALL:
             raise self._damaged(epoch, f"it has {held} bytes and claims {claimed}")
