@@ -14,7 +14,7 @@ by as much; anything else is no evidence. At the end of a window η changes by t
   plateau    × shrink                   no better than its best for `plateau` windows: noise at this rate holds the loss
   oversized  ← mean rate in force       the cap bound in most steps: what the rate asked for beyond it means nothing
   recover    × grow²                    never better or worse yet: too small to be seen
-  grow       × grow                     better, and by more than the window before; or no evidence
+  grow       × grow, or √grow           better, and by more than the window before; or no evidence
   settle     × grow^¼                   better by less than before, or the unstable rate is known; up to `margin` of it
 
 The memory of the unstable rate fades by `forget` per window, so that a landscape that has become smoother is used. An
@@ -162,7 +162,7 @@ class Search(NamedTuple):
         gentle = self.grow**0.25
         free = (~on_trial | relief) & ~cooling & (state.trusted == 0)
         moved = state.moved | better | worse
-        quick = jnp.where(moved, self.grow, self.grow**2)
+        quick = jnp.where(better, self.grow, jnp.where(moved, self.grow**0.5, self.grow**2))
         allowed = jnp.minimum(self.margin * unstable, self.maximum)
         grown = jnp.minimum(asked * jnp.where(slow, gentle, quick), jnp.maximum(allowed, asked))
         rules = (
