@@ -36,13 +36,14 @@ def surface(c):
     """Patches from pairs of neighbours; each also draws what lies just beyond its border, where it meets the next."""
     c.data.num_examples = 5000
     c.data.noise = 0.0
-    c.model.num_charts = 16
-    c.model.hidden_dim = 64
+    c.model.num_charts = 24 if c.data.name in ("torus_3d", "klein_4d") else 16  # a tube's patches must not go round it
+    c.model.hidden_dim, c.model.codes_per_chart = 64, 8
     c.model.transport = False
     charts_from_pairs(c, neighbours=12, strength=2.0)
     c.view.update(rotation=0.0, shift=0.0, scale=0.0, noise_std=0.0)
     c.losses.glue = True
-    c.losses.recon_weight = 300.0
+    c.losses.recon_weight = 3000.0
+    c.contracts.commitment.initial = 0.05  # codes must not pull coordinates off the surface
     c.contracts.jump.enabled = False
     c.optim.learning_rate = c.optim.learning_rate_max = 0.008
     c.train.epochs = 80

@@ -38,12 +38,14 @@ class Cover(NamedTuple):
     Attributes:
       epsilon: in spacings of the points.
       member: [n, N] bool, who lies in which patch.
+      reach: [n, N], distance to every cell in spacings.
       overlaps: sets of charts with a common point → the components of their overlap, each an array of points.
       holes: the same sets → how many holes the components have, all together.
     """
 
     epsilon: float
     member: np.ndarray
+    reach: np.ndarray
     overlaps: dict[tuple[int, ...], list[np.ndarray]]
     holes: dict[tuple[int, ...], int]
 
@@ -52,6 +54,14 @@ class Cover(NamedTuple):
         """Euler characteristic of what is covered."""
         terms = ((-1) ** (len(s) - 1) * (len(parts) - self.holes[s]) for s, parts in self.overlaps.items())
         return int(sum(terms))
+
+    def core(self, charts: tuple[int, ...], part: np.ndarray) -> np.ndarray:
+        """The quarter of an overlap's points, four at least, that lie closest to all of its cells.
+
+        Coordinates are read there: farther from its own cell a chart has seen less.
+        """
+        order = np.argsort(self.reach[part][:, list(charts)].max(axis=1), kind="stable")
+        return part[order[: max(LEAST, len(part) // 4)]]
 
     def counts(self) -> list[int]:
         """Components of patches, of overlaps of two, of three, and so on."""
@@ -89,7 +99,8 @@ def make_cover(graph: Graph, distance: np.ndarray, local: np.ndarray, epsilon: f
       local: coordinates of every point in every chart, [n, N, 2]; of other than two dimensions no holes are sought.
       epsilon: in spacings.
     """
-    member = distance <= epsilon * graph.spacing[:, None]
+    reach = distance / graph.spacing[:, None]
+    member = reach <= epsilon
     sets: set[tuple[int, ...]] = set()
     for pattern in np.unique(member, axis=0):
         claimed = np.flatnonzero(pattern)
@@ -103,7 +114,7 @@ def make_cover(graph: Graph, distance: np.ndarray, local: np.ndarray, epsilon: f
             overlaps[charts] = parts
             planar = local.shape[2] == 2 and len(charts) < 3
             holes[charts] = sum(holes_in(local[part, charts[0]]) for part in parts) if planar else 0
-    return Cover(epsilon, member, overlaps, holes)
+    return Cover(epsilon, member, reach, overlaps, holes)
 
 
 def components(graph: Graph, inside: np.ndarray) -> list[np.ndarray]:

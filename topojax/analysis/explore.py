@@ -35,7 +35,7 @@ class View(NamedTuple):
     router: np.ndarray  # shape=(n, N): w, sums to 1
     z_geo: np.ndarray  # shape=(n, D)
     probabilities: np.ndarray  # shape=(n, C): of the classes (`probabilities`)
-    reconstruction: np.ndarray  # shape=(n, X), by the decoder's own routing
+    reconstruction: np.ndarray  # shape=(n, X), as `Run.reconstruct` gives it
 
 
 class Change(NamedTuple):

@@ -117,6 +117,14 @@ class Senders:
         return np.asarray(self._send(padded, np.full(_POINTS, source, np.int32)))[:m]
 
 
+def sign_of(found: Charted, cover: Cover, charts: tuple[int, ...], part: np.ndarray) -> tuple[int, float]:
+    """Sign of the Jacobian of the transition on a part of an overlap, and the share of its core that has it."""
+    core = cover.core(charts, part)
+    signs = np.sign(found.orientation[core, charts[0]] * found.orientation[core, charts[1]])
+    sign = 1 if signs.sum() >= 0 else -1
+    return sign, float((signs == sign).mean())
+
+
 def glue(found: Charted, cover: Cover, send: Senders) -> list[Glue]:
     """Every component of every overlap of two patches."""
     out = []
@@ -125,16 +133,14 @@ def glue(found: Charted, cover: Cover, send: Senders) -> list[Glue]:
             continue
         i, j = charts
         for part in parts:
-            signs = np.sign(found.orientation[part, i] * found.orientation[part, j])
-            sign = 1 if signs.sum() >= 0 else -1
-            some = part[:_POINTS]
+            some = cover.core(charts, part)[:_POINTS]
+            sign, share = sign_of(found, cover, charts, part)
             errors, cycles = [], []
             for a, b in ((i, j), (j, i)):
                 there = send(found.local[some, a], a)[:, b]
                 errors.append(_distance(there, found.local[some, b]))
                 cycles.append(_distance(send(there, b)[:, a], found.local[some, a]))
             homes = tuple(_which(cover.overlaps[(k,)], part) for k in charts)
-            share = float((signs == sign).mean())
             numbers = (float(np.mean(errors)), float(np.mean(cycles)))
             out.append(Glue((i, j), (homes[0], homes[1]), len(part), sign, share, *numbers))
     return out
@@ -146,7 +152,7 @@ def cocycles(found: Charted, cover: Cover, send: Senders) -> dict[tuple[int, ...
     for charts, parts in cover.overlaps.items():
         if len(charts) != 3:
             continue
-        some = np.concatenate(parts)[:_POINTS]
+        some = np.concatenate([cover.core(charts, part) for part in parts])[:_POINTS]
         errors = []
         for i, j, k in (charts, charts[::-1]):
             from_i = send(found.local[some, i], i)

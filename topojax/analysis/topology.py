@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from topojax.analysis.cover import Cover, distances_to_cells, make_cover, make_graph
-from topojax.analysis.gluing import Charted, Glue, Senders, charted, cocycles, folded, glue
+from topojax.analysis.gluing import Charted, Glue, Senders, charted, cocycles, folded, glue, sign_of
 from topojax.errors import UserError
 from topojax.scoring.run import Run
 
@@ -168,9 +168,8 @@ def _reading(cover: Cover, found: Charted) -> dict[str, Any]:
         if len(charts) != 2:
             continue
         for part in parts:
-            signs = np.sign(found.orientation[part, charts[0]] * found.orientation[part, charts[1]])
-            sign = 1 if signs.sum() >= 0 else -1
-            if (signs == sign).mean() < SURE:
+            sign, share = sign_of(found, cover, charts, part)
+            if share < SURE:
                 uncertain += 1
                 continue
             homes = (int(np.argmax([np.isin(part, whole).sum() for whole in cover.overlaps[(k,)]])) for k in charts)

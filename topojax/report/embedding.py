@@ -103,6 +103,6 @@ def embed(run: Run, split: Batch, train: Batch | None) -> Embedding:
         image=image,
         label=known_labels(split),
         encoding=encoding,
-        x_hat=np.asarray(run.reconstruct(image)),
+        x_hat=run.reconstruct_rows(image),
         drawn=np.arange(n) if n <= POINTS else np.linspace(0, n - 1, POINTS).astype(np.int64),
     )

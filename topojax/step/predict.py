@@ -29,9 +29,9 @@ def make_evaluate(config: Any, model: Model, temperature: Callable[[Any], Array]
       baselines: of the run.
 
     Returns:
-      (state, batch) → chart, code [B]; router [B, N]; z_geo [B, D]; mean over inputs of the error, [B]: squared_error of
+      (state, batch) → chart, code [B]; router [B, N]; z_geo [B, D]; mean error over inputs, [B]: squared_error of
       the main reconstruction, squared_error_dream from z_geo alone by the decoder's own routing,
-      squared_error_by_chart from z_geo by the strongest chart; decoder_chart [B], the decoder's strongest at z_geo;
+      squared_error_by_chart by the strongest chart at z_geo; decoder_chart [B], the decoder's strongest there;
       consistency [B], nats, the divergence of the decoder's routing at all places (`Model.routing`);
       readout_probability [B, C] and readout_prediction [B]; and, where labels trained the charts, class_probability
       (w P) [B, C] and class_prediction [B]. Of each baseline, z [B, D], squared_error, probe_probability,
