@@ -60,9 +60,9 @@ def value(layers: Layers, points: Array) -> Array:
     """The network at points (n, 2): shape (n,)."""
     hidden = points
     for weight, bias in layers[:-1]:
-        hidden = jnp.tanh(hidden @ weight + bias)
+        hidden = jnp.tanh(hidden @ weight + bias[None])
     weight, bias = layers[-1]
-    return (hidden @ weight + bias)[:, 0]
+    return (hidden @ weight + bias[None])[:, 0]
 
 
 def jet(layers: Layers, points: Array) -> tuple[Array, Array, Array, Array]:
@@ -74,14 +74,14 @@ def jet(layers: Layers, points: Array) -> tuple[Array, Array, Array, Array]:
     """
     n = len(points)
     weight, bias = layers[0]
-    z = points @ weight + bias
-    z_x, z_t, z_xx = weight[0], weight[1], 0.0
+    z = points @ weight + bias[None]
+    z_x, z_t, z_xx = weight[:1], weight[1:], 0.0
     for weight, bias in layers[1:]:
         a = jnp.tanh(z)
         slope = 1 - a * a
         a_x = slope * z_x
         rows = jnp.concatenate([a, a_x, slope * z_xx - 2 * a * a_x * z_x, slope * z_t]) @ weight
-        z, z_x, z_xx, z_t = rows[:n] + bias, rows[n : 2 * n], rows[2 * n : 3 * n], rows[3 * n :]
+        z, z_x, z_xx, z_t = rows[:n] + bias[None], rows[n : 2 * n], rows[2 * n : 3 * n], rows[3 * n :]
     return z[:, 0], z_x[:, 0], z_xx[:, 0], z_t[:, 0]
 
 
