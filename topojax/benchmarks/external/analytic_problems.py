@@ -104,7 +104,8 @@ class _Constant:
     """An array as a float32 constant of whichever library asks, made once for each."""
 
     def __init__(self, values: np.ndarray):
-        self.values, self.made = values.astype(np.float32), {}
+        self.values = values.astype(np.float32)
+        self.made: dict[str, Any] = {}
 
     def of(self, library: Any) -> Any:
         if not hasattr(library, "as_tensor"):
@@ -146,8 +147,8 @@ def circle() -> Problem:
 def problems() -> dict[str, Problem]:
     """Name to problem, in the order of the table."""
     tests = np.random.default_rng(0).uniform(1.5, 2.5, size=5)
-    norm = {"seed": 135, "start": 0.02, "rate": 1e-3, "momentum": 0.9, "steps": 5000}
-    test = {"seed": 1, "start": 1.0, "rate": 3e-2, "steps": 2000}
+    norm: dict[str, Any] = {"seed": 135, "start": 0.02, "rate": 1e-3, "momentum": 0.9, "steps": 5000}
+    test: dict[str, Any] = {"seed": 1, "start": 1.0, "rate": 3e-2, "steps": 2000}
     return {
         "die": die(),
         "norm": linear("minimum norm, 100 equations", 500, np.ones(100), equality=True, **norm),

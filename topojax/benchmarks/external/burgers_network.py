@@ -75,7 +75,7 @@ def jet(layers: Layers, points: Array) -> tuple[Array, Array, Array, Array]:
     n = len(points)
     weight, bias = layers[0]
     z = points @ weight + bias[None]
-    z_x, z_t, z_xx = weight[:1], weight[1:], 0.0
+    z_x, z_t, z_xx = weight[:1], weight[1:], jnp.zeros_like(weight[:1])
     for weight, bias in layers[1:]:
         a = jnp.tanh(z)
         slope = 1 - a * a
