@@ -325,3 +325,9 @@ def test_a_configuration_older_than_discs_is_of_the_model_that_it_was_saved_for(
     found = io.from_json(json.dumps(saved), "config.json")
     assert (found.model.discs, found.model.bounded) == (False, False)
     assert io.from_json("{}", "config.json").model.discs  # nothing saved is nothing older
+
+
+def test_glue_wants_a_second_view():
+    with pytest.raises(UserError, match="losses.glue = True: needs"):
+        validate.validate(changed(losses__glue=True))
+    validate.validate(changed(losses__glue=True, contracts__orbit__enabled=True))
