@@ -316,3 +316,18 @@ def test_a_field_that_is_gone_is_taken_where_it_did_nothing_and_refused_elsewher
     assert dict(io.flat(io.from_json(saved(idle), "here"))) == dict(io.flat(default_config()))
     with pytest.raises(UserError, match=field):
         io.from_json(saved(other), "here")
+
+
+def test_a_configuration_older_than_discs_is_of_the_model_that_it_was_saved_for():
+    saved = json.loads(io.to_json(default_config()))
+    for block, name in (("model", "discs"), ("model", "bounded"), ("losses", "told_share")):
+        del saved[block][name]
+    found = io.from_json(json.dumps(saved), "config.json")
+    assert (found.model.discs, found.model.bounded) == (False, False)
+    assert io.from_json("{}", "config.json").model.discs  # nothing saved is nothing older
+
+
+def test_glue_wants_a_second_view():
+    with pytest.raises(UserError, match="losses.glue = True: needs"):
+        validate.validate(changed(losses__glue=True))
+    validate.validate(changed(losses__glue=True, contracts__orbit__enabled=True))

@@ -20,6 +20,7 @@ from topojax.atlas.model.learned_metric import DISTANCES
 from topojax.atlas.optim import KEEPS_ADAM, RATES
 from topojax.atlas.system import ESTIMATES, RATE_SIGNALS
 from topojax.atlas.table import unit_values
+from topojax.atlas.terms import INVARIANCES
 from topojax.config.io import flat
 from topojax.config.memory import require_sizes
 from topojax.data import fit, own, sets
@@ -93,6 +94,7 @@ INTERVALS: dict[str, tuple[str, ...]] = {
         "hierarchy.freeze_limit",
     ),
     "(0, inf)": (
+        "model.readout_gain",
         "model.ball_scale",
         "optim.learning_rate",
         "baselines.learning_rate",
@@ -138,7 +140,13 @@ INTERVALS: dict[str, tuple[str, ...]] = {
         "monitor.over_mixing_high",
         "monitor.over_mixing_low",
     ),
-    "(0, 1]": ("governor.shrink", "governor.recovery_threshold", "hierarchy.shrink", "hierarchy.minimum"),
+    "(0, 1]": (
+        "losses.told_share",
+        "governor.shrink",
+        "governor.recovery_threshold",
+        "hierarchy.shrink",
+        "hierarchy.minimum",
+    ),
 }
 """Interval → the fields that must lie in it; a field that is unset is not asked."""
 
@@ -203,7 +211,17 @@ def validate(config: Any) -> None:
     _rates(config.optim)
     _sizes(config.model)
     _revival(config)
+    _glue(config)
     _contracts(config)
+
+
+def _glue(config: Any) -> None:
+    compared = any(config.contracts[name].enabled for name in INVARIANCES)
+    if config.losses.glue and not (config.model.discs and compared):
+        raise UserError(
+            "config.losses.glue = True: needs config.model.discs, and a second view: enable contracts.orbit or "
+            "contracts.vicreg_inv"
+        )
 
 
 def _choose(name: str, value: Any, known: Iterable[str]) -> None:
