@@ -108,7 +108,7 @@ def test_the_report_resumes_to_2000_epochs_in_the_same_folder():
     first, _ = migrate_flags.migrate(REPORT["configs/mnist.py:report_lr7"].split())
     assert resumed == [*first, "--config.train.epochs=2000"]
     assert remarks == [
-        "--resume: the same line goes on from the last checkpoint of its --workdir; .pt files cannot be read"
+        "--resume: the same line goes on from its --workdir; `topojax import-torch` makes one of a .pt file"
     ]
 
 

@@ -72,6 +72,8 @@ def _rows(name: str, default: Any, field: str, *mechanisms: str, remark: str = "
     adaptive = [row for row in TABLE if row.mechanism in mechanisms and row.name not in _FIXED]
     if also:
         adaptive = [row for row in adaptive if row.name != "window"]
+    if field == "minimum":  # 0 would hold a weight that is multiplied
+        adaptive = [row for row in adaptive if row.form != "multiplicative"]
 
     def fields(value: Any, every: Mapping[str, Any]) -> Fields:
         out = {f"contracts.{row.name}.{field}": value for row in adaptive}

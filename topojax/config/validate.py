@@ -115,6 +115,7 @@ INTERVALS: dict[str, tuple[str, ...]] = {
         "hierarchy.delta_gamma",
         "hierarchy.gamma_alpha",
     ),
+    "[0, 1]": ("losses.told_share",),
     "[0, 1)": (
         "augment.scale",
         "view.scale",
