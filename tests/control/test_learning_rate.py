@@ -56,7 +56,7 @@ def train(tx, *, steps=800, params=None, loss=noisy):
 
 @functools.cache
 def _compiled(numbers):
-    tx = scale_by_governor(**{"initial": 1.0, "maximum": 8.0, "window": 2, "cap": None, **dict(numbers)})
+    tx = scale_by_governor(**{"initial": 1.0, "maximum": 8.0, "window": 2, "cap": None, "alarm": 1e9, **dict(numbers)})
     return tx.init(PARAMS), jax.jit(lambda state, value: tx.update(GRADIENT, state, PARAMS, value=value))
 
 
@@ -106,6 +106,19 @@ def test_a_loss_that_runs_away_is_never_acquitted():
     assert rates[2:6] == pytest.approx([2.0, 2 / 8, 2 / 64, 2 / 512])
     assert float(state.search.unstable) == 4.0
     assert int(state.search.trial) == 0
+
+
+def test_a_loss_far_above_the_first_cuts_at_once():
+    # the first window is 1 ± 7e-4; a loss of 1.1 is beyond 8 of these: × 1/8 at that step, the window begins anew
+    _, _, state = drive([1.0, 0.9], alarm=8.0, initial=0.5)
+    _, update = _compiled((("alarm", 8.0), ("initial", 0.5)))
+    _, state = update(state, jnp.float32(1.1))
+    assert float(state.search.rate) == 4.0 / 8
+    assert float(state.in_force) == 4.0 / 8
+    assert (cause(state), int(state.search.trial), int(state.window.counted)) == ("spike", 1, 0)
+    # the loss falls below what it was charged with: that rate was unstable
+    _, state = update(state, jnp.float32(0.9))
+    assert float(state.search.unstable) == 4.0
 
 
 def test_a_loss_that_rises_for_ever_cuts_less_and_less_often():

@@ -11,6 +11,7 @@ by as much; anything else is no evidence. At the end of a window η changes by t
                                         away, and is charged anew
   spike      × shrink                   worse; the rate is on trial until the loss is better than at the charge (then
                                         the rate before the cut is remembered as the unstable one) or acquitted
+  spike      × shrink³, at once         a single loss is `alarm` standard deviations of single losses above the first m
   plateau    × shrink                   no better than its best for `plateau` windows: noise at this rate holds the loss
   oversized  ← mean rate in force       the cap bound in most steps: what the rate asked for beyond it means nothing
   recover    × grow²                    never better or worse yet: too small to be seen
@@ -68,6 +69,8 @@ class SearchState(NamedTuple):
     trust: Array  # int32, windows of trust that the next acquittal gives
     trusted: Array  # int32, windows of trust left
     stalled: Array  # int32, windows without a new best
+    start: Array  # float32, m of the first window, or of an acquittal above it
+    start_scatter: Array  # float32, variance of single losses in that window
     moved: Array  # bool: a window was better or worse once
     windows: Array  # int32, windows decided
     changes: Array  # int32, changes of η
@@ -121,6 +124,7 @@ class Search(NamedTuple):
     plateau: Gain = 10
     margin: Gain = 0.7
     forget: Gain = 1.03
+    alarm: Gain = 8.0
 
     def decide(self, state: SearchState, window: Window, *, cooling: Array) -> SearchState:
         """The state after a window of at least one step, by the rules of this module.
@@ -131,7 +135,8 @@ class Search(NamedTuple):
           cooling: bool, shape=(): the rate is being annealed.
         """
         count = jnp.maximum(window.counted, 1)
-        mean, variance = window.mean, window.squares / (count * jnp.maximum(count - 1, 1))
+        scatter = window.squares / jnp.maximum(count - 1, 1)
+        mean, variance = window.mean, scatter / count
         known = state.windows > 0
 
         def margin(other: Array) -> Array:
@@ -182,6 +187,7 @@ class Search(NamedTuple):
         unchanged = jnp.where(cooling, CAUSES.index("horizon"), state.cause)
         cause = jnp.where(rate != state.rate, cause, unchanged).astype(jnp.int32)
 
+        first = ~known | (acquit & (mean > state.start))
         lower = ~known | relief | accepted | (~on_trial & (mean < state.level))
         trust = jnp.where(acquit, 2 * state.trust, jnp.where(relief, 1, state.trust))
         return _changed(state, rate, cause)._replace(
@@ -198,9 +204,24 @@ class Search(NamedTuple):
             trust=trust,
             trusted=jnp.where(acquit, state.trust, jnp.maximum(state.trusted - 1, 0)),
             stalled=jnp.where(plateau | spike, 0, stalled),
+            start=jnp.where(first, mean, state.start),
+            start_scatter=jnp.where(first, scatter, state.start_scatter),
             moved=moved,
             windows=state.windows + 1,
         )
+
+    def alarmed(self, state: SearchState, loss: Array) -> tuple[SearchState, Array]:
+        """After one loss that no chance explains: cut and on trial at once; and whether it was (bool, shape=())."""
+        beyond = loss > state.start + self.alarm * jnp.sqrt(state.start_scatter) + ROUND_OFF * jnp.abs(loss)
+        alarmed = beyond & (state.windows > 0) & (state.trial == 0) & (state.trusted == 0) & jnp.isfinite(loss)
+        cut = jnp.clip(state.rate * self.shrink**3, self.minimum, self.maximum)
+        charged = _changed(state, cut, jnp.where(cut != state.rate, CAUSES.index("spike"), state.cause))._replace(
+            charged=loss,
+            charged_variance=state.start_scatter,
+            before=state.rate,
+            trial=jnp.ones_like(state.trial),
+        )
+        return jax.tree.map(lambda after, before: jnp.where(alarmed, after, before), charged, state), alarmed
 
     def fail(self, state: SearchState, first: Array) -> SearchState:
         """After a step that was not finite: a cut at the first of a run, and that rate was unstable."""

@@ -106,7 +106,7 @@ def scale_by_governor(
         errors that make a difference), `patience` (windows on trial), `plateau` (windows without a new best; 0: off, as
         it is by default with a horizon),
         `margin` in (0, 1] (fraction of the unstable rate that may be used), `forget` ≥ 1 (factor per window on the
-        memory of that rate).
+        memory of that rate), `alarm` (standard deviations of single losses above the first window's that cut at once).
 
     Every number may be traced: the transform works under `jax.vmap` over any of them.
 
@@ -239,16 +239,18 @@ def _step(state: ScaleByGovernorState, loss: Array, direction: Array, size: Arra
     finite = jnp.isfinite(loss) & jnp.isfinite(direction) & jnp.isfinite(size)
     capped = update_ratio_cap(direction, size, numbers["ratio"], minimum_norm=numbers["minimum_norm"])
     cap = jnp.where(jnp.isfinite(numbers["ratio"]), capped, NO_CAP)
-    start = jnp.clip(jnp.minimum(state.search.rate, numbers["first"] * cap), numbers["minimum"], numbers["maximum"])
+    rules = Search(**{name: numbers[name] for name in Search._fields})
+    before, alarmed = rules.alarmed(state.search, loss)
+    start = jnp.clip(jnp.minimum(before.rate, numbers["first"] * cap), numbers["minimum"], numbers["maximum"])
     unstarted = (state.window.counted == 0) & (state.search.windows == 0)
-    rate = jnp.where(unstarted & finite, start, state.search.rate)
+    rate = jnp.where(unstarted & finite, start, before.rate)
     left = 1 - state.steps / numbers["horizon"]
     annealing = jnp.clip(left / numbers["cooling"], 0.0, 1.0)
     in_force, bound = active_cap(rate, rate * annealing, cap)
 
-    rules = Search(**{name: numbers[name] for name in Search._fields})
-    failed = rules.fail(state.search._replace(rate=rate), ~finite & (state.failures == 0))
-    window = observe(state.window, loss, in_force / jnp.maximum(annealing, np.finfo(np.float32).tiny), finite)
+    failed = rules.fail(before._replace(rate=rate), ~finite & (state.failures == 0))
+    opened = jax.tree.map(lambda new, old: jnp.where(alarmed, new, old), open_window(), state.window)
+    window = observe(opened, loss, in_force / jnp.maximum(annealing, np.finfo(np.float32).tiny), finite & ~alarmed)
     steps = state.steps + 1
     ends = (steps % numbers["window"].astype(jnp.int32)) == 0
     decided = rules.decide(failed, window, cooling=annealing < 1)
