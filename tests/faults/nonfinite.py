@@ -132,12 +132,12 @@ class _Stepper:
             return jax.tree.unflatten(structure, [with_one(*pair) for pair in zip(leaves, poison[kind], strict=True)])
 
         class Terms(Objective):
-            def terms(self, *arguments):
-                return added("term", super().terms(*arguments), poison.get("position", 0.0))
+            def terms(self, *arguments, **keywords):
+                return added("term", super().terms(*arguments, **keywords), poison.get("position", 0.0))
 
         class Gradients(Update):
-            def gradient(self, *arguments):
-                losses, gradients = super().gradient(*arguments)
+            def gradient(self, *arguments, **keywords):
+                losses, gradients = super().gradient(*arguments, **keywords)
                 return losses, added("gradient", gradients, poison.get("position", 0.0))
 
         epochs: Epochs = made.diagnosis.epochs

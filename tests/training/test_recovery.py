@@ -113,7 +113,8 @@ def poisoned_once(monkeypatch, epoch, times=1):
     def compiling(self, abstract, batch):
         run_epoch = compiles(self, abstract, batch)
 
-        def spoilt(state, data):
+        def spoilt(*arguments):
+            *numbers, state, data = arguments
             at = int(state.step) // self.program.steps_per_epoch + 1
             if at == epoch and left[0]:
                 left[0] -= 1
@@ -121,7 +122,7 @@ def poisoned_once(monkeypatch, epoch, times=1):
                 place = max(range(len(leaves)), key=lambda i: leaves[i].size)
                 leaves[place] = leaves[place].at[0].set(jnp.nan)
                 state = state.replace(opt_state=jax.tree.unflatten(tree, leaves))
-            return run_epoch(state, data)
+            return run_epoch(*numbers, state, data)
 
         return spoilt
 
