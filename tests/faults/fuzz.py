@@ -8,7 +8,6 @@ or nothing with a line; numbers of a log line whose digits have changed are the 
 
 import contextlib
 import io
-import json
 import pathlib
 import random
 import shutil
