@@ -92,7 +92,7 @@ def test_a_sprite_that_the_projector_would_not_take_is_left_out():
 
 @pytest.mark.parametrize(
     "out, said",
-    [("rows.csv", r"ends in \.npz, \.parquet, or has no suffix"), ("no/rows.npz", r"no does not exist")],
+    [("rows.csv", r"ends in \.npz, \.parquet, \.h5ad, or has no suffix"), ("no/rows.npz", r"no does not exist")],
 )
 def test_where_it_cannot_go(digits_run, tmp_path, out, said):
     with pytest.raises(UserError, match=said):
