@@ -40,7 +40,7 @@ def test_contracts_fields_have_meanings_and_rows_their_values():
 
 def test_a_word_finds_its_fields():
     meaning = "Relative rise of the loss over its average that counts as a spike."
-    assert fields.lookup("spike") == f"governor.spike_tolerance = 0.2 ([0, inf))\n    {meaning}"
+    assert fields.lookup("spike") == f"governor.spike_tolerance = 0.2 ([0, inf)); swept: yes\n    {meaning}"
     assert "contracts.*.error_clip = 2.0" in fields.lookup("clip")
     assert "(target, capacity)" in fields.lookup("window.ground")
     with pytest.raises(UserError, match="no configuration field holds 'zzz'"):
