@@ -20,7 +20,7 @@ SWEEP = "losses.recon_weight=1.0,3e38; seed=0,1"  # the second weight overflows:
 def config(sweep=SWEEP, **fields):
     c = get_config()
     c.population.sweep = sweep
-    c.monitor.max_failures, c.checkpoint.keep, c.checkpoint.every_epochs = 8, 1, 1
+    c.log.every_epochs, c.monitor.max_failures, c.checkpoint.keep, c.checkpoint.every_epochs = 1, 8, 1, 1
     c.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
     return c
 
