@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from topojax.benchmarks.external import pages
+from topojax.benchmarks.external import written as pages
 from topojax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent.parent

@@ -36,7 +36,7 @@ from topojax.tracking.console import Progress, population_table
 from topojax.training.exploit import exploit
 from topojax.training.loop import Training, ended_well, look_for_extras
 from topojax.training.recovery import NotFinite, diverged
-from topojax.training.start import begun
+from topojax.training.inherited import begun
 from topojax.types import Batch
 
 FILE = "population.json"

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--at-once", type=int, default=3, help="runs of burgers in one program; more suit a GPU")
     options = parser.parse_args(argv)
     if options.pages:
-        from topojax.benchmarks.external import pages
+        from topojax.benchmarks.external import written as pages
 
         pages.write(pathlib.Path.cwd())
         return 0
