@@ -34,9 +34,9 @@ from topojax.storage.runtime import compile_program
 from topojax.storage.switches import own_switches
 from topojax.tracking.console import Progress, population_table
 from topojax.training.exploit import exploit
+from topojax.training.inherited import begun
 from topojax.training.loop import Training, ended_well, look_for_extras
 from topojax.training.recovery import NotFinite, diverged
-from topojax.training.inherited import begun
 from topojax.types import Batch
 
 FILE = "population.json"
