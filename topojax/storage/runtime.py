@@ -81,6 +81,20 @@ def use_compilation_cache() -> pathlib.Path | None:
     return folder
 
 
+def use_every_core(most: int) -> None:
+    """Let each core of a CPU be a device, up to so many; where jax has started already its devices are what they are.
+
+    A number of devices that the user has set, here or in $XLA_FLAGS, stays.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    unset = getattr(jax.config, "jax_num_cpu_devices", 0) in (-1, None)
+    if not unset or "host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", max(1, min(cores, most)))
+
+
 _CPU_OPTIONS = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
 
 

@@ -30,7 +30,7 @@ from topojax.storage.checkpoint import Checkpoints
 from topojax.storage.footprint import require_fit, there
 from topojax.storage.logs import Writers, number, write_json
 from topojax.storage.program_cache import compile_epoch
-from topojax.storage.runtime import compile_program
+from topojax.storage.runtime import compile_program, use_every_core
 from topojax.storage.switches import own_switches
 from topojax.tracking.console import Progress, population_table
 from topojax.training.exploit import exploit
@@ -71,6 +71,7 @@ def train_population(
     with ended_well(path / _folder(0)), own_switches():
         validate(config)
         configs = members(config)
+        use_every_core(len(configs))
         if (path / "checkpoints").is_dir():
             raise UserError(f"{path} holds a run of its own: choose another --workdir for a population")
         if config.debug:
