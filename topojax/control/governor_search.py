@@ -180,12 +180,7 @@ class Search(NamedTuple):
             ("recover", free & ~moved, grown),
             ("grow", free, grown),
         )
-        holds = [condition for _, condition, _ in rules]
-        cause = jnp.select(holds, [jnp.int32(CAUSES.index(name)) for name, *_ in rules], jnp.int32(0))
-        rate = jnp.select(holds, [value for *_, value in rules], state.rate)
-        rate = jnp.clip(rate, self.minimum, self.maximum)
-        unchanged = jnp.where(cooling, CAUSES.index("horizon"), state.cause)
-        cause = jnp.where(rate != state.rate, cause, unchanged).astype(jnp.int32)
+        rate, cause = self._first_that_holds(rules, state, cooling)
 
         first = ~known | (acquit & (mean > state.start))
         lower = ~known | relief | accepted | (~on_trial & (mean < state.level))
@@ -209,6 +204,15 @@ class Search(NamedTuple):
             moved=moved,
             windows=state.windows + 1,
         )
+
+    def _first_that_holds(self, rules: tuple, state: SearchState, cooling: Array) -> tuple[Array, Array]:
+        """The rate by the first of the rules (name, whether it holds, rate), and the cause that the state keeps."""
+        holds = [condition for _, condition, _ in rules]
+        cause = jnp.select(holds, [jnp.int32(CAUSES.index(name)) for name, *_ in rules], jnp.int32(0))
+        rate = jnp.select(holds, [value for *_, value in rules], state.rate)
+        rate = jnp.clip(rate, self.minimum, self.maximum)
+        unchanged = jnp.where(cooling, CAUSES.index("horizon"), state.cause)
+        return rate, jnp.where(rate != state.rate, cause, unchanged).astype(jnp.int32)
 
     def alarmed(self, state: SearchState, loss: Array) -> tuple[SearchState, Array]:
         """After one loss that no chance explains: cut and on trial at once; and whether it was (bool, shape=())."""
