@@ -40,6 +40,7 @@ def linear(matrix, slope):
 def atlas():
     """A covariant atlas, its weights, latent points spread through the ball, inputs and labels."""
     c = default_config().model
+    c.discs = c.bounded = False
     c.hidden_dim, c.num_charts, c.codes_per_chart = 8, 4, 3
     model = make_model(c.to_dict(), input_dim=INPUTS, num_classes=CLASSES)
     names = ("init", "normalise", "encode", "decode", "class_table")

@@ -108,6 +108,7 @@ def test_rows_come_and_go_and_change_their_mover():
         contracts__entropy__enabled=False,
         contracts__variance__enabled=True,
         contracts__consistency__mechanism="pid",
+        contracts__consistency__form="",
     )
     was, now = control_of(old).bank, control_of(new).bank
     for name in set(ROWS) - {"entropy"}:

@@ -164,12 +164,11 @@ class Search(NamedTuple):
         unstable = jnp.where(acquit, np.inf, jnp.where(plateau & ~spike, jnp.minimum(unstable, asked), unstable))
 
         slow = (better & (gain < state.gain)) | jnp.isfinite(unstable)
-        gentle = self.grow**0.25
         free = (~on_trial | relief) & ~cooling & (state.trusted == 0)
         moved = state.moved | better | worse
         quick = jnp.where(better, self.grow, jnp.where(moved, self.grow**0.5, self.grow**2))
         allowed = jnp.minimum(self.margin * unstable, self.maximum)
-        grown = jnp.minimum(asked * jnp.where(slow, gentle, quick), jnp.maximum(allowed, asked))
+        grown = jnp.minimum(asked * jnp.where(slow, self.grow**0.25, quick), jnp.maximum(allowed, asked))
         rules = (
             ("acquit", acquit, state.before),
             ("spike", again, asked * self.shrink**3),
@@ -184,7 +183,6 @@ class Search(NamedTuple):
 
         first = ~known | (acquit & (mean > state.start))
         lower = ~known | relief | accepted | (~on_trial & (mean < state.level))
-        trust = jnp.where(acquit, 2 * state.trust, jnp.where(relief, 1, state.trust))
         return _changed(state, rate, cause)._replace(
             level=jnp.where(lower, mean, state.level),
             level_variance=jnp.where(lower, variance, state.level_variance),
@@ -196,7 +194,7 @@ class Search(NamedTuple):
             before=jnp.where(spike & ~on_trial, asked, state.before),
             unstable=unstable,
             trial=jnp.where(spike, 1, jnp.where(on_trial & ~relief & ~acquit, state.trial + 1, 0)),
-            trust=trust,
+            trust=jnp.where(acquit, 2 * state.trust, jnp.where(relief, 1, state.trust)),
             trusted=jnp.where(acquit, state.trust, jnp.maximum(state.trusted - 1, 0)),
             stalled=jnp.where(plateau | spike, 0, stalled),
             start=jnp.where(first, mean, state.start),
