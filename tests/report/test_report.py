@@ -146,7 +146,7 @@ def test_no_run_no_plotly_no_workdir(tmp_path, capsys, monkeypatch):
 def test_data_that_are_gone_leave_the_curves(digits_run, tmp_path, monkeypatch, without_pictures):
     workdir = pathlib.Path(shutil.copytree(digits_run, tmp_path / "run"))
 
-    def gone(run):
+    def gone(run, data=None):
         raise UserError("the data of digits are not those the run was trained on")
 
     monkeypatch.setattr("topojax.scoring.split.load_splits", gone)

@@ -151,7 +151,7 @@ def test_a_run_killed_before_its_result_evaluates_again(run, finished):
 
 
 def test_another_configuration_is_refused_with_its_fields(run):
-    with pytest.raises(UserError, match=r"optim\.b1: 0\.9 → 0\.5; seed: 0 → 1\): choose another --workdir"):
+    with pytest.raises(UserError, match=r"\(seed: 0 → 1\): choose another --workdir"):
         loop.train_and_evaluate(config(seed=1, optim__b1=0.5, log__every_epochs=3), run)
 
 
@@ -277,8 +277,6 @@ def test_restoring_what_is_not_there(tmp_path):
             lambda run: run.encode(np.zeros((3, 63))),
             r"shape \[3, 63\], this model takes \[n, 64\] or \[n, 8, 8, 1\]",
         ),
-        (lambda run: run.encode(np.zeros(64)), r"shape \[64\]"),
-        (lambda run: run.encode(np.zeros((1, 64), np.uint8)), r"inputs are uint8: scale them"),
         (lambda run: run.encode(np.full((2, 64), np.nan)), r"not finite, the first in row 0"),
         (lambda run: run.decode(np.zeros((3, 5))), r"z_geo has shape \[3, 5\], must be \[n, 2\]"),
         (lambda run: run.decode(np.zeros((3, 2)), np.zeros((2, 2))), r"must agree"),
