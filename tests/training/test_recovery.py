@@ -94,6 +94,7 @@ def test_a_folder_that_vanishes_is_one_line(tmp_path, monkeypatch, capsys):
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_last_checkpoint_that_is_damaged_is_trained_again(run, digits_run, capsys):
     expected = rows(run)
     for path in (run / "checkpoints" / "4" / "state").rglob("d/*"):
