@@ -222,7 +222,7 @@ def _evaluation(config: Any, about: dict[str, Any], dataset: sets.Dataset, full:
     rows = min(BATCH_SIZE, len(dataset.test.label))
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), Batch(*dataset.test))
     compiled = compile_program(jax.jit(program.evaluate).lower(full.carry[1], batch))
-    return lambda: scores(predict(compiled, full.carry, dataset.test), np.asarray(dataset.test.label))
+    return lambda: scores(predict(compiled, full.carry[1], dataset.test), np.asarray(dataset.test.label))
 
 
 def _memory() -> dict[str, float]:
