@@ -239,7 +239,7 @@ def test_whatever_the_losses_the_rate_is_finite_within_its_bounds_and_each_step_
     state, update = _compiled((("cap", update_ratio(0.05)), ("maximum", 8.0), ("minimum", 1e-4)))
     for loss in losses:
         updates, state = update(state, jnp.float32(loss))
-        assert 1e-4 <= float(state.search.rate) <= 8.0
+        assert np.float32(1e-4) <= float(state.search.rate) <= 8.0
         assert float(optax.tree.norm(updates)) <= 0.05 * 10.0 * (1 + 1e-5)
         assert np.isfinite(float(state.in_force))
 

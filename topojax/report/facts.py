@@ -58,7 +58,7 @@ def scores(evaluation: Evaluation) -> list[Block]:
     n = len(evaluation.predictions["chart"])
     caption = (
         f"The {evaluation.split} split ({n} examples) at epoch {evaluation.epoch}. Labels, {'; '.join(used)}. "
-        "result.json has all digits."
+        "`topojax evaluate` has all digits."
     )
     table = Table("scores", ("number", "value", "labels", "meaning"), rows, caption)
     return [table, *(Note(note[0].upper() + note[1:] + ".") for note in evaluation.notes)]
