@@ -328,6 +328,6 @@ def test_a_configuration_older_than_discs_is_of_the_model_that_it_was_saved_for(
 
 
 def test_glue_wants_a_second_view():
-    with pytest.raises(UserError, match="losses.glue = True: needs"):
+    with pytest.raises(UserError, match=r"losses\.glue = True: needs"):
         validate.validate(changed(losses__glue=True))
     validate.validate(changed(losses__glue=True, contracts__orbit__enabled=True))

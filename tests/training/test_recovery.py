@@ -107,8 +107,16 @@ def test_a_last_checkpoint_that_is_damaged_is_trained_again(run, digits_run, cap
     assert (run / "damaged" / "4").is_dir()
 
 
-def poisoned_once(monkeypatch, epoch, times=1):
-    """A moment becomes NaN before an epoch is trained, so often."""
+def poisoned(state):
+    """A state of which a moment is NaN."""
+    leaves, tree = jax.tree.flatten(state.opt_state)
+    place = max(range(len(leaves)), key=lambda i: leaves[i].size)
+    leaves[place] = leaves[place].at[0].set(jnp.nan)
+    return state.replace(opt_state=jax.tree.unflatten(tree, leaves))
+
+
+def poisoned_once(monkeypatch, epoch, times=1, *, after=False):
+    """A moment becomes NaN before an epoch is trained (or after it, when the next one begins with it), so often."""
     compiles, left = loop.Training._compile, [times]
 
     def compiling(self, abstract, batch):
@@ -119,10 +127,10 @@ def poisoned_once(monkeypatch, epoch, times=1):
             at = int(state.step) // self.program.steps_per_epoch + 1
             if at == epoch and left[0]:
                 left[0] -= 1
-                leaves, tree = jax.tree.flatten(state.opt_state)
-                place = max(range(len(leaves)), key=lambda i: leaves[i].size)
-                leaves[place] = leaves[place].at[0].set(jnp.nan)
-                state = state.replace(opt_state=jax.tree.unflatten(tree, leaves))
+                if after:
+                    state, metrics = run_epoch(*numbers, state, data)
+                    return poisoned(state), metrics
+                state = poisoned(state)
             return run_epoch(*numbers, state, data)
 
         return spoilt
@@ -151,7 +159,12 @@ def test_after_as_many_attempts_as_there_may_be_it_stops_and_names_what_went_bad
     ):
         loop.train_and_evaluate(config(monitor__max_rollbacks=2), tmp_path)
     assert state_bits(tmp_path)
-    with pytest.raises(UserError, match=r"config\.debug: epoch 3, step 1: .*opt_state"):
+
+
+@pytest.mark.slow
+def test_debugging_names_the_first_operation_that_is_not_finite(tmp_path, monkeypatch):
+    poisoned_once(monkeypatch, 1, after=True)
+    with pytest.raises(UserError, match=r"config\.debug: epoch 2, step 1: "):
         loop.train_and_evaluate(config(debug=True), tmp_path)
 
 
