@@ -55,17 +55,17 @@ def test_constant_control_moves_nothing(uncontrolled):
     epochs = restart()
 
     def multipliers():
-        return jax.device_get([jax.tree.leaves(group)[0] for group in epochs.carry.control.bank.groups])
+        return jax.device_get([jax.tree.leaves(group)[0] for group in epochs.carry[1].control.bank.groups])
 
     first = multipliers()
     epochs.epoch()
-    probed = jax.device_get(epochs.carry.probed)
+    probed = jax.device_get(epochs.carry[1].probed)
     for _ in range(12):
         epochs.epoch()
     jax.tree.map(np.testing.assert_array_equal, first, multipliers())
-    jax.tree.map(np.testing.assert_array_equal, probed, jax.device_get(epochs.carry.probed))
-    assert float(epochs.carry.control.governor.rate) == np.float32(config.optim.learning_rate)
-    np.testing.assert_array_equal(epochs.carry.control.hierarchy.factors, 1.0)
+    jax.tree.map(np.testing.assert_array_equal, probed, jax.device_get(epochs.carry[1].probed))
+    assert float(epochs.carry[1].control.governor.rate) == np.float32(config.optim.learning_rate)
+    np.testing.assert_array_equal(epochs.carry[1].control.hierarchy.factors, 1.0)
 
 
 @pytest.mark.slow
@@ -73,13 +73,13 @@ def test_the_bare_loop_trains_the_same_atlas(uncontrolled, digits):
     """After two epochs its parameters are the run's own to rounding."""
     config, restart = uncontrolled
     run, plain = restart(), start(bare(config, digits[0]), digits[1])
-    initial = jax.tree.leaves(jax.device_get(run.carry.params))
+    initial = jax.tree.leaves(jax.device_get(run.carry[1].params))
     for epochs in (run, plain):
         epochs.epoch()
         epochs.epoch()
     (params, *_, number), _ = plain.carry
-    assert int(number) == int(run.carry.step) == 10
-    for ours, theirs in zip(jax.tree.leaves(params), jax.tree.leaves(run.carry.params), strict=True):
+    assert int(number) == int(run.carry[1].step) == 10
+    for ours, theirs in zip(jax.tree.leaves(params), jax.tree.leaves(run.carry[1].params), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-4)
     moved = [np.max(np.abs(leaf - at)) for leaf, at in zip(jax.tree.leaves(params), initial, strict=True)]
     assert max(moved) > 0.05  # ten steps of Adam at 0.01

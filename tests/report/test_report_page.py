@@ -42,8 +42,10 @@ def test_every_figure_is_drawn(opened):
     figures = "[...document.querySelectorAll('figure')]"
     plots = opened.evaluate(f"{figures}.filter((f) => f.querySelector('.js-plotly-plot .main-svg')).map((f) => f.id)")
     images = opened.evaluate(f"{figures}.filter((f) => f.querySelector('img')?.naturalWidth > 100).map((f) => f.id)")
+    folded = opened.evaluate(f"{figures}.filter((f) => f.querySelector('details > summary')).map((f) => f.id)")
     assert len(plots) >= 14
-    assert sorted(plots + images) == sorted(opened.evaluate(f"{figures}.map((f) => f.id)"))
+    assert folded == ["figure-tree"]
+    assert sorted(plots + images + folded) == sorted(opened.evaluate(f"{figures}.map((f) => f.id)"))
     assert opened.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 

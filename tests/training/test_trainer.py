@@ -221,7 +221,7 @@ def test_a_run_that_diverges_stops_and_overwrites_nothing(run, monkeypatch):
         return dataset._replace(train=dataset.train._replace(image=np.full_like(dataset.train.image, np.nan)))
 
     monkeypatch.setattr(loop.sets, "load", poisoned)
-    with pytest.raises(UserError, match=r"diverged in epoch 6: 10 steps in a row .* as it was after epoch 4"):
+    with pytest.raises(UserError, match=r"diverged in epoch 6 after 3 roll-backs: .* as it was after epoch 4"):
         loop.train_and_evaluate(config(train__epochs=8), run)
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["2", "4"]
     diverged = rows(run, "events.jsonl")[-1]
@@ -326,10 +326,10 @@ def test_allowed_changes_hold_from_then_on_and_are_events(run):
     assert state.step == 6 * (state.step // 6)
     events = [event for event in rows(run, "events.jsonl") if event["event"] == "setting"]
     assert {(e["epoch"], e["field"], e["from"], e["to"]) for e in events} == {
-        (4, "optim.learning_rate_max", 0.01, 0.004),
-        (4, "contracts.diversity.target", 0.95, 0.5),
-        (4, "contracts.entropy.enabled", True, False),
-        (4, "contracts.variance.enabled", False, True),
+        (5, "optim.learning_rate_max", 0.01, 0.004),
+        (5, "contracts.diversity.target", 0.95, 0.5),
+        (5, "contracts.entropy.enabled", True, False),
+        (5, "contracts.variance.enabled", False, True),
     }
     # The new configuration is the run's: the same command, without the flag, finds it finished.
     loop.train_and_evaluate(config(train__epochs=6, **fields), run)

@@ -49,8 +49,8 @@ class Rate(NamedTuple):
 
     value: Array  # η
     cap: Array  # int32: 0 the governor, k the k-th of `tracking.events.CAPS`
-    allowed: Array  # by the cap of the update ratio
-    asked: Array  # what the governor, the schedule and the latent speed would have it
+    allowed: Array  # by the caps of the update ratio and of the latent speed
+    asked: Array  # what the governor and the schedule would have it
 
 
 class Record(NamedTuple):
@@ -174,8 +174,8 @@ class Update:
         allowed = caps.update_ratio_cap(norms["direction"], norms["params"], ratio)
         # The order of the bounds is tracking.events.CAPS'.
         bounds = (state.control.governor.rate, self.schedule(state.step), allowed, state.probed.speed_cap)
-        asked, _ = caps.active_cap(bounds[0], bounds[1], bounds[3])
-        return Rate(*caps.active_cap(*bounds), allowed, asked)
+        asked, granted = jnp.minimum(*bounds[:2]), jnp.minimum(*bounds[2:])
+        return Rate(*caps.active_cap(*bounds), granted, asked)
 
     def moved(self, params: Params, direction: Params, rate: Array) -> Params:
         """θ − η u, back within the model's bounds."""
