@@ -15,7 +15,9 @@ by as much; anything else is no evidence. At the end of a window η changes by t
   plateau    × shrink                   no better than its best for `plateau` windows: noise at this rate holds the loss
   oversized  ← mean rate in force       the cap bound in most steps: what the rate asked for beyond it means nothing
   recover    × grow²                    never better or worse yet: too small to be seen
-  grow       × grow, or √grow           better, and by more than the window before; or no evidence
+  grow       × grow, or √grow           better, and by more than the window before; or no evidence, and then up to the
+                                        cap by the size that the parameters had when the loss was last better: what
+                                        noise has blown up allows no larger rate
   settle     × grow^¼                   better by less than before, or the unstable rate is known; up to `margin` of it
 
 The memory of the unstable rate fades by `forget` per window, so that a landscape that has become smoother is used. An
@@ -72,6 +74,7 @@ class SearchState(NamedTuple):
     start: Array  # float32, m of the first window, or of an acquittal above it
     start_scatter: Array  # float32, variance of single losses in that window
     moved: Array  # bool: a window was better or worse once
+    improved: Array  # bool: the last window was better than the best by more than chance, or its rise is accepted
     windows: Array  # int32, windows decided
     changes: Array  # int32, changes of η
     changed_at: Array  # int32, value of `windows` at the last change
@@ -99,7 +102,7 @@ def fresh(initial: ArrayLike) -> SearchState:
     whole = ("trial", "trust", "trusted", "stalled", "windows", "changes", "changed_at", "cause")
     fields = {name: typed(0) for name in SearchState._fields} | {name: typed(0, jnp.int32) for name in whole}
     given = {"rate": typed(initial), "unstable": typed(np.inf), "trust": typed(1, jnp.int32)}
-    return SearchState(**fields | given | {"moved": jnp.zeros((), bool)})
+    return SearchState(**fields | given | {"moved": jnp.zeros((), bool), "improved": jnp.zeros((), bool)})
 
 
 def _changed(state: SearchState, rate: Array, cause: Array) -> SearchState:
@@ -126,12 +129,13 @@ class Search(NamedTuple):
     forget: Gain = 1.03
     alarm: Gain = 8.0
 
-    def decide(self, state: SearchState, window: Window, *, cooling: Array) -> SearchState:
+    def decide(self, state: SearchState, window: Window, *, earned: Array, cooling: Array) -> SearchState:
         """The state after a window of at least one step, by the rules of this module.
 
         Args:
           state: after the last window.
           window: of the steps since.
+          earned: shape=(): the cap, by no more than the parameters' size when the loss was last better.
           cooling: bool, shape=(): the rate is being annealed.
         """
         count = jnp.maximum(window.counted, 1)
@@ -167,7 +171,7 @@ class Search(NamedTuple):
         free = (~on_trial | relief) & ~cooling & (state.trusted == 0)
         moved = state.moved | better | worse
         quick = jnp.where(better, self.grow, jnp.where(moved, self.grow**0.5, self.grow**2))
-        allowed = jnp.minimum(self.margin * unstable, self.maximum)
+        allowed = jnp.minimum(self.margin * unstable, jnp.where(moved & ~better, earned, self.maximum))
         grown = jnp.minimum(asked * jnp.where(slow, self.grow**0.25, quick), jnp.maximum(allowed, asked))
         rules = (
             ("acquit", acquit, state.before),
@@ -200,6 +204,7 @@ class Search(NamedTuple):
             start=jnp.where(first, mean, state.start),
             start_scatter=jnp.where(first, scatter, state.start_scatter),
             moved=moved,
+            improved=known & new_best,
             windows=state.windows + 1,
         )
 

@@ -70,6 +70,7 @@ class ScaleByGovernorState(NamedTuple):
     search: SearchState  # the rate before annealing and cap, and what led to it
     window: Window  # the present one
     steps: Array  # int32, steps seen
+    reference: Array  # float32, largest ‖θ‖ at the end of a window that was better, or at the first step
     in_force: Array  # float32, η of the last step
     bound: Array  # int32, index into BOUNDS: what set it
     failures: Array  # int32, steps in a row that were not finite, hence not taken
@@ -142,7 +143,7 @@ def scale_by_governor(
         hyperparams = {name: typed(value) for name, value in numbers.items()}
         zero, none = typed(0, jnp.int32), typed(0)
         search = fresh(hyperparams["initial"])
-        return ScaleByGovernorState(hyperparams, search, open_window(), zero, none, zero, zero, zero)
+        return ScaleByGovernorState(hyperparams, search, open_window(), zero, typed(np.inf), none, zero, zero, zero)
 
     def update(
         updates: optax.Updates,
@@ -253,16 +254,19 @@ def _step(state: ScaleByGovernorState, loss: Array, direction: Array, size: Arra
     window = observe(opened, loss, in_force / jnp.maximum(annealing, np.finfo(np.float32).tiny), finite & ~alarmed)
     steps = state.steps + 1
     ends = (steps % numbers["window"].astype(jnp.int32)) == 0
-    decided = rules.decide(failed, window, cooling=annealing < 1)
+    earned = cap * jnp.minimum(state.reference / jnp.maximum(size, numbers["minimum_norm"]), 1.0)
+    decided = rules.decide(failed, window, earned=earned, cooling=annealing < 1)
     judged = ends & (window.counted > 0)
     search, window = jax.tree.map(
         lambda after, before: jnp.where(judged, after, before), (decided, open_window()), (failed, window)
     )
+    grown = jnp.maximum(size, state.reference)
     return ScaleByGovernorState(
         hyperparams=numbers,
         search=search,
         window=window,
         steps=steps,
+        reference=jnp.where(unstarted, size, jnp.where(judged & decided.improved, grown, state.reference)),
         in_force=jnp.where(finite, in_force, 0.0),
         bound=bound,
         failures=in_a_row(state.failures, ~finite),
