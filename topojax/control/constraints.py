@@ -50,7 +50,7 @@ class Options(TypedDict, total=False):
     """What every contract may be told beyond its bound.
 
     dual: moves the multiplier: a `Rule` (`ascent`, `nupi`, `pi`), any optax transform, or None: no multiplier, the
-      penalty alone. Default: `nupi(1.0, 0.01)`; with a penalty `ascent(0.01)`.
+      penalty alone. Default: `nupi(0.3, 0.01)`; with a penalty `ascent(0.01)`.
     penalty: `augmented(c, …)`, or None.
     scale: s > 0, what an error of 1 is, in the measurement's unit; a number, or in the bound's structure. Default 1.
     shape: of the measurement where the bound is one number for all of it. Default ().
@@ -205,7 +205,7 @@ def _constraint(relation: str, bound: Any, upper: Any, options: Options) -> Cons
 
 def _rule(relation: str, given: dict[str, Any]) -> Rule | None:
     """The rule that `dual` means; takes it out of the options."""
-    default = ascent(0.01) if given.get("penalty") is not None else nupi(1.0, 0.01)
+    default = ascent(0.01) if given.get("penalty") is not None else nupi(0.3, 0.01)
     dual = given.pop("dual", default)
     if dual in (ascent, nupi, pi):
         raise TypeError(f"{relation}: dual={dual.__name__} lacks its gains: {dual.__name__}(…) is a rule")

@@ -39,7 +39,7 @@ MECHANISMS = {
     "nupi": "ν-PI",
     "augmented": "augmented Lagrangian",
     "penalty": "quadratic penalty, no λ",
-    "default": "our default, ν-PI(1, 0.01), no gain given",
+    "default": "our default, ν-PI(0.3, 0.01), no gain given",
     "default_augmented": "our default with a penalty of 1",
 }
 LIBRARIES = {
