@@ -280,6 +280,7 @@ def test_a_checkpoint_holds_all_of_it_bit_for_bit(tmp_path):
 
 def test_moves_of_the_multipliers_are_not_in_the_merit():
     problem, measured, index = everything()
+    measured, index = measured | {"e": jnp.linspace(0.0, 0.3, 7)}, {"e": jnp.arange(7)}
     duals = problem.init()
     merits = []
     for _ in range(200):
@@ -288,6 +289,25 @@ def test_moves_of_the_multipliers_are_not_in_the_merit():
     lagrangian = float(problem.lagrangian(duals, 1.0, measured, index=index))
     assert lagrangian > merits[0] + 10
     np.testing.assert_allclose(merits, merits[0], atol=1e-6 * lagrangian)  # float32's, of what was subtracted
+
+
+@pytest.mark.parametrize("per_example", [0, 50])
+def test_noise_alone_does_not_move_the_merit(per_example):
+    """Errors of a mean of 0 and a spread of 1: charged by what moved them, moves would add K var(e) an update."""
+    options = {"per_example": per_example} if per_example else {}
+    problem = tc.contracts(noisy=tc.equal(0.0, dual=tc.ascent(0.01), **options))
+
+    def step(duals, k):
+        key, which = jax.random.split(jax.random.fold_in(jax.random.key(0), k))
+        measured = {"noisy": jax.random.normal(key, (10,) if per_example else ())}
+        index = {"noisy": jax.random.permutation(which, 50)[:10]} if per_example else None
+        merit = problem.merit(duals, 0.0, measured, index=index)
+        return problem.update(duals, measured, index=index), merit
+
+    steps = 4000
+    _, merits = jax.jit(lambda: jax.lax.scan(step, problem.init(), jnp.arange(steps)))()
+    fallen = 0.01 * steps  # of moves charged at once
+    assert abs(float(merits[-500:].mean() - merits[:500].mean())) < 0.15 * fallen
 
 
 @settings(deadline=None, max_examples=60)

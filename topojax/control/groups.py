@@ -25,6 +25,8 @@ class GroupState(NamedTuple):
     dual: Any  # the controller's state; `weight` is λ
     grows: penalty.Penalty  # how the penalty's coefficient grows; 0 where there is none
     coefficient: Array  # float32, c
+    former: Array  # float32: λ by which the last measurement was held
+    former_coefficient: Array  # float32: c, likewise
     bound: Array  # float32, in the measurement's unit
     scale: Array  # float32
     tolerance: Array  # float32, in scaled errors
@@ -98,8 +100,19 @@ class Group:
 
     def term(self, state: GroupState, heard: Heard) -> Array:
         """Σ ψ(e, λ, c) over what is finite, the mean over a batch of examples; shape=()."""
-        multiplier = state.law.effective(state.dual)
-        coefficient, equality = state.coefficient, jnp.asarray(self.equality)
+        return self._value(heard, state.law.effective(state.dual), state.coefficient)
+
+    def work(self, state: GroupState, heard: Heard) -> Array:
+        """What the last moves of the multipliers have added to the Lagrangian, as a new measurement has it; shape=().
+
+        The measurement that moved them would have its own noise in both factors. Of a batch of examples each has moved
+        once since it was last in one, and is one of n.
+        """
+        now, before = self.term(state, heard), self._value(heard, state.former, state.former_coefficient)
+        return (now - before) * (1.0 if heard.places is None else heard.error.shape[0] / self.examples)
+
+    def _value(self, heard: Heard, multiplier: Array, coefficient: Array) -> Array:
+        equality = jnp.asarray(self.equality)
         if heard.places is not None:
             multiplier, coefficient = at(multiplier, heard.places), at(coefficient, heard.places)
             equality = self.equality[0]
@@ -116,7 +129,8 @@ class Group:
         total, count = self._gathered(heard, jnp.where(here & finite, heard.error, 0.0), here & finite)
         _, lost = self._gathered(heard, jnp.zeros_like(heard.error), here & ~finite)
         total, count = state.total + total, state.seen + count
-        due = (count >= state.every) & (count > state.seen)
+        told = count > state.seen
+        due = (count >= state.every) & told
         mean = total / jnp.maximum(count, 1)
         waited = jnp.where(state.every > 1, count, 1).astype(jnp.float32)  # examples seen twice in a batch move once
         dual, info = state.law.update(state.dual, self._driving(state, mean), dt=dt * waited, active=due)
@@ -130,6 +144,8 @@ class Group:
         return state._replace(
             dual=dual,
             coefficient=coefficient,
+            former=jnp.where(told, state.law.effective(state.dual), state.former),
+            former_coefficient=jnp.where(told, state.coefficient, state.former_coefficient),
             violation=violation,
             error=jnp.where(due, mean, state.error),
             total=jnp.where(due, 0.0, total),
@@ -205,11 +221,14 @@ def _group(shelf: list[tuple[str, Constraint, Any, dict[str, Gain]]]) -> tuple[G
     group = Group(tuple(members), sign, equality, any(row[1].penalty is not None for row in shelf), examples)
     grows = penalty.Penalty(columns["coefficient"], columns["growth"], columns["decrease"], columns["most"])
     zeros, counts = jnp.zeros(start, jnp.float32), jnp.zeros(start, jnp.int32)
+    dual = law.init()
     return group, GroupState(
         law=law,
-        dual=law.init(),
+        dual=dual,
         grows=grows,
         coefficient=grows.init(),
+        former=law.effective(dual) + 0.0,
+        former_coefficient=grows.init(),
         bound=columns["bound"],
         scale=columns["scale"],
         tolerance=columns["tolerance"],

@@ -32,6 +32,7 @@ class WeighingState(NamedTuple):
 
     law: Any  # Tracking: gains and bounds
     weight: Any  # TrackingState
+    former: Array  # shape=(), float32: the weight by which the last value was weighed
     dims: Array  # shape=(), float32: d of a likelihood
     value: Array  # shape=(), float32: NaN before the first
     frozen: Array  # shape=(), int32: measurements that could not be used
@@ -49,7 +50,9 @@ class Weighing:
         """The weight at its start."""
         law = jax.tree.map(lambda gain: jnp.array(gain, jnp.float32), self.law)
         dims = jnp.array(self.dims, jnp.float32)
-        return WeighingState(law, law.init(), dims, jnp.full((), jnp.nan, jnp.float32), jnp.zeros((), jnp.int32))
+        weight = law.init()
+        former = law.effective(weight) + 0.0
+        return WeighingState(law, weight, former, dims, jnp.full((), jnp.nan, jnp.float32), jnp.zeros((), jnp.int32))
 
     def read(self, name: str, measured: Any) -> tuple[Array, Array]:
         """The term and what its weight follows, both of shape ().
@@ -72,7 +75,13 @@ class Weighing:
 
     def term(self, state: WeighingState, value: Array) -> Array:
         """What the term adds to the loss; 0 where it is not finite."""
-        weight = state.law.effective(state.weight)
+        return self._value(state, value, state.law.effective(state.weight))
+
+    def work(self, state: WeighingState, value: Array) -> Array:
+        """What the weight's last move has added to the loss, as a new value has it."""
+        return self.term(state, value) - self._value(state, value, state.former)
+
+    def _value(self, state: WeighingState, value: Array, weight: Array) -> Array:
         added = weight * jnp.where(jnp.isfinite(value), value, 0.0)
         if self.kind == "likelihood":
             added += 0.5 * state.dims * jnp.log(0.5 * state.dims / weight)
@@ -84,6 +93,7 @@ class Weighing:
         heard = active & jnp.isfinite(value)
         return state._replace(
             weight=weight,
+            former=jnp.where(heard, state.law.effective(state.weight), state.former),
             value=jnp.where(heard, value, state.value),
             frozen=state.frozen + (info.frozen & active),
         )

@@ -16,7 +16,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from topojax.control.base import is_known
-from topojax.control.constraints import Constraint, Proxy
+from topojax.control.constraints import Constraint
 from topojax.control.groups import Group, GroupState, grouped
 from topojax.control.likelihoods import Weighing, WeighingState
 from topojax.control.verdict import Report, of_constraint, of_weighing
@@ -31,7 +31,7 @@ class Duals(NamedTuple):
 
     groups: tuple[GroupState, ...]
     weights: dict[str, WeighingState]
-    work: Array  # shape=(), float32: what the moves of multipliers and weights have added to the Lagrangian
+    work: Array  # shape=(), float32: what all moves but the last have added to the Lagrangian
     rounding: Array  # shape=(), float32: what float32 lost of it (Kahan's sum: it is subtracted from its like)
 
 
@@ -95,9 +95,24 @@ class Problem:
         What a governor of the rate may judge. The task's loss alone will not do: it rises whenever a contract that
         costs something is enforced, and the Lagrangian itself rises with each multiplier.
 
-          merit = L − Σ_t [ψ(e_t, λ_{t+1}) − ψ(e_t, λ_t)]
+          merit_t = L_t − Σ_{s ≤ t} [ψ(e_s, λ_s) − ψ(e_s, λ_{s−1})]
+
+        A move is charged by the measurement after it: the one that caused it has its noise in the move as well, and the
+        merit would fall by K var(e) an update while nothing but the batch changes.
         """
-        return jax.lax.stop_gradient(self.lagrangian(duals, loss, measured, index=index)) - duals.work
+        duals, measured = jax.lax.stop_gradient((duals, dict(measured)))
+        lagrangian = jax.lax.stop_gradient(self.lagrangian(duals, loss, measured, index=index))
+        return lagrangian - duals.work - self._work(duals, measured, index)
+
+    def _work(self, duals: Duals, measured: Mapping[str, Any], index: Index) -> Array:
+        """What the last moves of multipliers and weights have added, as this measurement has it."""
+        added = jnp.zeros((), jnp.float32)
+        for group, state in zip(self.groups, duals.groups, strict=True):
+            added = added + group.work(state, group.hear(state, measured, _places(group, index), strict=False))
+        for name, one in self.weighings.items():
+            if measured[name] is not None:
+                added = added + one.work(duals.weights[name], one.read(name, measured[name])[0])
+        return added
 
     def update(
         self,
@@ -121,19 +136,16 @@ class Problem:
         self._check(duals, measured, index)
         measured, active = jax.lax.stop_gradient(dict(measured)), jnp.asarray(active, bool)
         time = jnp.asarray(dt, jnp.float32)
-        work, groups = -duals.rounding, []
+        work = jnp.where(active, self._work(duals, measured, index), 0.0) - duals.rounding
+        groups = []
         for group, state in zip(self.groups, duals.groups, strict=True):
             heard = group.hear(state, measured, _places(group, index), strict=True)
-            new = group.update(state, heard, time, active)
-            told = heard if not _has_proxy(group, measured) else group.hear(state, measured, heard.places, strict=False)
-            work = work + jnp.where(active, group.term(new, told) - group.term(state, told), 0.0)
-            groups.append(new)
+            groups.append(group.update(state, heard, time, active))
         weights = dict(duals.weights)
         for name, one in self.weighings.items():
             if measured[name] is not None:
                 value, follows = one.read(name, measured[name])
-                before, weights[name] = weights[name], one.update(weights[name], value, follows, time, active)
-                work = work + one.term(weights[name], value) - one.term(before, value)
+                weights[name] = one.update(weights[name], value, follows, time, active)
         total = duals.work + work
         return Duals(tuple(groups), weights, total, (total - duals.work) - work)
 
@@ -214,10 +226,6 @@ def _check_index(name: str, index: ArrayLike, examples: int) -> None:
         wrong = array[(array < 0) | (array >= examples)]
         if wrong.size:
             raise ValueError(f"index[{name!r}] holds {wrong[0]}, out of range for {examples} examples")
-
-
-def _has_proxy(group: Group, measured: Mapping[str, Any]) -> bool:
-    return any(isinstance(measured[member.name], Proxy) for member in group.members)
 
 
 def contracts(**named: Constraint | Weighing) -> Problem:
