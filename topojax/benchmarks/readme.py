@@ -46,10 +46,10 @@ BESIDE = {"baselines.autoencoder": True, "baselines.vq": True}
 """They move no number of the atlas."""
 SETS: dict[str, Runs] = {
     "digits": Runs("digits", "configs/digits.py", range(5)),
-    "digits_unsupervised": Runs("digits `:unsupervised`", "configs/digits.py:unsupervised", range(3)),
+    "digits_unsupervised": Runs("digits `:unsupervised`", "configs/digits.py:unsupervised", range(5)),
     "mnist": Runs("MNIST, 3,000 images", "configs/mnist.py", range(5), BESIDE),
-    "mnist_full": Runs("MNIST `:full`", "configs/mnist.py:full", range(3), slow=True),
-    "mnist_unsupervised": Runs("MNIST `:unsupervised`", "configs/mnist.py:unsupervised", range(3), slow=True),
+    "mnist_full": Runs("MNIST `:full`", "configs/mnist.py:full", range(5), slow=True),
+    "mnist_unsupervised": Runs("MNIST `:unsupervised`", "configs/mnist.py:unsupervised", range(5), slow=True),
 }
 
 

@@ -107,6 +107,8 @@ def _map_of_charts(axis: Any, embedding: Embedding) -> None:
     paint = [colour(int(k)) for k in embedding.chart[embedding.drawn]]
     axis.scatter(points[:, 0], points[:, 1], c=paint, s=5, alpha=0.65, linewidths=0)
     shape, flat = embedding.run.image_shape, points.shape[1] == 2
+    if embedding.run.config.model.discs and flat:
+        axis.set(xlim=(-1.08, 1.08), ylim=(-1.08, 1.08))
     pictures = None if shape is None else grids.visible(regions.images(embedding), shape)
     for k, corners in enumerate(regions.outlines(embedding)):
         if not len(corners):
@@ -119,8 +121,7 @@ def _map_of_charts(axis: Any, embedding: Embedding) -> None:
         disc = {"boxstyle": "circle,pad=0.22", "fc": "white", "ec": colour(k), "lw": 1.2}
         axis.annotate(str(k), at, ha="center", va="center", fontsize=8, color=INK, bbox=disc)
         if pictures is not None and shape is not None and len(corners) > 3:
-            reach = float(np.ptp(corners, axis=0).max()) / 2
-            spot = corners.mean(axis=0)[:2] + 1.02 * reach * np.array([-0.71, 0.71])
+            spot = _beside(corners[:, :2], np.array(axis.get_xlim() + axis.get_ylim()).reshape(2, 2))
             box = OffsetImage(pictures[k], zoom=26 / max(shape[0], shape[1]), interpolation="nearest")
             frame = {"edgecolor": colour(k), "linewidth": 1.0, "boxstyle": "square,pad=0"}
             axis.add_artist(AnnotationBbox(box, spot, frameon=True, pad=0.05, bboxprops=frame))
@@ -129,9 +130,15 @@ def _map_of_charts(axis: Any, embedding: Embedding) -> None:
         for at, other in ((first, pairs[:, 1]), (second, pairs[:, 0])):
             rings = [colour(int(k)) for k in other]
             axis.scatter(*at[:, :2].T, s=16, facecolors="none", edgecolors=rings, linewidths=0.9)
-    if embedding.run.config.model.discs and flat:
-        axis.set(xlim=(-1.08, 1.08), ylim=(-1.08, 1.08))
     _dress(axis, embedding, "charts: their examples, what they draw, rings where two meet")
+
+
+def _beside(corners: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """Where a tile of a twelfth of the axes covers nothing of a region: above it, on the side away from the middle."""
+    half = np.ptp(limits, axis=1) / 24
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    outwards = high[0] + half[0] if corners[:, 0].mean() > limits[0].mean() else low[0] - half[0]
+    return np.clip([outwards, high[1] + half[1]], limits[:, 0] + half, limits[:, 1] - half)
 
 
 def _map_of_labels(axis: Any, embedding: Embedding) -> None:
