@@ -333,7 +333,7 @@ def test_the_command_refuses_what_it_cannot_do(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_the_command_writes_what_it_prints(tmp_path):
     command = [sys.executable, "-m", "topojax.benchmarks.control", f"--workdir={tmp_path}", "--quick"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=600)

@@ -230,8 +230,10 @@ def test_the_documented_command_means_a_program_that_takes_its_data(start):
 
 @pytest.mark.tf
 @prepared
-@pytest.mark.slow
-@pytest.mark.parametrize("start", REPORT)
+@pytest.mark.parametrize(
+    "start",
+    [pytest.param(one, marks=pytest.mark.slow if one.endswith("lr7") else pytest.mark.campaign) for one in REPORT],
+)
 def test_the_documented_command_trains_and_resumes(start, tmp_path):
     command = next(command for command in documented_commands() if command.split()[0] == f"--config={start}")
     for epochs in (1, 2):
