@@ -57,15 +57,15 @@ def test_the_augmented_term_and_its_growth_by_hand():
     # deep inside what is allowed the term is flat: (0 − 1)/4
     assert jax.grad(lambda m: problem.lagrangian(duals, 0.0, {"b": m, "e": 0.0}))(-5.0) == 0
     duals = problem.update(duals, {"b": 0.5, "e": 0.5})
-    assert duals.groups[0].coefficient.tolist() == [2.0, 2.0]  # nothing to compare with yet
+    assert duals.groups[0].state.coefficient.tolist() == [2.0, 2.0]  # nothing to compare with yet
     assert problem.multipliers(duals) == {"b": pytest.approx(1.05), "e": pytest.approx(1.05)}
     duals = problem.update(duals, {"b": 0.6, "e": 0.1})
-    assert duals.groups[0].coefficient.tolist() == [6.0, 2.0]
+    assert duals.groups[0].state.coefficient.tolist() == [6.0, 2.0]
     # λ follows c: 0.1 · 0.5 · 6/2
     duals = problem.update(duals, {"b": 0.5, "e": 0.0})
     assert problem.multipliers(duals)["b"] == pytest.approx(1.05 + 0.06 + 0.15)
     duals = problem.update(duals, {"b": 0.6, "e": 0.0})
-    assert duals.groups[0].coefficient.tolist() == [10.0, 2.0]
+    assert duals.groups[0].state.coefficient.tolist() == [10.0, 2.0]
 
 
 def test_a_penalty_alone_has_no_multiplier():
@@ -86,9 +86,9 @@ def test_any_optax_transform_moves_a_multiplier():
     assert told["sgd"] == pytest.approx(1.0)
     np.testing.assert_allclose(told["adam"], [0.1, 0.0, 0.1], rtol=1e-5)
     assert line(problem, duals, "adam").frozen == 1
-    before = jax.tree.leaves(duals.groups[1].dual)
+    before = jax.tree.leaves(duals.groups[1].state.dual)
     duals = problem.update(duals, {"sgd": 3.0, "adam": None})
-    for one, other in zip(before, jax.tree.leaves(duals.groups[1].dual), strict=True):
+    for one, other in zip(before, jax.tree.leaves(duals.groups[1].state.dual), strict=True):
         np.testing.assert_array_equal(one, other)
 
 

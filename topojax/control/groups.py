@@ -14,6 +14,7 @@ from topojax.control.constraints import Constraint, Proxy
 from topojax.control.governor_state import in_a_row
 from topojax.control.members import Member, columns_of, member, signs
 from topojax.control.optimizer import Optax
+from topojax.control.packed import Packed, pack
 from topojax.control.primal_dual import dual_ascent
 from topojax.types import Array
 
@@ -39,6 +40,36 @@ class GroupState(NamedTuple):
     frozen: Array  # int32: measurements that were not finite
     violated: Array  # int32: updates in a row violated
     saturated: Array  # int32: updates in a row at the bound and violated
+
+
+NUMBERS = ("law", "grows", "bound", "scale", "tolerance", "patience", "every")
+"""Fields of `GroupState` that no update changes."""
+
+
+class GroupDuals(NamedTuple):
+    """A `GroupState` as it is carried from step to step: what updates leave alone, and what they change."""
+
+    numbers: Packed
+    moving: Packed
+
+    @property
+    def state(self) -> GroupState:
+        """With every field under its name."""
+        return GroupState(**self.numbers.tree, **self.moving.tree)
+
+    def moved(self, state: GroupState) -> "GroupDuals":
+        """The group in a later state of its own."""
+        return GroupDuals(self.numbers, pack(_moving(state), state.bound.shape[0]))
+
+
+def carried(state: GroupState) -> GroupDuals:
+    """A state, to be carried."""
+    size = state.bound.shape[0]
+    return GroupDuals(pack({name: getattr(state, name) for name in NUMBERS}, size), pack(_moving(state), size))
+
+
+def _moving(state: GroupState) -> dict[str, Any]:
+    return {name: value for name, value in state._asdict().items() if name not in NUMBERS}
 
 
 class Heard(NamedTuple):
@@ -182,7 +213,7 @@ def _law(constraint: Constraint, columns: Mapping[str, Gain]) -> Controller:
     return dual_ascent(0.0, **limits) if constraint.rule is None else constraint.rule(**limits)
 
 
-def grouped(constraints: Mapping[str, Constraint]) -> tuple[tuple[Group, ...], tuple[GroupState, ...]]:
+def grouped(constraints: Mapping[str, Constraint]) -> tuple[tuple[Group, ...], tuple[GroupDuals, ...]]:
     """Contracts by the law that moves them, with their states before the first measurement.
 
     Laws of one kind and form are one vector. Examples, and laws of optax (which may mix what they are given), have a
@@ -203,7 +234,7 @@ def grouped(constraints: Mapping[str, Constraint]) -> tuple[tuple[Group, ...], t
         key = (name,) if alone else (type(law), jax.tree.structure(law))
         shelves.setdefault(key, []).append((name, constraint, law, columns))
     made = [_group(shelf) for shelf in shelves.values()]
-    return tuple(group for group, _ in made), tuple(state for _, state in made)
+    return tuple(group for group, _ in made), tuple(carried(state) for _, state in made)
 
 
 def _group(shelf: list[tuple[str, Constraint, Any, dict[str, Gain]]]) -> tuple[Group, GroupState]:

@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 
 from topojax.control.base import is_known
 from topojax.control.constraints import Constraint
-from topojax.control.groups import Group, GroupState, grouped
+from topojax.control.groups import Group, GroupDuals, GroupState, grouped
 from topojax.control.likelihoods import Weighing, WeighingState
 from topojax.control.verdict import Report, of_constraint, of_weighing
 from topojax.types import Array
@@ -29,7 +29,7 @@ Index = Mapping[str, ArrayLike] | None
 class Duals(NamedTuple):
     """State of a problem: all that its contracts remember, and every number of theirs."""
 
-    groups: tuple[GroupState, ...]
+    groups: tuple[GroupDuals, ...]
     weights: dict[str, WeighingState]
     work: Array  # shape=(), float32: what all moves but the last have added to the Lagrangian
     rounding: Array  # shape=(), float32: what float32 lost of it (Kahan's sum: it is subtracted from its like)
@@ -47,7 +47,7 @@ class Problem:
 
     groups: tuple[Group, ...]
     weighings: Mapping[str, Weighing]
-    start: tuple[GroupState, ...]
+    start: tuple[GroupDuals, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -81,7 +81,7 @@ class Problem:
         total = jnp.asarray(loss)
         if total.shape != ():
             raise ValueError(f"the loss has shape {total.shape}, it must be a number: take its mean")
-        for group, state in zip(self.groups, duals.groups, strict=True):
+        for group, state in self._states(duals):
             total = total + group.term(state, group.hear(state, measured, _places(group, index), strict=False))
         for name, one in self.weighings.items():
             if measured[name] is not None:
@@ -107,7 +107,7 @@ class Problem:
     def _work(self, duals: Duals, measured: Mapping[str, Any], index: Index) -> Array:
         """What the last moves of multipliers and weights have added, as this measurement has it."""
         added = jnp.zeros((), jnp.float32)
-        for group, state in zip(self.groups, duals.groups, strict=True):
+        for group, state in self._states(duals):
             added = added + group.work(state, group.hear(state, measured, _places(group, index), strict=False))
         for name, one in self.weighings.items():
             if measured[name] is not None:
@@ -138,9 +138,9 @@ class Problem:
         time = jnp.asarray(dt, jnp.float32)
         work = jnp.where(active, self._work(duals, measured, index), 0.0) - duals.rounding
         groups = []
-        for group, state in zip(self.groups, duals.groups, strict=True):
+        for (group, state), carried in zip(self._states(duals), duals.groups, strict=True):
             heard = group.hear(state, measured, _places(group, index), strict=True)
-            groups.append(group.update(state, heard, time, active))
+            groups.append(carried.moved(group.update(state, heard, time, active)))
         weights = dict(duals.weights)
         for name, one in self.weighings.items():
             if measured[name] is not None:
@@ -153,7 +153,7 @@ class Problem:
         """Name → multipliers in the contract's structure (`between`: a pair, lower and upper), or the term's weight."""
         named = {
             member.name: member.tree(state.law.effective(state.dual))
-            for group, state in zip(self.groups, duals.groups, strict=True)
+            for group, state in self._states(duals)
             for member in group.members
         }
         return named | {name: state.law.effective(state.weight) for name, state in duals.weights.items()}
@@ -170,7 +170,7 @@ class Problem:
             raise TypeError("report reads values: call it outside of jit, on the duals that come out")
         lines = [
             of_constraint(member, state)
-            for group, state in zip(self.groups, jax.device_get(duals.groups), strict=True)
+            for group, state in self._states(jax.device_get(duals))
             for member in group.members
         ]
         lines += [of_weighing(name, one.kind, duals.weights[name]) for name, one in self.weighings.items()]
@@ -181,10 +181,13 @@ class Problem:
         named = [f"{m.name}={m.constraint!r}" for group in self.groups for m in group.members]
         return f"contracts({', '.join([*named, *(f'{name}={one.kind}' for name, one in self.weighings.items())])})"
 
+    def _states(self, duals: Duals) -> list[tuple[Group, GroupState]]:
+        return [(group, carried.state) for group, carried in zip(self.groups, duals.groups, strict=True)]
+
     def _check(self, duals: Duals, measured: Mapping[str, Any], index: Index) -> None:
         """Names that are unknown or missing, and indices that point nowhere."""
         sizes = [len(group.sign) for group in self.groups]
-        if [state.bound.shape[-1] for state in duals.groups] != sizes or set(duals.weights) != set(self.weighings):
+        if [_size(carried) for carried in duals.groups] != sizes or set(duals.weights) != set(self.weighings):
             raise ValueError("these duals are another problem's: begin with problem.init()")
         for what, told in (("measured", measured), ("index", {} if index is None else index)):
             if not isinstance(told, Mapping):
@@ -205,6 +208,11 @@ class Problem:
             if name not in given:
                 raise ValueError(f"index lacks {name!r}: which of its {group.examples} examples were measured?")
             _check_index(name, (index or {})[name], group.examples)
+
+
+def _size(carried: GroupDuals) -> int:
+    """Multipliers of a group; inside of a `vmap` over states as outside."""
+    return carried.numbers.tables["float32"].shape[-1]
 
 
 def _places(group: Group, index: Index) -> Array | None:

@@ -112,6 +112,7 @@ def humancompatible(a: np.ndarray, b: np.ndarray, controlled: bool) -> Step:
 def _torch(a: np.ndarray, b: np.ndarray) -> tuple[Any, Any, Any, Any]:
     import torch
 
+    torch.set_num_threads(1)  # vectors this short gain nothing from more, and threads that wait slow what runs beside
     x = torch.nn.Parameter(torch.zeros(len(a)))
     return torch.as_tensor(a), torch.as_tensor(b), x, torch.optim.SGD([x], lr=RATE)
 
