@@ -17,6 +17,9 @@ NOTEBOOKS = sorted(COLAB.glob("*.ipynb"))
 EPOCHS = {"control_your_own_model": 30}
 """Epochs of the smoke run; 2 for the others."""
 
+LONG = ("your_own_data",)
+"""Whose page in docs/ runs the same examples."""
+
 EXECUTE = """
 import sys, nbclient, nbformat
 notebook = nbformat.read(sys.argv[1], 4)
@@ -73,8 +76,11 @@ def test_all_install_the_same_source():
     assert len({next(cell.source for cell in read(path).cells if cell.cell_type == "code") for path in NOTEBOOKS}) == 1
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=pytest.mark.campaign if path.stem in LONG else pytest.mark.slow) for path in NOTEBOOKS],
+    ids=lambda path: path.stem,
+)
 def test_it_runs_from_top_to_bottom(path, reader, tmp_path_factory):
     """In a folder of its own: what one notebook leaves, no other may lean on. Compiled programs they do share."""
     python, environment = reader

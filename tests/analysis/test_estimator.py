@@ -81,7 +81,7 @@ def test_what_cannot_be_fitted_is_a_value_error_in_one_line(fit, message):
         fit()
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_a_pipeline_and_a_grid_search_without_labels():
     model = make_pipeline(StandardScaler(), small(epochs=2, labels=False))
     search = GridSearchCV(model, {"atlas__charts": [2, 3]}, cv=2, error_score="raise").fit(X)

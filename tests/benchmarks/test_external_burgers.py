@@ -97,7 +97,7 @@ def test_multipliers_move_by_what_the_contract_is_off(steps):
     points, after = steps
     start, state = after["contracts"]
     off = value(start, points.initial) + jnp.sin(jnp.pi * points.initial[:, 0])
-    duals = state.duals.groups[1].dual.weight
+    duals = state.duals.groups[1].state.dual.weight
     np.testing.assert_allclose(duals[cells(points)["initial"]], 0.01 * off, rtol=1e-4, atol=1e-7)
 
 

@@ -32,7 +32,7 @@ def test_the_help_of_a_command_is_short_and_names_it(name, capsys):
     assert commands.main([name, "--help"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert len(out.splitlines()) <= 25
+    assert len(out.splitlines()) <= 30
     assert f"topojax {name}" in out
 
 

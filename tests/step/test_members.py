@@ -164,10 +164,13 @@ def run_members(chunk=0, own_data=False):
     return {"devices": layout.devices, "chunk": layout.chunk, "metrics": out}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("devices", "arguments", "wanted"),
-    [(1, {"own_data": True}, (1, 4)), (1, {"chunk": 2}, (1, 2)), (2, {"own_data": True, "chunk": 1}, (2, 1))],
+    [
+        pytest.param(1, {"own_data": True}, (1, 4), marks=pytest.mark.campaign),
+        pytest.param(1, {"chunk": 2}, (1, 2), marks=pytest.mark.campaign),
+        pytest.param(2, {"own_data": True, "chunk": 1}, (2, 1), marks=pytest.mark.slow),
+    ],
 )
 def test_a_member_is_its_solo_run(devices, arguments, wanted):
     tests = os.path.dirname(os.path.dirname(__file__))

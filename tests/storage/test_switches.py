@@ -60,7 +60,7 @@ SWITCHES = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_every_switch_trains_and_but_for_keys_to_the_same_numbers(tmp_path):
     found = []
     for n, switches in enumerate([{}, *SWITCHES]):

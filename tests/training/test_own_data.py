@@ -116,8 +116,10 @@ def test_a_file_trains_with_no_other_field_set(make, charts, image, tmp_path):
     assert again.named()["test/mse"] == result["test/mse"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("n, labelled", [(12, True), (60, False)])
+@pytest.mark.parametrize(
+    "n, labelled",
+    [pytest.param(12, True, marks=pytest.mark.slow), pytest.param(60, False, marks=pytest.mark.campaign)],
+)
 def test_few_examples_and_none_with_a_label(n, labelled, tmp_path):
     x, y = RNG.normal(size=(n, 5)), np.arange(n) % 2
     result, fields = trained(None, tmp_path / "run", data=(x, y if labelled else None))

@@ -161,7 +161,7 @@ def test_after_as_many_attempts_as_there_may_be_it_stops_and_names_what_went_bad
     assert state_bits(tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_debugging_names_the_first_operation_that_is_not_finite(tmp_path, monkeypatch):
     poisoned_once(monkeypatch, 1, after=True)
     with pytest.raises(UserError, match=r"config\.debug: epoch 2, step 1: "):
