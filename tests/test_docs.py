@@ -152,6 +152,7 @@ def test_links_lead_where_the_site_has_their_pages(site, tmp_path, monkeypatch):
     assert (tmp_path / "site" / "docs" / "data.json").read_text() == "{}"
 
 
+@pytest.mark.slow
 def test_a_notebook_becomes_a_page_with_what_it_printed(site, tmp_path):
     new = nbformat.v4
     cells = [new.new_markdown_cell("# It"), new.new_code_cell("print(6 * 7)")]

@@ -30,6 +30,7 @@ def fitted():
     return small().fit(X, Y)
 
 
+@pytest.mark.slow
 def test_it_learns_classes_and_gives_them_by_name(fitted):
     assert list(fitted.classes_) == ["left", "right"]
     assert fitted.score(X, Y) > 0.9
@@ -39,6 +40,7 @@ def test_it_learns_classes_and_gives_them_by_name(fitted):
     np.testing.assert_allclose(probability.sum(axis=1), 1.0)
 
 
+@pytest.mark.slow
 def test_it_transforms_and_comes_back_in_the_units_of_the_data(fitted):
     z = fitted.transform(X)
     assert z.shape == (48, 2)
@@ -48,18 +50,21 @@ def test_it_transforms_and_comes_back_in_the_units_of_the_data(fitted):
     assert list(fitted.get_feature_names_out()) == ["atlas0", "atlas1"]
 
 
+@pytest.mark.slow
 def test_an_answer_does_not_depend_on_how_many_are_asked_about(fitted):
     np.testing.assert_allclose(
         fitted.transform(X), np.concatenate([fitted.transform(x[None]) for x in X]), rtol=1e-6, atol=1e-6
     )
 
 
+@pytest.mark.slow
 def test_it_pickles_and_clones(fitted):
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(fitted)).predict(X), fitted.predict(X))
     assert clone(fitted).get_params() == fitted.get_params()
     assert not hasattr(clone(fitted), "run_")
 
 
+@pytest.mark.slow
 def test_another_fit_of_a_warm_start_goes_on(fitted):
     warm = pickle.loads(pickle.dumps(fitted)).set_params(warm_start=True, epochs=1)
     steps = int(fitted.run_.state.step)

@@ -10,6 +10,8 @@ from topojax.errors import UserError
 from topojax.scoring.split import evaluate_run
 from topojax.types import Batch
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(digits_run):

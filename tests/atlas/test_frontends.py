@@ -117,6 +117,7 @@ def test_an_atlas_with_the_front_end_routes_turned_pictures_alike():
     np.testing.assert_allclose(a.z_geo, b.z_geo, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [{"frontend": "conv", "renderer": "conv", "ball": True}, {"renderer": "conv", "discs": True, "bounded": True}],

@@ -223,6 +223,7 @@ def test_geometry_is_measured_once_the_window_has_opened_and_then_frozen():
     assert float(third.lyapunov) != float(second.lyapunov)  # all else is measured on
 
 
+@pytest.mark.slow
 def test_gradient_ratios_are_measured_where_a_row_follows_them():
     plain, both = made(), made("commitment", "route")
     seen = look(plain)

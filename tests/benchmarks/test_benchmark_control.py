@@ -289,6 +289,7 @@ def faked(monkeypatch):
     return compiled
 
 
+@pytest.mark.slow
 def test_all_arms_and_the_sweep_in_order(monkeypatch, tmp_path):
     compiled = faked(monkeypatch)
     grid = {"rate": (1e-3, 4e-3), "scale": (1.0, 3.0), "gates": (False, True)}

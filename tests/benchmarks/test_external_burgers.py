@@ -20,6 +20,8 @@ from topojax.benchmarks.external.burgers_network import (
 )
 from topojax.benchmarks.external.burgers_reference import error, exact, grid
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_steepest_slope_is_the_published_one():
     """Basdevant et al. (1986): |u_x| reaches 152.00516 at x = 0, at πt = 1.6037."""

@@ -244,6 +244,7 @@ def everything():
     return problem, jax.tree.map(jnp.float32, measured), {"e": jnp.array([2, 5])}
 
 
+@pytest.mark.slow
 def test_a_thousand_steps_are_one_trace_and_no_gradient_reaches_control():
     problem, measured, index = everything()
     traces = []

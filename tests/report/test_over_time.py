@@ -17,6 +17,8 @@ from topojax.report.history import read
 from topojax.scoring.run import restore
 from topojax.scoring.split import load_splits
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(digits_run):

@@ -17,6 +17,8 @@ from topojax.atlas.table import TABLE
 from topojax.data.sets import batch_indices
 from topojax.types import Batch
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tiny():

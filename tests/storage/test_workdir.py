@@ -70,6 +70,7 @@ def test_a_checkpoint_is_read_with_the_configuration_it_was_trained_with(tmp_pat
     assert "contracts.window.target 0.3" in line
 
 
+@pytest.mark.slow
 def test_any_flipped_byte_of_a_configuration_is_one_line_or_a_valid_configuration(tmp_path):
     workdir.write_config(tmp_path, default_config())
     path = tmp_path / "config.json"

@@ -117,6 +117,7 @@ def rows(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_numbers_arrive_and_those_that_are_not_finite_are_left_out_and_counted(tmp_path, uri):
     files, sending = opened(tmp_path / "run", config(uri, seed=3))
     log(files, (1, 2, 3))
@@ -248,6 +249,7 @@ def test_a_server_or_file_that_cannot_be_is_one_line_before_anything_is_written(
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
+@pytest.mark.slow
 def test_what_the_sending_process_is_refused_is_one_line_of_the_run(tmp_path):
     write_config(tmp_path, config("http://127.0.0.1:9"))
     with pytest.raises(UserError, match=r"^config\.mlflow\.tracking_uri = http://127\.0\.0\.1:9: nobody answers .*$"):

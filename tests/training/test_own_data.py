@@ -208,6 +208,7 @@ def test_one_example_or_many_in_any_of_its_shapes(own):
         run.encode(IMAGES[..., 0])
 
 
+@pytest.mark.slow
 def test_a_run_is_used_within_traced_functions_first(own):
     """Weights that are first asked for inside jit are no tracers afterwards."""
     run = topojax.restore(own[0])
@@ -246,6 +247,7 @@ def test_exploring_speaks_the_units_of_the_data(own):
     assert explore.grid(run, chart=0, size=3).image.shape == (3, 3, 3, 6, 6)
 
 
+@pytest.mark.slow
 def test_programs_run_without_topojax(own, tmp_path):
     folder = export.export(own[0], tmp_path / "programs", format="stablehlo")
     np.save(tmp_path / "x.npy", IMAGES.astype(np.float32))
@@ -303,6 +305,7 @@ def test_other_data_are_refused(own):
         train_and_evaluate(small(train__epochs=6, data__auto=True), own[0], data=(IMAGES[::-1].copy(), LABELS))
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_another_s_parameters(own, tmp_path, capsys):
     config = small(train__epochs=1, init_from=str(own[0]))
     config.optim.learning_rate = config.optim.learning_rate_max = config.optim.learning_rate_min = 1e-12

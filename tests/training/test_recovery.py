@@ -58,7 +58,9 @@ def after_epoch(monkeypatch, epoch, act):
     monkeypatch.setattr(logs.Writers, "metrics", acting)
 
 
-@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    "number, status", [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_and_the_run_goes_on_as_if_nothing_had_been(
     number, status, digits_run, tmp_path, monkeypatch, capsys
 ):
@@ -73,6 +75,7 @@ def test_a_signal_saves_and_the_run_goes_on_as_if_nothing_had_been(
     assert state_bits(tmp_path) == state_bits(digits_run)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_is_one_line_and_keeps_what_was_saved(run, monkeypatch, capsys):
     """Tensorstore's words are long, and no OSError."""
 

@@ -125,6 +125,7 @@ KILLED = """
 """
 
 
+@pytest.mark.slow
 def test_killed_and_restarted_equals_uninterrupted(finished, tmp_path):
     """Killed in epoch 3, after its row is written and one epoch after the checkpoint of epoch 2."""
     workdir = tmp_path / "killed"
