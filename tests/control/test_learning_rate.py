@@ -367,3 +367,13 @@ def test_a_number_that_it_does_not_have_is_named():
         scale_by_governor(1e-3, patient=3)
     with pytest.raises(ValueError, match=r"ratio must be > 0, got 0.0"):
         update_ratio(0.0)
+
+
+def test_a_cap_that_is_a_number_and_a_state_without_a_governor_are_named():
+    with pytest.raises(TypeError, match="update_ratio"):
+        scale_by_governor(1e-3, cap=0.05)
+    with pytest.raises(KeyError, match="no governor"):
+        cause(optax.adam(1e-3).init(jnp.ones(2)))
+    many = jax.vmap(lambda rate: scale_by_governor(rate).init(jnp.ones(2)))(jnp.ones(3))
+    with pytest.raises(ValueError, match="take one out"):
+        cause(many)

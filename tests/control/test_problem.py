@@ -422,3 +422,29 @@ def test_a_contract_holds_within_a_hundredth_of_its_bound():
     duals = problem.update(duals, {"small": 0.001009, "none": 0.011, "scaled": 2.021})
     assert [line.satisfied for line in problem.report(duals).lines] == [True, False, False]
     assert [line.violated for line in problem.report(duals).lines] == [0, 1, 1]
+
+
+def test_duals_of_another_problem_are_refused_and_of_many_say_how_to_be_read():
+    first = tc.contracts(a=tc.at_most(1.0), b=tc.at_most(10.0))
+    duals = first.init()
+    for other in (
+        tc.contracts(b=tc.at_most(10.0), a=tc.at_most(1.0)),
+        tc.contracts(a=tc.at_least(1.0), b=tc.at_most(10.0)),
+        tc.contracts(a=tc.at_most(1.0), c=tc.at_most(10.0)),
+    ):
+        for use in (
+            other.multipliers,
+            other.report,
+            lambda duals, p=other: p.update(duals, dict.fromkeys(p.names, 1.0)),
+        ):
+            with pytest.raises(ValueError, match="another problem's"):
+                use(duals)
+    many = jax.vmap(lambda k: first.update(duals, {"a": k, "b": k}))(jnp.arange(3.0))
+    for use in (first.multipliers, first.report):
+        with pytest.raises(ValueError, match=r"jax.vmap\(problem.multipliers\)"):
+            use(many)
+    assert jax.vmap(first.multipliers)(many)["a"].shape == (3,)
+    with pytest.raises(TypeError, match="problem.init"):
+        first.update(None, {"a": 1.0, "b": 1.0})
+    with pytest.raises(TypeError, match="measured must be a dict"):
+        first.merit(duals, 1.0, None)

@@ -91,3 +91,20 @@ def test_other_json_is_refused(text, tmp_path):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=r"config\.json"):
         workdir.read_config(tmp_path)
+
+
+@pytest.mark.parametrize("files", [{"metrics.jsonl": "{}"}, {"result.json": "[]"}, {"config.json": '{"a": 1}'}])
+def test_a_folder_of_somebody_else_is_refused_and_left_as_it_is(files, tmp_path):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=f"holds {next(iter(files))}, and is no run of topojax.*name another folder"):
+        workdir.own(tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == files
+
+
+def test_an_empty_folder_and_a_run_are_ones_own(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    workdir.own(tmp_path)
+    workdir.write_config(tmp_path, default_config())
+    (tmp_path / "metrics.jsonl").write_text("")
+    workdir.own(tmp_path)

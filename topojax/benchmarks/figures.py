@@ -258,7 +258,7 @@ def _time(one: Mapping[str, Any]) -> str:
     if one["cores"] is None or seconds == "–":
         return seconds if seconds == "–" else f"{seconds} s"
     shared = f", {one['at_once']} runs at once" if (one["at_once"] or 1) > 1 else ""
-    return f"{seconds} s on {one['cores']} cores{shared}"
+    return f"{seconds} s on {one['cores']} core{'' if one['cores'] == 1 else 's'}{shared}"
 
 
 def _caption(found: Mapping[str, Any]) -> str:

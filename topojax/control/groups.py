@@ -62,10 +62,16 @@ class GroupDuals(NamedTuple):
         return GroupDuals(self.numbers, pack(_moving(state), state.bound.shape[0]))
 
 
-def carried(state: GroupState) -> GroupDuals:
-    """A state, to be carried."""
+def carried(state: GroupState, members: tuple[Member, ...]) -> GroupDuals:
+    """A state, to be carried, labelled by whose it is."""
     size = state.bound.shape[0]
-    return GroupDuals(pack({name: getattr(state, name) for name in NUMBERS}, size), pack(_moving(state), size))
+    numbers = pack({name: getattr(state, name) for name in NUMBERS}, size, label_of(members))
+    return GroupDuals(numbers, pack(_moving(state), size))
+
+
+def label_of(members: tuple[Member, ...]) -> tuple[tuple[str, str], ...]:
+    """Names and relations of contracts in their order."""
+    return tuple((one.name, one.constraint.relation) for one in members)
 
 
 def _moving(state: GroupState) -> dict[str, Any]:
@@ -234,7 +240,7 @@ def grouped(constraints: Mapping[str, Constraint]) -> tuple[tuple[Group, ...], t
         key = (name,) if alone else (type(law), jax.tree.structure(law))
         shelves.setdefault(key, []).append((name, constraint, law, columns))
     made = [_group(shelf) for shelf in shelves.values()]
-    return tuple(group for group, _ in made), tuple(carried(state) for _, state in made)
+    return tuple(group for group, _ in made), tuple(carried(state, group.members) for group, state in made)
 
 
 def _group(shelf: list[tuple[str, Constraint, Any, dict[str, Gain]]]) -> tuple[Group, GroupState]:

@@ -124,7 +124,7 @@ def scale_by_governor(
       >>> updates, state = tx.update(grads, state, params, value=loss)
       >>> cause(state), optax.tree_utils.tree_get(state, "in_force")
     """
-    cap = UpdateRatio(np.inf, 0.0) if cap is None else cap
+    cap = _cap(cap)
     numbers = _numbers(
         initial=initial,
         maximum=maximum,
@@ -159,6 +159,12 @@ def scale_by_governor(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def _cap(cap: Any) -> UpdateRatio:
+    if cap is not None and not isinstance(cap, UpdateRatio):
+        raise TypeError(f"cap must be made by update_ratio, as cap=update_ratio(0.05), got {cap!r}")
+    return cap or UpdateRatio(np.inf, 0.0)
+
+
 def cause(state: Any) -> str:
     """Name of the cause of the rate's last change, from the state of a transform that holds a governor.
 
@@ -168,12 +174,21 @@ def cause(state: Any) -> str:
     Raises:
       KeyError: there is none, or more than one, in it.
     """
-    return CAUSES[int(optax.tree_utils.tree_get(state, "cause"))]
+    return CAUSES[_index(state, "cause")]
+
+
+def _index(state: Any, name: str) -> int:
+    found = optax.tree_utils.tree_get(state, name)
+    if found is None:
+        raise KeyError(f"no governor in this state: {type(state).__name__}")
+    if np.ndim(found):
+        raise ValueError(f"a state of {np.shape(found)} runs: take one out, jax.tree.map(lambda leaf: leaf[i], state)")
+    return int(found)
 
 
 def bound(state: Any) -> str:
     """Name, of `BOUNDS`, of what set the rate of the last step; arguments and errors as for `cause`."""
-    return BOUNDS[int(optax.tree_utils.tree_get(state, "bound"))]
+    return BOUNDS[_index(state, "bound")]
 
 
 def keep_finite(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:

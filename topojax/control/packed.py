@@ -23,12 +23,14 @@ class Packed:
       others: leaves of another shape, as they are.
       structure: of the tree.
       types: of each leaf, in the tree's order; empty for one of the others.
+      label: whose it is; hashable.
     """
 
     tables: dict[str, Array]
     others: tuple[Array, ...]
     structure: Any = dataclasses.field(metadata={"static": True})
     types: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+    label: tuple = dataclasses.field(default=(), metadata={"static": True})
 
     @property
     def tree(self) -> Any:
@@ -39,12 +41,13 @@ class Packed:
         return jax.tree.unflatten(self.structure, leaves)
 
 
-def pack(tree: Any, size: int) -> Packed:
+def pack(tree: Any, size: int, label: tuple = ()) -> Packed:
     """A tree with its vectors of a size stacked.
 
     Args:
       tree: of arrays.
       size: n; leaves of shape (n,) become rows.
+      label: whose it is.
     """
     leaves, structure = jax.tree.flatten(tree)
     leaves = [jnp.asarray(leaf) for leaf in leaves]
@@ -54,4 +57,4 @@ def pack(tree: Any, size: int) -> Packed:
         for name in sorted(set(types) - {""})
     }
     others = tuple(leaf for leaf, kind in zip(leaves, types, strict=True) if not kind)
-    return Packed(tables, others, structure, types)
+    return Packed(tables, others, structure, types, label)

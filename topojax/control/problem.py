@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 
 from topojax.control.base import is_known
 from topojax.control.constraints import Constraint
-from topojax.control.groups import Group, GroupDuals, GroupState, grouped
+from topojax.control.groups import Group, GroupDuals, GroupState, grouped, label_of
 from topojax.control.likelihoods import Weighing, WeighingState
 from topojax.control.verdict import Report, of_constraint, of_weighing
 from topojax.types import Array
@@ -100,6 +100,7 @@ class Problem:
         A move is charged by the measurement after it: the one that caused it has its noise in the move as well, and the
         merit would fall by K var(e) an update while nothing but the batch changes.
         """
+        self._check(duals, measured, index)
         duals, measured = jax.lax.stop_gradient((duals, dict(measured)))
         lagrangian = jax.lax.stop_gradient(self.lagrangian(duals, loss, measured, index=index))
         return lagrangian - duals.work - self._work(duals, measured, index)
@@ -151,6 +152,7 @@ class Problem:
 
     def multipliers(self, duals: Duals) -> dict[str, Any]:
         """Name → multipliers in the contract's structure (`between`: a pair, lower and upper), or the term's weight."""
+        self._check_duals(duals)
         named = {
             member.name: member.tree(state.law.effective(state.dual))
             for group, state in self._states(duals)
@@ -166,6 +168,7 @@ class Problem:
         Raises:
           TypeError: inside of `jit`, where there are none.
         """
+        self._check_duals(duals)
         if not all(is_known(leaf) for leaf in jax.tree.leaves(duals)):
             raise TypeError("report reads values: call it outside of jit, on the duals that come out")
         lines = [
@@ -184,11 +187,29 @@ class Problem:
     def _states(self, duals: Duals) -> list[tuple[Group, GroupState]]:
         return [(group, carried.state) for group, carried in zip(self.groups, duals.groups, strict=True)]
 
+    def _check_duals(self, duals: Duals) -> None:
+        if not isinstance(duals, Duals):
+            raise TypeError(f"duals come of problem.init() or problem.update(), got {type(duals).__name__}")
+        labels = [label_of(group.members) for group in self.groups]
+        sizes = [len(group.sign) for group in self.groups]
+        others = [carried.numbers.label for carried in duals.groups]
+        if others != labels or set(duals.weights) != set(self.weighings):
+            theirs = [name for label in others for name, _ in label] + list(duals.weights)
+            raise ValueError(
+                f"these duals are another problem's, of {theirs}, this one's contracts are {list(self.names)}: "
+                "begin with problem.init()"
+            )
+        if any(carried.numbers.tables["float32"].ndim != 2 for carried in duals.groups):
+            raise ValueError(
+                "these duals are of many problems, one beside the other: jax.vmap over them, as in "
+                "jax.vmap(problem.multipliers)(duals), or take one out, jax.tree.map(lambda leaf: leaf[i], duals)"
+            )
+        if [carried.numbers.tables["float32"].shape[-1] for carried in duals.groups] != sizes:
+            raise ValueError("these duals are of contracts of another shape: begin with problem.init()")
+
     def _check(self, duals: Duals, measured: Mapping[str, Any], index: Index) -> None:
         """Names that are unknown or missing, and indices that point nowhere."""
-        sizes = [len(group.sign) for group in self.groups]
-        if [_size(carried) for carried in duals.groups] != sizes or set(duals.weights) != set(self.weighings):
-            raise ValueError("these duals are another problem's: begin with problem.init()")
+        self._check_duals(duals)
         for what, told in (("measured", measured), ("index", {} if index is None else index)):
             if not isinstance(told, Mapping):
                 raise TypeError(f"{what} must be a dict of contracts, got {type(told).__name__}")
@@ -208,11 +229,6 @@ class Problem:
             if name not in given:
                 raise ValueError(f"index lacks {name!r}: which of its {group.examples} examples were measured?")
             _check_index(name, (index or {})[name], group.examples)
-
-
-def _size(carried: GroupDuals) -> int:
-    """Multipliers of a group; inside of a `vmap` over states as outside."""
-    return carried.numbers.tables["float32"].shape[-1]
 
 
 def _places(group: Group, index: Index) -> Array | None:

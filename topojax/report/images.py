@@ -124,7 +124,9 @@ def _map_of_charts(axis: Any, embedding: Embedding) -> None:
             spot = _beside(corners[:, :2], np.array(axis.get_xlim() + axis.get_ylim()).reshape(2, 2))
             box = OffsetImage(pictures[k], zoom=26 / max(shape[0], shape[1]), interpolation="nearest")
             frame = {"edgecolor": colour(k), "linewidth": 1.0, "boxstyle": "square,pad=0"}
-            axis.add_artist(AnnotationBbox(box, spot, frameon=True, pad=0.05, bboxprops=frame))
+            axis.add_artist(
+                AnnotationBbox(box, (float(spot[0]), float(spot[1])), frameon=True, pad=0.05, bboxprops=frame)
+            )
     first, second, pairs = regions.both_places(embedding)
     if len(pairs) and flat and embedding.run.config.model.discs:
         for at, other in ((first, pairs[:, 1]), (second, pairs[:, 0])):

@@ -18,6 +18,10 @@ from topojax.storage.logs import write_text
 _SHOWN = 5
 
 
+_NAMES = ("metrics.jsonl", "events.jsonl", "usage.jsonl", "result.json", "config.json")
+"""Files of a run that a new one would replace; config.json is there before the others."""
+
+
 @contextlib.contextmanager
 def claim(workdir: pathlib.Path) -> Iterator[None]:
     """Make the folder if need be and hold it against other processes.
@@ -51,6 +55,23 @@ def claim(workdir: pathlib.Path) -> Iterator[None]:
         for left in workdir.glob(".*.part"):  # by a process that was killed while it wrote
             left.unlink(missing_ok=True)
         yield
+
+
+def own(workdir: pathlib.Path) -> None:
+    """Refuse a folder whose files bear a run's names and are none: what is somebody else's is not overwritten.
+
+    Raises:
+      UserError: naming the file, and the way out.
+    """
+    bearing = [name for name in _NAMES if (workdir / name).exists()]
+    if not bearing:
+        return
+    try:
+        read_config(workdir)
+    except UserError as error:
+        raise UserError(
+            f"--workdir={workdir} holds {bearing[0]}, and is no run of topojax ({error}): name another folder"
+        ) from error
 
 
 def located(workdir: str | pathlib.Path) -> pathlib.Path:

@@ -91,6 +91,7 @@ def train_and_evaluate(
         validate(config)
         if is_population(config):
             raise UserError("config.population asks for many runs: topojax.train_population trains them")
+        workdirs.own(path)
         config = workdirs.adopted(path, config)
         # Before the data, which take their time.
         done = None if data is not None else _finished(path, config, allow_change)

@@ -76,6 +76,7 @@ def train_population(
             raise UserError(f"{path} holds a run of its own: choose another --workdir for a population")
         if config.debug:
             raise UserError("config.debug looks into one run: start the member of interest alone")
+        workdirs.own(path)
         done = _finished(path, config)
         if done is not None:
             print(f"{path} is finished: {len(configs)} members, results in {path / FILE}")
