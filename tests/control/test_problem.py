@@ -444,7 +444,7 @@ def test_duals_of_another_problem_are_refused_and_of_many_say_how_to_be_read():
         with pytest.raises(ValueError, match=r"jax.vmap\(problem.multipliers\)"):
             use(many)
     assert jax.vmap(first.multipliers)(many)["a"].shape == (3,)
-    with pytest.raises(TypeError, match="problem.init"):
+    with pytest.raises(TypeError, match=r"problem\.init"):
         first.update(None, {"a": 1.0, "b": 1.0})
     with pytest.raises(TypeError, match="measured must be a dict"):
         first.merit(duals, 1.0, None)
