@@ -121,7 +121,8 @@ def _passing(model):
     return jax.jit(run)
 
 
-@pytest.mark.parametrize("supervised", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("supervised", [True, False])
 def test_the_lyapunov_value_is_the_task_and_what_is_violated(supervised):
     m = made() if supervised else made(supervised=False)
     seen = look(m)

@@ -22,6 +22,8 @@ from topojax.scoring.split import evaluate, load_splits
 from topojax.scoring.told import as_json
 from topojax.types import Batch
 
+pytestmark = pytest.mark.slow
+
 TRAINING = ["curves", "losses", "rate", "events", "contracts", "window", "scales"]
 ATLAS = ["atlas", "usage", "prototypes"]
 LATENT = ["reconstructions", "errors", "classes", "calibration", "jumps"]
