@@ -105,7 +105,6 @@ def test_a_frame_with_texts_is_fitted():
 
 
 @pytest.mark.campaign
-@pytest.mark.slow
 def test_scikit_learn_s_own_checks():
     """None is left out. An hour on a busy machine: most of them fit a program of another shape."""
     results = check_estimator(small(epochs=1, hidden=8), on_fail=None, on_skip=None)

@@ -138,3 +138,15 @@ def test_the_overhead_s_bar_is_a_tenth_of_cooper_s(scanned, words):
     times = {"topojax": 0.02, "topojax in a scan": scanned, "cooper": 0.1}
     record = {name: {"step": 0.3, "overhead": overhead_ms} for name, overhead_ms in times.items()}
     assert overhead.markdown({"1000": record}).endswith(f"from Python missed, in a scan {words}.")
+
+
+def test_others_are_tried_near_what_was_picked():
+    gains = [(0.1, 1.0), (0.1, 10.0), (0.3, 1.0), (0.3, 10.0), (1.0, 1.0), (1.0, 10.0)]
+    assert analytic.near(gains, (0.1, 1.0)) == gains[:4]
+    assert analytic.near(gains, (0.3, 10.0)) == gains
+    assert analytic.near([(0.1,), (0.2,), (0.3,)], (0.3,)) == [(0.2,), (0.3,)]
+
+
+def test_the_page_says_how_much_of_cooper_it_has():
+    row = {"gains": [1.0], "steps": 9, "multiplier": 0.0, "solution": 0.0, "overshoot": 0.0, "settled": 1, "reached": 1}
+    assert "Cooper was run to the end in 1 of 36 rows" in analytic.markdown({"die/cooper/simultaneous": row})

@@ -17,6 +17,10 @@ def test_the_quadratic_is_the_published_one():
     assert ((eigenvalues > 30) & (eigenvalues < 60)).sum() == 10
     task = quadratic_deep.task()
     assert task.steps == 700
+    anew = [np.linalg.eigvalsh(quadratic_deep.hessian(seed)) for seed in (142, 142, 242)]
+    np.testing.assert_array_equal(anew[0], anew[1])
+    assert not np.allclose(anew[0], anew[2])
+    assert all(((one > 30) & (one < 60)).sum() == 10 for one in anew)
     assert float(task.judge(jnp.asarray(quadratic_deep.examples(42).mean(axis=0)))) == pytest.approx(87.046, abs=1e-3)
 
 

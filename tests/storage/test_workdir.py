@@ -97,7 +97,7 @@ def test_other_json_is_refused(text, tmp_path):
 def test_a_folder_of_somebody_else_is_refused_and_left_as_it_is(files, tmp_path):
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    with pytest.raises(UserError, match=f"holds {next(iter(files))}, and is no run of topojax.*name another folder"):
+    with pytest.raises(UserError, match=f"holds {next(iter(files))}, but no configuration.*name another folder"):
         workdir.own(tmp_path)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == files
 

@@ -143,7 +143,7 @@ class Group:
         """What the last moves of the multipliers have added to the Lagrangian, as a new measurement has it; shape=().
 
         The measurement that moved them would have its own noise in both factors. Of a batch of examples each has moved
-        once since it was last in one, and is one of n.
+        once since it was last in one, and is one of n; one that a batch holds twice is charged twice.
         """
         now, before = self.term(state, heard), self._value(heard, state.former, state.former_coefficient)
         return (now - before) * (1.0 if heard.places is None else heard.error.shape[0] / self.examples)
@@ -264,7 +264,7 @@ def _group(shelf: list[tuple[str, Constraint, Any, dict[str, Gain]]]) -> tuple[G
         dual=dual,
         grows=grows,
         coefficient=grows.init(),
-        former=law.effective(dual) + 0.0,
+        former=law.effective(dual),
         former_coefficient=grows.init(),
         bound=columns["bound"],
         scale=columns["scale"],
@@ -275,9 +275,9 @@ def _group(shelf: list[tuple[str, Constraint, Any, dict[str, Gain]]]) -> tuple[G
         violation=jnp.full(start, jnp.inf, jnp.float32),
         total=zeros,
         seen=counts,
-        frozen=counts + 0,
-        violated=counts + 0,
-        saturated=counts + 0,
+        frozen=counts,
+        violated=counts,
+        saturated=counts,
     )
 
 

@@ -51,7 +51,7 @@ class Weighing:
         law = jax.tree.map(lambda gain: jnp.array(gain, jnp.float32), self.law)
         dims = jnp.array(self.dims, jnp.float32)
         weight = law.init()
-        former = law.effective(weight) + 0.0
+        former = jnp.copy(law.effective(weight))  # a buffer of its own: both may be donated
         return WeighingState(law, weight, former, dims, jnp.full((), jnp.nan, jnp.float32), jnp.zeros((), jnp.int32))
 
     def read(self, name: str, measured: Any) -> tuple[Array, Array]:

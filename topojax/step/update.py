@@ -174,7 +174,7 @@ class Update:
         allowed = caps.update_ratio_cap(norms["direction"], norms["params"], ratio)
         # The order of the bounds is tracking.events.CAPS'.
         bounds = (state.control.governor.rate, self.schedule(state.step), allowed, state.probed.speed_cap)
-        asked, granted = jnp.minimum(*bounds[:2]), jnp.minimum(*bounds[2:])
+        (asked, _), (granted, _) = caps.active_cap(*bounds[:2]), caps.active_cap(*bounds[2:])
         return Rate(*caps.active_cap(*bounds), granted, asked)
 
     def moved(self, params: Params, direction: Params, rate: Array) -> Params:

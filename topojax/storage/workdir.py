@@ -17,8 +17,7 @@ from topojax.storage.logs import write_text
 
 _SHOWN = 5
 
-
-_NAMES = ("metrics.jsonl", "events.jsonl", "usage.jsonl", "result.json", "config.json")
+_NAMES = ("metrics.jsonl", "events.jsonl", "usage.jsonl", "result.json", "population.json", "config.json")
 """Files of a run that a new one would replace; config.json is there before the others."""
 
 
@@ -70,7 +69,8 @@ def own(workdir: pathlib.Path) -> None:
         read_config(workdir)
     except UserError as error:
         raise UserError(
-            f"--workdir={workdir} holds {bearing[0]}, and is no run of topojax ({error}): name another folder"
+            f"--workdir={workdir} holds {bearing[0]}, but no configuration of a run of topojax ({error}): "
+            "name another folder"
         ) from error
 
 

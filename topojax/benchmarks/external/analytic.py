@@ -138,6 +138,12 @@ def markdown(records: Records) -> str:
             parts.append(f"**{problem.words}** ({problem.steps:,} steps)\n\n{table(rows)}")
     short = misses(records)
     words = "No bar is missed." if not short else "Missed:\n\n" + "\n".join(f"- {line}" for line in short)
+    beside = [f"{name}/cooper/{mechanism}" for name in problems() for mechanism in LIBRARIES["cooper"]]
+    known = sum(key in records for key in beside)
+    if known < len(beside):
+        words += (
+            f"\n\nCooper was run to the end in {known} of {len(beside)} rows; where it was not, nothing is compared."
+        )
     return "\n\n".join([*parts, words])
 
 
