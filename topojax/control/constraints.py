@@ -190,6 +190,8 @@ def _constraint(relation: str, bound: Any, upper: Any, options: Options) -> Cons
     if upper is not None:
         _ordered(bound, upper)
     numbers = _DEFAULTS | given
+    if not jax.tree_util.all_leaves([numbers["scale"]]):
+        numbers["scale"] = _like(relation, "scale", numbers["scale"], bound)
     if numbers["initial"] is None:
         numbers["initial"] = numbers["minimum"]
     for name in ("scale", "every", "patience"):
@@ -209,6 +211,8 @@ def _rule(relation: str, given: dict[str, Any]) -> Rule | None:
     dual = given.pop("dual", default)
     if dual in (ascent, nupi, pi):
         raise TypeError(f"{relation}: dual={dual.__name__} lacks its gains: {dual.__name__}(…) is a rule")
+    if str(getattr(dual, "__module__", "")).partition(".")[0] == "optax" and hasattr(dual, "__name__"):
+        raise TypeError(f"{relation}: dual=optax.{dual.__name__} lacks its rate: optax.{dual.__name__}(…) is a rule")
     if hasattr(dual, "effective"):
         raise TypeError(
             f"{relation}: dual must be a rule, as ascent(…), nupi(…), pi(…); this is a controller, whose bounds are set"
@@ -233,9 +237,23 @@ def _shaped(relation: str, what: str, tree: Any, shape: tuple[int, ...]) -> Any:
             raise ValueError(f"{relation}: {what} has shape {array.shape}, the contract {shape}")
         return jnp.broadcast_to(array, shape) if not is_known(value) else np.broadcast_to(array, shape)
 
-    if not jax.tree.leaves(tree):
+    if not sum(np.size(value) for value in jax.tree.leaves(tree)):
         raise ValueError(f"{relation}: {what} holds no number, got {tree!r}")
     return jax.tree.map(leaf, tree)
+
+
+def _like(relation: str, what: str, tree: Any, bound: Any) -> Any:
+    """A number or array for each leaf of a bound, in the bound's shapes."""
+    if not _alike(tree, bound):
+        structures = f"{jax.tree.structure(tree)}, the bound {jax.tree.structure(bound)}"
+        raise ValueError(f"{relation}: {what} has the structure {structures}")
+
+    def leaf(value: Any, like: Any) -> Any:
+        if np.shape(value) not in ((), like.shape):
+            raise ValueError(f"{relation}: {what} has shape {np.shape(value)}, the bound {like.shape}")
+        return np.broadcast_to(value, like.shape) if is_known(value) else jnp.broadcast_to(value, like.shape)
+
+    return jax.tree.map(leaf, tree, bound)
 
 
 def _ordered(lower: Any, upper: Any) -> None:

@@ -22,7 +22,7 @@ from topojax.types import Array
 class GroupState(NamedTuple):
     """State of a group of n multipliers: every number of its contracts, and what moves; leaves of shape (n,)."""
 
-    law: Any  # the controller itself: its gains and bounds
+    law: tuple  # the controller's own numbers, its gains and bounds; `Group.law` puts them in their places
     dual: Any  # the controller's state; `weight` is λ
     grows: penalty.Penalty  # how the penalty's coefficient grows; 0 where there is none
     coefficient: Array  # float32, c
@@ -62,16 +62,11 @@ class GroupDuals(NamedTuple):
         return GroupDuals(self.numbers, pack(_moving(state), state.bound.shape[0]))
 
 
-def carried(state: GroupState, members: tuple[Member, ...]) -> GroupDuals:
+def carried(state: GroupState, label: tuple) -> GroupDuals:
     """A state, to be carried, labelled by whose it is."""
     size = state.bound.shape[0]
-    numbers = pack({name: getattr(state, name) for name in NUMBERS}, size, label_of(members))
+    numbers = pack({name: getattr(state, name) for name in NUMBERS}, size, label)
     return GroupDuals(numbers, pack(_moving(state), size))
-
-
-def label_of(members: tuple[Member, ...]) -> tuple[tuple[str, str], ...]:
-    """Names and relations of contracts in their order."""
-    return tuple((one.name, one.constraint.relation) for one in members)
 
 
 def _moving(state: GroupState) -> dict[str, Any]:
@@ -96,6 +91,9 @@ class Group:
       equality: shape=(n,), bool.
       penalised: whether any of them has a penalty.
       examples: n where the entries are examples, else 0.
+      structure: of the law. It stays here: a transform of optax is made of functions, which no pickle holds and which
+        are never equal to those of another problem.
+      kind: name of the law's class.
     """
 
     members: tuple[Member, ...]
@@ -103,6 +101,21 @@ class Group:
     equality: Gain
     penalised: bool
     examples: int
+    structure: Any
+    kind: str
+
+    @property
+    def label(self) -> tuple[tuple[str, str, str], ...]:
+        """Names and relations of its contracts in their order, and what moves them."""
+        return tuple((one.name, one.constraint.relation, self.kind) for one in self.members)
+
+    def law(self, state: GroupState) -> Controller:
+        """What moves the multipliers, with the state's numbers."""
+        return jax.tree.unflatten(self.structure, state.law)
+
+    def multipliers(self, state: GroupState) -> Array:
+        """λ, gradient stopped; shape=(n,)."""
+        return self.law(state).effective(state.dual)
 
     def hear(self, state: GroupState, measured: Mapping[str, Any], index: Array | None, strict: bool) -> Heard:
         """Scaled errors of a measurement: e = ± (m − b) / s, NaN where there is none.
@@ -137,7 +150,7 @@ class Group:
 
     def term(self, state: GroupState, heard: Heard) -> Array:
         """Σ ψ(e, λ, c) over what is finite, the mean over a batch of examples; shape=()."""
-        return self._value(heard, state.law.effective(state.dual), state.coefficient)
+        return self._value(heard, self.multipliers(state), state.coefficient)
 
     def work(self, state: GroupState, heard: Heard) -> Array:
         """What the last moves of the multipliers have added to the Lagrangian, as a new measurement has it; shape=().
@@ -170,7 +183,7 @@ class Group:
         due = (count >= state.every) & told
         mean = total / jnp.maximum(count, 1)
         waited = jnp.where(state.every > 1, count, 1).astype(jnp.float32)  # examples seen twice in a batch move once
-        dual, info = state.law.update(state.dual, self._driving(state, mean), dt=dt * waited, active=due)
+        dual, info = self.law(state).update(state.dual, self._driving(state, mean), dt=dt * waited, active=due)
         coefficient, violation = state.coefficient, state.violation
         if self.penalised:
             now = penalty.violation(mean, state.dual.weight, coefficient, jnp.asarray(self.equality))
@@ -181,7 +194,7 @@ class Group:
         return state._replace(
             dual=dual,
             coefficient=coefficient,
-            former=jnp.where(told, state.law.effective(state.dual), state.former),
+            former=jnp.where(told, self.multipliers(state), state.former),
             former_coefficient=jnp.where(told, state.coefficient, state.former_coefficient),
             violation=violation,
             error=jnp.where(due, mean, state.error),
@@ -240,7 +253,7 @@ def grouped(constraints: Mapping[str, Constraint]) -> tuple[tuple[Group, ...], t
         key = (name,) if alone else (type(law), jax.tree.structure(law))
         shelves.setdefault(key, []).append((name, constraint, law, columns))
     made = [_group(shelf) for shelf in shelves.values()]
-    return tuple(group for group, _ in made), tuple(carried(state, group.members) for group, state in made)
+    return tuple(group for group, _ in made), tuple(carried(state, group.label) for group, state in made)
 
 
 def _group(shelf: list[tuple[str, Constraint, Any, dict[str, Gain]]]) -> tuple[Group, GroupState]:
@@ -255,12 +268,14 @@ def _group(shelf: list[tuple[str, Constraint, Any, dict[str, Gain]]]) -> tuple[G
     law = jax.tree.map(lambda *parts: _joined(parts), *laws) if len(laws) > 1 else jax.tree.map(typed, laws[0])
     columns = {name: _joined([row[3][name] for row in shelf]) for name in shelf[0][3]}
     examples = shelf[0][1].per_example
-    group = Group(tuple(members), sign, equality, any(row[1].penalty is not None for row in shelf), examples)
+    penalised = any(row[1].penalty is not None for row in shelf)
+    gains, structure = jax.tree.flatten(law)
+    group = Group(tuple(members), sign, equality, penalised, examples, structure, type(law).__name__)
     grows = penalty.Penalty(columns["coefficient"], columns["growth"], columns["decrease"], columns["most"])
     zeros, counts = jnp.zeros(start, jnp.float32), jnp.zeros(start, jnp.int32)
     dual = law.init()
     return group, GroupState(
-        law=law,
+        law=tuple(gains),
         dual=dual,
         grows=grows,
         coefficient=grows.init(),

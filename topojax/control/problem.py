@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 
 from topojax.control.base import is_known
 from topojax.control.constraints import Constraint
-from topojax.control.groups import Group, GroupDuals, GroupState, grouped, label_of
+from topojax.control.groups import Group, GroupDuals, GroupState, grouped
 from topojax.control.likelihoods import Weighing, WeighingState
 from topojax.control.verdict import Report, of_constraint, of_weighing
 from topojax.types import Array
@@ -137,6 +137,9 @@ class Problem:
         self._check(duals, measured, index)
         measured, active = jax.lax.stop_gradient(dict(measured)), jnp.asarray(active, bool)
         time = jnp.asarray(dt, jnp.float32)
+        for what, value in (("dt", time), ("active", active)):
+            if value.shape != ():
+                raise ValueError(f"{what} has shape {value.shape}, it is one number for all contracts")
         work = jnp.where(active, self._work(duals, measured, index), 0.0) - duals.rounding
         groups = []
         for (group, state), carried in zip(self._states(duals), duals.groups, strict=True):
@@ -154,7 +157,7 @@ class Problem:
         """Name → multipliers in the contract's structure (`between`: a pair, lower and upper), or the term's weight."""
         self._check_duals(duals)
         named = {
-            member.name: member.tree(state.law.effective(state.dual))
+            member.name: member.tree(group.multipliers(state))
             for group, state in self._states(duals)
             for member in group.members
         }
@@ -172,7 +175,7 @@ class Problem:
         if not all(is_known(leaf) for leaf in jax.tree.leaves(duals)):
             raise TypeError("report reads values: call it outside of jit, on the duals that come out")
         lines = [
-            of_constraint(member, state)
+            of_constraint(member, state, np.asarray(group.multipliers(state)))
             for group, state in self._states(jax.device_get(duals))
             for member in group.members
         ]
@@ -190,11 +193,11 @@ class Problem:
     def _check_duals(self, duals: Duals) -> None:
         if not isinstance(duals, Duals):
             raise TypeError(f"duals come of problem.init() or problem.update(), got {type(duals).__name__}")
-        labels = [label_of(group.members) for group in self.groups]
+        labels = [group.label for group in self.groups]
         sizes = [len(group.sign) for group in self.groups]
         others = [carried.numbers.label for carried in duals.groups]
         if others != labels or set(duals.weights) != set(self.weighings):
-            theirs = [name for label in others for name, _ in label] + list(duals.weights)
+            theirs = [name for label in others for name, *_ in label] + list(duals.weights)
             raise ValueError(
                 f"these duals are another problem's, of {theirs}, this one's contracts are {list(self.names)}: "
                 "begin with problem.init()"
@@ -213,6 +216,9 @@ class Problem:
         for what, told in (("measured", measured), ("index", {} if index is None else index)):
             if not isinstance(told, Mapping):
                 raise TypeError(f"{what} must be a dict of contracts, got {type(told).__name__}")
+            for name in told:
+                if not isinstance(name, str):
+                    raise TypeError(f"{what} is a dict of contracts by their names, got the key {name!r}")
         names, given = set(self.names), set(measured)
         if given - names:
             raise ValueError(f"measured has unknown contracts {sorted(given - names)}; known are {sorted(names)}")

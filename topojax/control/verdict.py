@@ -49,8 +49,14 @@ class Report(NamedTuple):
         return "\n".join("  ".join(row).rstrip() for row in padded)
 
 
-def of_constraint(member: Member, state: GroupState) -> Line:
-    """What a constraint's multipliers know; `state` on the host."""
+def of_constraint(member: Member, state: GroupState, multipliers: np.ndarray) -> Line:
+    """What a constraint's multipliers know.
+
+    Args:
+      member: the contract.
+      state: of its group, on the host.
+      multipliers: [n], of the group.
+    """
     part = member.where
     constraint = member.constraint
     error, scale, bound = (np.asarray(array)[part] for array in (state.error, state.scale, state.bound))
@@ -61,7 +67,7 @@ def of_constraint(member: Member, state: GroupState) -> Line:
     relation = RELATIONS[constraint.relation]
     if constraint.relation == "between":
         relation = "<=" if sign[worst] > 0 else ">="
-    multiplier = np.asarray(state.law.effective(state.dual))[part]
+    multiplier = multipliers[part]
     saturated = np.asarray(state.saturated)[part] >= np.asarray(state.patience)[part]
     return Line(
         contract=member.name,
