@@ -45,5 +45,6 @@ def surface(c):
     c.losses.recon_weight = 3000.0
     c.contracts.commitment.initial = 0.05  # codes must not pull coordinates off the surface
     c.contracts.jump.enabled = False
-    c.optim.learning_rate = c.optim.learning_rate_max = 0.008
-    c.train.epochs = 80
+    c.model.ball_scale = 3.0  # a patch is small beside the inputs' range, its disc is not
+    c.optim.learning_rate = c.optim.learning_rate_max = 0.016
+    c.train.epochs = 350

@@ -107,14 +107,26 @@ class Senders:
             x_hat = run.model.draw(weights, full, routing)
             return run.model.encode(weights, x_hat).local
 
-        self._send = jax.jit(send)
+        def draw(local: Array, chart: Array) -> Array:
+            """Coordinates [m, D] in charts [m] → inputs [m, X]."""
+            full = jnp.broadcast_to(local[:, None], (len(local), run.config.model.num_charts, local.shape[1]))
+            return run.model.draw(run.weights, full, jax.nn.one_hot(chart, run.config.model.num_charts))
+
+        self._send, self._draw = jax.jit(send), jax.jit(draw)
+
+    def drawn(self, local: np.ndarray, chart: int) -> np.ndarray:
+        """D of coordinates in a chart, [m ≤ 400, D] → [m, X]."""
+        return np.asarray(self._draw(_padded(local), np.full(_POINTS, chart, np.int32)))[: len(local)]
 
     def __call__(self, local: np.ndarray, source: int) -> np.ndarray:
         """ξ in a chart, [m ≤ 400, D], → ξ in all charts [m, N, D]."""
-        m = len(local)
-        padded = np.zeros((_POINTS, local.shape[1]), np.float32)
-        padded[:m] = local
-        return np.asarray(self._send(padded, np.full(_POINTS, source, np.int32)))[:m]
+        return np.asarray(self._send(_padded(local), np.full(_POINTS, source, np.int32)))[: len(local)]
+
+
+def _padded(local: np.ndarray) -> np.ndarray:
+    padded = np.zeros((_POINTS, local.shape[1]), np.float32)
+    padded[: len(local)] = local
+    return padded
 
 
 def sign_of(found: Charted, cover: Cover, charts: tuple[int, ...], part: np.ndarray) -> tuple[int, float]:
@@ -146,18 +158,32 @@ def glue(found: Charted, cover: Cover, send: Senders) -> list[Glue]:
     return out
 
 
-def cocycles(found: Charted, cover: Cover, send: Senders) -> dict[tuple[int, ...], float]:
-    """Mean ‖φ_jk φ_ij(ξ_i) − φ_ik(ξ_i)‖ of every overlap of three patches, (i, j, k) in both senses."""
-    out: dict[tuple[int, ...], float] = {}
+class Cocycle(NamedTuple):
+    """How well an overlap of three charts fits together.
+
+    Attributes:
+      error: mean ‖φ_jk φ_ij(ξ_i) − φ_ik(ξ_i)‖ of (i, j, k) in both senses, in unit discs.
+      drawn: the same of the points that chart k draws there, in the inputs' units: how charts stretch does not count.
+    """
+
+    error: float
+    drawn: float
+
+
+def cocycles(found: Charted, cover: Cover, send: Senders) -> dict[tuple[int, ...], Cocycle]:
+    """Every overlap of three patches."""
+    out: dict[tuple[int, ...], Cocycle] = {}
     for charts, parts in cover.overlaps.items():
         if len(charts) != 3:
             continue
         some = np.concatenate([cover.core(charts, part) for part in parts])[:_POINTS]
-        errors = []
+        errors, drawn = [], []
         for i, j, k in (charts, charts[::-1]):
             from_i = send(found.local[some, i], i)
-            errors.append(_distance(send(from_i[:, j], j)[:, k], from_i[:, k]))
-        out[charts] = float(np.mean(errors))
+            around, straight = send(from_i[:, j], j)[:, k], from_i[:, k]
+            errors.append(_distance(around, straight))
+            drawn.append(_distance(send.drawn(around, k), send.drawn(straight, k)))
+        out[charts] = Cocycle(float(np.mean(errors)), float(np.mean(drawn)))
     return out
 
 

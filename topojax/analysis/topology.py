@@ -6,13 +6,13 @@ and the charts are charts (nowhere folded, with transitions whose Jacobian has o
 
 import dataclasses
 import itertools
-from collections import deque
 from typing import Any
 
 import numpy as np
 
 from topojax.analysis.cover import Cover, distances_to_cells, make_cover, make_graph
-from topojax.analysis.gluing import Charted, Glue, Senders, charted, cocycles, folded, glue, sign_of
+from topojax.analysis.gluing import Charted, Cocycle, Glue, Senders, charted, cocycles, folded, glue, sign_of
+from topojax.analysis.orientation import Nerve, decode, joined
 from topojax.errors import UserError
 from topojax.scoring.run import Run
 
@@ -25,7 +25,7 @@ UNANIMOUS = 0.8
 SURE = 0.9
 """Least share of an overlap's points on which the Jacobian has its sign, for the overlap to be counted."""
 FOLDED = 0.05
-"""Largest share of neighbours between which a chart may turn over."""
+"""Largest share of neighbours between which charts may turn over, over all of them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +36,11 @@ class Topology:
       orientability: `orientable`, `non-orientable` or `undetermined`.
       euler: the Euler characteristic; None is undetermined.
       readings: one a size of patches: epsilon, euler, components (of patches, overlaps of two, three, …), orientable
-        (True, False or None), frustrated (overlaps whose sign no orientation of the patches satisfies), uncertain
-        (overlaps left out).
+        (True, False or None), unexplained (share of the overlaps' signs, by how sure they are, that no orientation of
+        the patches explains), twisted (the same, where the nerve may be turned around its holes), uncertain (overlaps
+        on whose core signs differ).
       glue: every overlap of two charts.
-      cocycle: of three charts → error.
+      cocycle: of three charts → their errors.
       folded: of each chart, share of neighbours between which it turns over.
       points, charts: how many were looked at, and how many charts claim one.
       reasons: why something is undetermined.
@@ -49,7 +50,7 @@ class Topology:
     euler: int | None
     readings: list[dict[str, Any]]
     glue: list[Glue]
-    cocycle: dict[tuple[int, ...], float]
+    cocycle: dict[tuple[int, ...], Cocycle]
     folded: np.ndarray
     points: int
     charts: int
@@ -65,14 +66,15 @@ class Topology:
             "charts": self.charts,
             "transition_error": _mean([g.error for g in self.glue], weight),
             "cycle_error": _mean([g.cycle for g in self.glue], weight),
-            "cocycle_error": _mean(list(self.cocycle.values())),
+            "cocycle_error": _mean([c.error for c in self.cocycle.values()]),
+            "cocycle_error_drawn": _mean([c.drawn for c in self.cocycle.values()]),
             "folded": [None if np.isnan(x) else round(float(x), 4) for x in self.folded],
             "readings": self.readings,
             "nerve": [
                 {**g._asdict(), "charts": list(g.charts), "parts": list(g.parts), "share": round(g.share, 4)}
                 for g in self.glue
             ],
-            "triangles": [{"charts": list(s), "cocycle": error} for s, error in self.cocycle.items()],
+            "triangles": [{"charts": list(s), **c._asdict()} for s, c in self.cocycle.items()],
             "reasons": list(self.reasons),
         }
 
@@ -101,9 +103,8 @@ def topology(run: Run, points: np.ndarray) -> Topology:
     euler, why_euler = plateau([r["euler"] for r in readings])
     oriented, why = _unanimous([r["orientable"] for r in readings])
     reasons = [*why_euler, *why]
-    worst = float(np.nanmax(turns))
-    if worst > FOLDED:
-        reasons.append(f"chart {int(np.nanargmax(turns))} turns over between {worst:.1%} of its neighbours")
+    if (share := float(np.nanmean(turns))) > FOLDED:
+        reasons.append(f"charts turn over between {share:.1%} of neighbours")
         oriented = euler = None  # what is no chart covers nothing
     words = {True: "orientable", False: "non-orientable", None: "undetermined"}
     return Topology(
@@ -129,62 +130,60 @@ def text(found: Topology) -> str:
         f"{len(found.glue)} overlaps of two charts, {len(found.cocycle)} of three",
         f"transition error  {numbers['transition_error']:.4f}   of φ_ij against what chart j says, in unit discs",
         f"cycle error       {numbers['cycle_error']:.4f}   of φ_ji φ_ij against the identity",
-        f"cocycle error     {numbers['cocycle_error']:.4f}   of φ_jk φ_ij against φ_ik",
-        f"turning over      {np.nanmax(found.folded):.4f}   of neighbours, in the worst chart",
+        f"cocycle error     {numbers['cocycle_error']:.4f}   of φ_jk φ_ij against φ_ik;"
+        f" {numbers['cocycle_error_drawn']:.4f} between the points drawn, in the inputs' units",
+        f"turning over      {np.nanmean(found.folded):.4f}   of neighbours, {np.nanmax(found.folded):.4f} in the worst",
         "",
-        "patches reach  Euler  components of patches, overlaps of 2, 3, …   frustrated  uncertain",
+        "patches reach  Euler  components of patches, overlaps of 2, 3, …  unexplained  twisted  uncertain",
     ]
     for r in found.readings:
         parts = ", ".join(map(str, r["components"]))
-        lines.append(f"{r['epsilon']:13.1f}  {r['euler']:5d}  {parts:42s}  {r['frustrated']:10d}  {r['uncertain']:9d}")
+        said = [("–" if r[s] is None else f"{r[s]:.1%}").rjust(len(s)) for s in ("unexplained", "twisted")]
+        shares = "  ".join([*said, f"{r['uncertain']:9d}"])
+        lines.append(f"{r['epsilon']:13.2f}  {r['euler']:5d}  {parts:41s}  {shares}")
     return "\n".join([*lines, *(f"undetermined: {reason}" for reason in found.reasons)])
-
-
-def orientation(edges: list[tuple[Any, Any, int]]) -> list[tuple[Any, Any, int]]:
-    """Orient vertices one by one; the edges (a, b, sign) that then do not hold, none if the graph can be oriented."""
-    near: dict[Any, list[tuple[Any, int]]] = {}
-    for a, b, sign in edges:
-        near.setdefault(a, []).append((b, sign))
-        near.setdefault(b, []).append((a, sign))
-    turned: dict[Any, int] = {}
-    for start in near:
-        if start in turned:
-            continue
-        turned[start] = 1
-        waiting = deque([start])
-        while waiting:
-            a = waiting.popleft()
-            for b, sign in near[a]:
-                if b not in turned:
-                    turned[b] = turned[a] * sign
-                    waiting.append(b)
-    return [(a, b, sign) for a, b, sign in edges if turned[a] * turned[b] != sign]
 
 
 def _reading(cover: Cover, found: Charted) -> dict[str, Any]:
     """One size of patches."""
-    edges, uncertain = [], 0
-    for charts, parts in cover.overlaps.items():
-        if len(charts) != 2:
-            continue
-        for part in parts:
-            sign, share = sign_of(found, cover, charts, part)
-            if share < SURE:
-                uncertain += 1
-                continue
-            homes = (int(np.argmax([np.isin(part, whole).sum() for whole in cover.overlaps[(k,)]])) for k in charts)
-            a, b = zip(charts, homes, strict=True)
-            edges.append((a, b, sign))
-    frustrated = len(orientation(edges))
-    doubtful = uncertain > 0.1 * (uncertain + len(edges))
+    nerve, signs, sure = nerve_of(cover, found)
+    said = decode(nerve, signs, np.maximum(2.0 * sure - 1.0, 0.0))
     return {
         "epsilon": cover.epsilon,
         "euler": cover.euler,
         "components": cover.counts(),
-        "orientable": None if doubtful or not edges else frustrated == 0,
-        "frustrated": frustrated,
-        "uncertain": uncertain,
+        "orientable": said.orientable,
+        "unexplained": _finite(said.unexplained),
+        "twisted": _finite(said.twisted),
+        "classes": said.classes,
+        "uncertain": int((sure < SURE).sum()),
     }
+
+
+def nerve_of(cover: Cover, found: Charted) -> tuple[Nerve, np.ndarray, np.ndarray]:
+    """Patches and their overlaps, the sign of each overlap of two, and the share of its core that has it: [E], [E]."""
+    number = {(k, i): 0 for (k, *more), parts in cover.overlaps.items() if not more for i in range(len(parts))}
+    number = {patch: n for n, patch in enumerate(number)}
+    edges, at, signs = [], {}, []
+    for charts, parts in cover.overlaps.items():
+        if len(charts) == 2:
+            for part in parts:
+                at[charts, len(at)] = part
+                edges.append([number[k, joined(cover.overlaps[(k,)], part)] for k in charts])
+                signs.append(sign_of(found, cover, charts, part))
+    of_pair: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
+    for (charts, edge), part in at.items():
+        of_pair.setdefault(charts, []).append((edge, part))
+    triangles = []
+    for charts, parts in cover.overlaps.items():
+        if len(charts) != 3:
+            continue
+        sides = [of_pair.get(pair, []) for pair in itertools.combinations(charts, 2)]
+        for part in parts if all(sides) else []:
+            triangles.append([side[joined([whole for _, whole in side], part)][0] for side in sides])
+    nerve = Nerve(len(number), np.reshape(edges, (-1, 2)).astype(int), np.reshape(triangles, (-1, 3)).astype(int))
+    sign, share = np.reshape(signs, (-1, 2)).T if signs else np.zeros((2, 0))
+    return nerve, sign, share
 
 
 def plateau(values: list[int]) -> tuple[int | None, list[str]]:
@@ -201,6 +200,10 @@ def _unanimous(values: list[bool | None]) -> tuple[bool | None, list[str]]:
         if sum(value is answer for value in values) >= UNANIMOUS * len(values):
             return answer, []
     return None, [f"readings of orientability disagree: {', '.join(map(str, values))}"]
+
+
+def _finite(share: float) -> float | None:
+    return round(share, 4) if np.isfinite(share) else None
 
 
 def _mean(values: list[float], weights: list[int] | None = None) -> float:

@@ -22,7 +22,8 @@ def charts_from_pairs(c: ConfigDict, *, neighbours: int, strength: float) -> Non
 def routed_alike(c: ConfigDict, *, rotation: float, shift: float, scale: float) -> None:
     """Let an example and a view of it be routed alike: the charts learn what augmented inputs would teach them.
 
-    Reconstruction sees no view, so that sampling one blurs no image that the decoder learns from.
+    Reconstruction sees no view, so that sampling one blurs no image that the decoder learns from. Views are noisy by a
+    fifth of the inputs' range: the charts should not hang on single pixels.
 
     Args:
       c: changed in place.
@@ -30,5 +31,5 @@ def routed_alike(c: ConfigDict, *, rotation: float, shift: float, scale: float) 
       shift: up to ± this many pixels along each axis.
       scale: relative, up to ± this.
     """
-    c.view.update(rotation=rotation, shift=shift, scale=scale, noise_std=0.0)
+    c.view.update(rotation=rotation, shift=shift, scale=scale, noise_std=0.2)
     c.contracts.orbit.update(enabled=True, initial=1.0, gate="none")

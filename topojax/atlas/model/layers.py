@@ -288,9 +288,12 @@ class MixtureGate(nn.Module):
         by_part = kernels.reshape(charts, -1, self.bundle, dim).transpose(2, 0, 1, 3)
         if x.ndim == 2:
             each = (by_part.reshape(-1, dim) @ x).reshape(self.bundle, charts, -1, x.shape[-1])
+            parts = [each[i] for i in range(self.bundle)]
         else:  # D products and sums, batch last: a batched product of so few columns is slower on a CPU
-            each = functools.reduce(jnp.add, [by_part[..., i, None] * x[None, :, None, i] for i in range(dim)])
-        out = gated_mixture([each[i] for i in range(self.bundle)], beta, weights.T)
+            # What is small is written down before: fused, a routing would be worked out again for every channel.
+            x, weights = jax.lax.optimization_barrier((x, weights))
+            parts = [functools.reduce(jnp.add, [k[..., i, None] * x[:, None, i] for i in range(dim)]) for k in by_part]
+        out = gated_mixture(parts, beta, weights.T)
         return jnp.stack(out, axis=1).reshape(hidden, -1).T
 
 
