@@ -215,6 +215,26 @@ def test_their_rate_falls_with_the_schedule():
     assert rates[1] == pytest.approx(0.505e-3, rel=1e-3)
 
 
+def test_what_is_measured_of_them_is_their_average():
+    baselines, _ = compared(config(**BOTH))
+    states = jax.jit(baselines.init)(jax.random.key(0))
+    grads = jax.jit(jax.grad(baselines.loss, has_aux=True))(params_of(states), data())[0]
+    new = jax.jit(baselines.update)(states, grads, jnp.int32(0))[0]["ae"]
+    # d = min(0.995, 1/10) at the first step: a tenth of where it began, nine of where it went.
+    for averaged, before, after in zip(
+        *map(jax.tree.leaves, (new.measured, states["ae"].params, new.params)), strict=True
+    ):
+        np.testing.assert_allclose(averaged, 0.1 * before + 0.9 * after, rtol=1e-5, atol=1e-7)
+    x = data().image
+    member = baselines.members["ae"]
+    found = baselines.reconstruct({"ae": new, "vq": states["vq"]}, x)["ae"]
+    np.testing.assert_array_equal(found, member.decode(new.average, member.encode(new.average, x).z_q))
+    alone, _ = compared(config(**BOTH, optim__average=0.0))
+    state = jax.jit(alone.init)(jax.random.key(0))["ae"]
+    assert state.average == {}
+    assert state.measured is state.params
+
+
 def test_a_gradient_that_is_not_finite_moves_nothing_of_its_baseline():
     baselines, _ = compared(config(**BOTH))
     states = jax.jit(baselines.init)(jax.random.key(0))

@@ -1,26 +1,20 @@
-"""Checkpoints of former layouts still restore, to the same numbers: one small run of each, as it was written."""
+"""Leaves that came or went between versions."""
 
-import pathlib
-import tarfile
-
+import jax.numpy as jnp
 import numpy as np
-import pytest
 
-import topojax
-
-LAYOUTS = pathlib.Path(__file__).parents[1] / "layouts"
+from topojax.storage import layouts
 
 
-@pytest.mark.parametrize("archive", sorted(LAYOUTS.glob("*.tar.gz")), ids=lambda path: path.name)
-def test_a_run_of_a_former_layout_restores_and_says_the_same(archive, tmp_path):
-    with tarfile.open(archive) as files:
-        files.extractall(tmp_path, filter="data")
-    (workdir,) = tmp_path.iterdir()
-    expected = np.load(archive.with_name(archive.name.removesuffix(".tar.gz") + ".npz"))
-    run = topojax.restore(workdir)
-    encoding = run.encode(expected["x"])
-    decoding = run.decode(encoding.z_geo)
-    np.testing.assert_array_equal(encoding.chart, expected["chart"])
-    np.testing.assert_array_equal(encoding.code, expected["code"])
-    np.testing.assert_allclose(encoding.z_geo, expected["z_geo"], atol=1e-5)
-    np.testing.assert_allclose(decoding.x_hat, expected["x_hat"], atol=1e-5)
+def test_a_baseline_without_an_average_begins_one_at_its_parameters():
+    saved = {"step": "int32[]", "baselines.ae.params.body.kernel": "float32[2]"}
+    wanted = saved | {"baselines.ae.average.body.kernel": "float32[2]"}
+    assert layouts.differences(saved, wanted) == []
+    assert layouts.differences(wanted, saved) == [
+        "baselines.ae.average.body.kernel: saved float32[2], wanted nothing",
+    ]
+    lacking = {"step": "int32[]"}
+    assert len(layouts.differences(lacking, wanted)) == 2
+    leaves = {"baselines.ae.params.body.kernel": jnp.array([1.0, 2.0])}
+    leaf = layouts.begun("baselines.ae.average.body.kernel", jnp.zeros(2), leaves)
+    np.testing.assert_array_equal(leaf, [1.0, 2.0])

@@ -119,7 +119,8 @@ class _Span:
 
 def _kernel(matrix: np.ndarray) -> list[np.ndarray]:
     """A basis of {v : M v = 0} over Z2, of M [T, E]."""
-    rows, pivots = [row.copy() for row in matrix], []
+    rows = [row.copy() for row in matrix]
+    pivots: list[int] = []
     for column in range(matrix.shape[1]):
         at = next((i for i in range(len(pivots), len(rows)) if rows[i][column]), None)
         if at is None:

@@ -164,7 +164,8 @@ def nerve_of(cover: Cover, found: Charted) -> tuple[Nerve, np.ndarray, np.ndarra
     """Patches and their overlaps, the sign of each overlap of two, and the share of its core that has it: [E], [E]."""
     number = {(k, i): 0 for (k, *more), parts in cover.overlaps.items() if not more for i in range(len(parts))}
     number = {patch: n for n, patch in enumerate(number)}
-    edges, at, signs = [], {}, []
+    edges, signs = [], []
+    at: dict[tuple[tuple[int, ...], int], np.ndarray] = {}
     for charts, parts in cover.overlaps.items():
         if len(charts) == 2:
             for part in parts:

@@ -4,7 +4,7 @@ L_ae = mean (x̂ − x)²,   L_vq = mean (x̂ − x)² + mean (z_q − sg z)² +
 
 and each its probe's cross entropy, which sees sg z. One backward pass takes the gradient of the atlas's loss plus
 theirs. Their parameters, moments and rate are apart from the atlas's: no clip norm, governor, cap or contract sees
-them, and nothing that control decides moves them.
+them, and nothing that control decides moves them. What is measured of them is their running average, as of the atlas.
 """
 
 import dataclasses
@@ -28,6 +28,12 @@ class BaselineState(NamedTuple):
 
     params: Params
     opt_state: Any
+    average: Params  # of params, as `TrainState.average`; empty where there is none
+
+    @property
+    def measured(self) -> Params:
+        """The parameters to evaluate."""
+        return self.average or self.params
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,7 +57,12 @@ class Baselines:
         params = {
             name: member.init(jax.random.fold_in(key, NAMES.index(name))) for name, member in self.members.items()
         }
-        return {name: BaselineState(tree, self.optimizer.init(tree)) for name, tree in params.items()}
+        return {
+            name: BaselineState(
+                tree, self.optimizer.init(tree), optim.average(self.config.optim, {}, tree, jnp.int32(0))
+            )
+            for name, tree in params.items()
+        }
 
     def loss(self, params: dict[str, Params], batch: Batch) -> tuple[Array, Metrics]:
         """The sum of their losses, and every term of it.
@@ -90,28 +101,31 @@ class Baselines:
         share = jnp.minimum(self.schedule(step) / self.config.optim.learning_rate_max, 1.0)
         rate = self.config.baselines.learning_rate * share
         new, sound = {}, jnp.bool_(True)
-        for name, (params, opt_state) in states.items():
+        for name, (params, opt_state, average) in states.items():
             direction, moved = self.optimizer.update(grads[name], opt_state, params)
             finite = jnp.isfinite(optax.tree.norm(grads[name]) + optax.tree.norm(direction))
             params = jax.tree.map(lambda p, u: p - rate * jnp.where(finite, u, 0.0), params, direction)  # noqa: B023
-            new[name] = BaselineState(params, optim.masked(finite, moved, opt_state))
+            averaged = optim.average(self.config.optim, average, params, step) if average else average
+            new[name] = BaselineState(
+                params, optim.masked(finite, moved, opt_state), optim.masked(finite, averaged, average)
+            )
             sound = sound & finite
         return new, sound
 
     def encode(self, states: dict[str, BaselineState], x: Array) -> dict[str, Bottleneck]:
         """Name → what its decoder is given of inputs [B, X]."""
-        return {name: member.encode(states[name].params, x) for name, member in self.members.items()}
+        return {name: member.encode(states[name].measured, x) for name, member in self.members.items()}
 
     def reconstruct(self, states: dict[str, BaselineState], x: Array) -> dict[str, Array]:
         """Name → x_hat [B, X] of inputs [B, X]."""
         found = self.encode(states, x)
-        return {name: member.decode(states[name].params, found[name].z_q) for name, member in self.members.items()}
+        return {name: member.decode(states[name].measured, found[name].z_q) for name, member in self.members.items()}
 
     def evaluate(self, states: dict[str, BaselineState], batch: Batch) -> dict[str, Array]:
         """Per-example arrays, `ae/squared_error` and so on (`step.predict.make_evaluate`)."""
         out: dict[str, Array] = {}
         for name, member in self.members.items():
-            params = states[name].params
+            params = states[name].measured
             e = member.encode(params, batch.image)
             x_hat, logits = member.decode(params, e.z_q), member.probe(params, e.z_q)
             out |= {

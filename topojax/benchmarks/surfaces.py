@@ -71,7 +71,7 @@ def _call(*arguments: str) -> None:
 
 def table(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     """A line a surface, and the count of verdicts."""
-    rows = [
+    rows: list[Sequence[str]] = [
         ("surface", "verdict", "Euler characteristic", "cocycle error", "… drawn", "MSE by chart", "seconds"),
         ("---",) * 7,
     ]

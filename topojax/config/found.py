@@ -14,7 +14,7 @@ from topojax.atlas.controllers import select_rows
 from topojax.atlas.table import unit_values
 from topojax.config.defaults import default_config
 from topojax.config.io import flat
-from topojax.config.recipes import charts_from_pairs
+from topojax.config.recipes import charts_from_pairs, routed_alike
 from topojax.data import given, sets
 
 MOST_CHARTS = 128
@@ -22,6 +22,10 @@ MOST_CHARTS = 128
 BATCHES = 8
 """Least steps an epoch that a default batch size leaves, down to `LEAST_BATCH` examples."""
 LEAST_BATCH = 8
+STEPS = 7200
+"""Steps that labelled images are trained for, in at most `MOST_EPOCHS`: what MNIST's 3,000 take."""
+MOST_EPOCHS = 400
+_SIDE = 28
 _STRENGTH = 4.0
 _WITHIN_A_BATCH = ("energy", "separation", "disentangle", "sup_metric")
 """Signals that compare examples of a batch."""
@@ -95,12 +99,31 @@ def _suited(config: Any, dataset: sets.Dataset) -> dict[str, tuple[Any, str]]:
     codes = min(usual.model.codes_per_chart, max(2, n // (4 * suited.model.num_charts)))
     suited.model.codes_per_chart, why["model.codes_per_chart"] = codes, f"{n} training examples"
     suited.train.batch_size, why["train.batch_size"] = batch_size(n, usual.train.batch_size), f"{n} training examples"
+    if dataset.image_shape is not None and labelled:
+        _images(suited, dataset.image_shape, n)
+        why["train.epochs"] = f"{STEPS:,} steps"
     if dataset.image_shape is None:
         for block in ("augment", "view"):
             suited[block].update(rotation=0.0, shift=0.0, scale=0.0)
             why |= dict.fromkeys((f"{block}.rotation", f"{block}.shift", f"{block}.scale"), "these are no images")
     was, now, asked = dict(flat(usual)), dict(flat(suited)), dict(flat(config))
     return {name: (now[name], why[name]) for name in now if now[name] != was[name] and asked[name] == was[name]}
+
+
+def _images(c: Any, shape: tuple[int, int, int], examples: int) -> None:
+    """What labelled images are trained with, as MNIST's 3,000: views, steps, and the weight of reconstruction.
+
+    Shifts grow with the side. The weight grows with the root of the number of pixels, of which a mean is taken.
+
+    Args:
+      c: changed in place; its batch size is set.
+      shape: (H, W, C).
+      examples: to train on.
+    """
+    routed_alike(c, rotation=0.2, shift=1.5 * min(shape[:2]) / _SIDE, scale=0.1)
+    c.losses.recon_weight = round(90.0 * math.sqrt(math.prod(shape)) / _SIDE, 1)
+    epochs = -(-STEPS // max(examples // c.train.batch_size, 1))
+    c.train.epochs = min(max(epochs, c.train.epochs), MOST_EPOCHS)
 
 
 def batch_size(examples: int, usual: int) -> int:

@@ -221,7 +221,7 @@ class Checkpoints:
         saved = self._read(epoch, "state", ocp.args.StandardRestore(target))
         if digest([saved.get(name, _NOTHING) for name in held]) != meta["digest"]:
             raise self._damaged(epoch, "its contents do not match their digest")
-        leaves = [saved[name] if name in saved else layouts.begun(name, leaf) for name, leaf in known.items()]
+        leaves = [saved[name] if name in saved else layouts.begun(name, leaf, saved) for name, leaf in known.items()]
         state = jax.tree.unflatten(jax.tree.structure(abstract), leaves)
         return state, meta
 

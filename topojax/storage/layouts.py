@@ -1,6 +1,7 @@
 """Former layouts of the training state: leaves that are gone or came, so that older checkpoints restore."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,6 +16,15 @@ ADDED: dict[str, float] = {}
 """Leaves that former layouts lack → what every entry of theirs starts from."""
 
 
+_AVERAGED = re.compile(r"(baselines\.\w+)\.average\.(.*)")
+
+
+def source_of(name: str) -> str | None:
+    """The leaf that one which former layouts lack begins as a copy of: a baseline's average, of its parameters."""
+    match = _AVERAGED.fullmatch(name)
+    return f"{match[1]}.params.{match[2]}" if match else None
+
+
 def differences(saved: dict[str, str], wanted: dict[str, str]) -> list[str]:
     """What keeps a checkpoint from being read as this state, a line each: leaves as `checkpoint.describe` has them."""
     names = [*wanted, *(name for name in saved if name not in wanted)]
@@ -24,6 +34,7 @@ def differences(saved: dict[str, str], wanted: dict[str, str]) -> list[str]:
         if saved.get(name) != wanted.get(name)
         and not (name in GONE and name not in wanted)
         and not (name in ADDED and name not in saved)
+        and not (name not in saved and source_of(name) in saved)
     ]
 
 
@@ -33,6 +44,9 @@ def shape_of(described: str) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(tuple(int(size) for size in sizes.split(",") if size.strip()), np.dtype(dtype))
 
 
-def begun(name: str, leaf: Any) -> Array:
+def begun(name: str, leaf: Any, saved: Mapping[str, Array]) -> Array:
     """A leaf that a former layout lacks, as a run of it would have begun."""
+    source = source_of(name)
+    if source is not None and source in saved:
+        return jnp.copy(saved[source])
     return jnp.full(leaf.shape, ADDED.get(name, 0), leaf.dtype)
