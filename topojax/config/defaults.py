@@ -155,6 +155,11 @@ def default_config() -> ConfigDict:
     # Keep compiled programs in the user's cache, so that the next start is quick.
     c.train.compilation_cache = True
 
+    # Devices of one process that share a run.
+    c.mesh = ConfigDict()
+    # Over how many of them the examples of a batch are spread; it must divide train.batch_size.
+    c.mesh.data = 1
+
     c.optim = ConfigDict()
     # Rate before the governor's first decision.
     c.optim.learning_rate = 0.004
@@ -438,6 +443,7 @@ CONTRACT_FIELDS = tuple(
 
 RESUMABLE = (
     "name",
+    "mesh.data",
     "train.epochs",
     "train.compilation_cache",
     "checkpoint",

@@ -39,6 +39,7 @@ INTERVALS: dict[str, tuple[str, ...]] = {
         "train.epochs",
         "optim.plateau_patience",
         "train.batch_size",
+        "mesh.data",
         "governor.grow",
         "governor.recover",
         "governor.stable_patience",
@@ -213,7 +214,16 @@ def validate(config: Any) -> None:
     _sizes(config.model)
     _revival(config)
     _glue(config)
+    _mesh(config)
     _contracts(config)
+
+
+def _mesh(config: Any) -> None:
+    devices, size = config.mesh.data, config.train.batch_size
+    if size % devices:
+        raise UserError(f"config.mesh.data = {devices}: must divide config.train.batch_size = {size}")
+    if devices > 1 and (config.population.size or config.population.sweep):
+        raise UserError(f"config.mesh.data = {devices}: a population spreads its members over the devices, set it to 1")
 
 
 def _glue(config: Any) -> None:

@@ -1,7 +1,6 @@
 """An epoch: updates one after the other in the order of (seed, epoch), as one scan, and the end of it."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 
 from topojax.atlas.controllers import Rows
 from topojax.data.augment import Views
+from topojax.data.mesh import make_mesh, split
 from topojax.data.neighbours import partners
 from topojax.data.sets import batch_indices, shuffled
 from topojax.step.closing import Closing
@@ -63,7 +63,10 @@ class Epochs:
         )
         probe = self.probe_of(data)
         names: set[str] = set()  # known once the body is traced
-        views = functools.partial(self.views, state.key, data)
+        mesh = make_mesh(self.config.mesh.data)
+
+        def views(step: Array, index: Array) -> Views:
+            return split(self.views(state.key, data, step, index), mesh)
 
         # Each step prepares the next one's batch: a carry is written to memory once, where XLA would otherwise sample
         # every pixel again in each of its uses (a third of an MNIST step on a CPU).

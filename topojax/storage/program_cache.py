@@ -15,7 +15,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+from jax.sharding import Mesh
 
+from topojax.data import mesh as on_mesh
 from topojax.storage.footprint import Footprint, footprint
 from topojax.storage.runtime import cache_folder, compile_program, versions
 from topojax.types import Array, Batch
@@ -39,7 +41,9 @@ class Epoch(NamedTuple):
     bytes: Footprint | None = None
 
 
-def compile_epoch(program: Any, numbers: Any, state: Any, data: Batch, *, described: Any, cached: bool) -> Epoch:
+def compile_epoch(
+    program: Any, numbers: Any, state: Any, data: Batch, *, described: Any, cached: bool, mesh: Mesh | None = None
+) -> Epoch:
     """Compile `program.epoch`, from the cache if it is there.
 
     Args:
@@ -50,7 +54,11 @@ def compile_epoch(program: Any, numbers: Any, state: Any, data: Batch, *, descri
       described: JSON: everything that shaped the program but shapes, code and versions (`config.numbers.described`).
       cached: look in the cache, and keep what was not in it. A cache that cannot be read or written, or a program that
         cannot be exported, is no error.
+      mesh: of devices that share a batch. Its program is not kept, only compiled code is.
     """
+    if mesh is not None:
+        compiled = compile_program(on_mesh.jitted(program.epoch, mesh).lower(numbers, state, data))
+        return Epoch(on_mesh.from_one_device(compiled, mesh), program.metric_names(), footprint(compiled))
     folder = cache_folder("programs") if cached else None
     if folder is not None:
         try:

@@ -24,6 +24,7 @@ from topojax.config.numbers import described, pack
 from topojax.config.sweep import is_population
 from topojax.config.validate import validate
 from topojax.data import sets
+from topojax.data.mesh import make_mesh
 from topojax.errors import Stopped, UserError, interrupted, interrupts_deferred, needing, raise_if_interrupted, tell
 from topojax.scoring.audit import last_fifth
 from topojax.scoring.run import Run, build, numbered_of, restore
@@ -36,7 +37,7 @@ from topojax.storage import workdir as workdirs
 from topojax.storage.checkpoint import Checkpoints, last_epoch
 from topojax.storage.logs import Sink, Writers, number, numbers
 from topojax.storage.program_cache import compile_epoch
-from topojax.storage.runtime import compile_program, use_compilation_cache, versions
+from topojax.storage.runtime import compile_program, use_compilation_cache, use_every_core, versions
 from topojax.storage.switches import key_kind, own_switches
 from topojax.tracking.console import Progress
 from topojax.tracking.console import number as number_text
@@ -93,6 +94,9 @@ def train_and_evaluate(
             raise UserError("config.population asks for many runs: topojax.train_population trains them")
         workdirs.own(path)
         config = workdirs.adopted(path, config)
+        if config.mesh.data > 1:
+            use_every_core(config.mesh.data)
+            make_mesh(config.mesh.data)
         # Before the data, which take their time.
         done = None if data is not None else _finished(path, config, allow_change)
         if done is not None:
@@ -340,7 +344,8 @@ class Training:
         init = jax.jit(self.numbered.init).lower(self.numbers)
         initial = self._in_background(compile_program, init)
         shaped, cached = [described(self.config), self.dataset.sizes()], self.config.train.compilation_cache
-        compiled = compile_epoch(self.numbered, self.numbers, abstract, batch, described=shaped, cached=cached)
+        how = {"described": shaped, "cached": cached, "mesh": make_mesh(self.config.mesh.data)}
+        compiled = compile_epoch(self.numbered, self.numbers, abstract, batch, **how)
         self.names = compiled.names
         self.init = initial.result()
         self.evaluate = self._in_background(compile_evaluate, self.program.evaluate, abstract, self.dataset.test)

@@ -1,0 +1,67 @@
+"""Data parallel: the examples of a batch spread over devices, and nothing else changed.
+
+State, numbers and data lie on every device whole; a batch is split, and the compiler (GSPMD) puts in the sums that its
+means need. Losses, usage, the probe and what controllers read are of the whole batch in either case, so that N devices
+compute what one does, up to the order of sums. Between epochs a state is one device's, as in a run without a mesh:
+checkpoints, evaluation and logs are the same, and a run may go on with another number of devices.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+
+from topojax.errors import UserError
+from topojax.types import Array, Batch
+
+AXIS = "data"
+
+
+def make_mesh(devices: int) -> Mesh | None:
+    """The first devices in a row; None for one.
+
+    Raises:
+      UserError: more than there are.
+    """
+    if devices == 1:
+        return None
+    there = jax.devices()
+    if devices > len(there):
+        raise UserError(
+            f"config.mesh.data = {devices}, but there are {len(there)} devices ({there[0].platform}); on a CPU "
+            "JAX_NUM_CPU_DEVICES says how many it is divided into"
+        )
+    return Mesh(np.array(there[:devices]), (AXIS,))
+
+
+def split(tree: Any, mesh: Mesh | None) -> Any:
+    """Arrays with examples in front, spread over a mesh; inside of `jit`."""
+    if mesh is None:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec(AXIS)))
+
+
+def jitted(epoch: Callable, mesh: Mesh) -> Any:
+    """`jit` of an epoch on a mesh, its state given up."""
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(epoch, donate_argnums=1, in_shardings=everywhere, out_shardings=everywhere)
+
+
+def from_one_device(compiled: Callable, mesh: Mesh) -> Callable[[Any, Any, Batch], tuple[Any, Array]]:
+    """An epoch compiled on a mesh as one that takes and gives arrays of one device.
+
+    The data are spread once, the state at every call: a copy of it to each device an epoch.
+    """
+    everywhere, first = NamedSharding(mesh, PartitionSpec()), SingleDeviceSharding(mesh.devices.flat[0])
+    kept: list[tuple[Batch, Batch]] = []
+
+    def run(numbers: Any, state: Any, data: Batch) -> tuple[Any, Array]:
+        if not kept or kept[0][0] is not data:
+            kept[:] = [(data, jax.device_put(data, everywhere))]
+        after = compiled(*jax.device_put((numbers, state), everywhere), kept[0][1])
+        state, metrics = jax.device_put(after, first)
+        return state, metrics
+
+    return run
