@@ -101,7 +101,9 @@ def _suited(config: Any, dataset: sets.Dataset) -> dict[str, tuple[Any, str]]:
     suited.train.batch_size, why["train.batch_size"] = batch_size(n, usual.train.batch_size), f"{n} training examples"
     if dataset.image_shape is not None and labelled:
         _images(suited, dataset.image_shape, n)
-        why["train.epochs"] = f"{STEPS:,} steps"
+        asked_of_images = ("view.", "contracts.orbit.", "losses.recon_weight")
+        why |= {name: "as MNIST's 3,000 are trained" for name in why if name.startswith(asked_of_images)}
+        why["train.epochs"] = f"{STEPS:,} steps in at most {MOST_EPOCHS} epochs"
     if dataset.image_shape is None:
         for block in ("augment", "view"):
             suited[block].update(rotation=0.0, shift=0.0, scale=0.0)
