@@ -1,11 +1,11 @@
 """MNIST: the report's subset, 3,000 images of which 600 are test data, or all, and the official test split.
 
   topojax data fetch mnist
-  python -m topojax.train --config=configs/mnist.py         about 3 minutes on 2 cores
+  python -m topojax.train --config=configs/mnist.py         80 s on 2 cores
   python -m topojax.train --config=configs/mnist.py:full
   python -m topojax.train --config=configs/mnist.py:unsupervised
 
-`full` and `unsupervised` take 10 to 20 minutes of one core. What comes out, seed by seed, is in docs/results.md.
+`full` and `unsupervised` take about 4 minutes on 2 cores. What comes out, seed by seed, is in docs/results.md.
 
 Variants: `subset` (also with no variant): 400 epochs of 18 batches; `full`: all images, a wider atlas; `unsupervised`:
 the same, but labels reach the detached readout alone. Charts come from pairs: an example, and a neighbour of it turned,
