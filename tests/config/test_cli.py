@@ -98,6 +98,7 @@ def test_print_config_shows_what_the_flags_make():
         "--config.data.noise=1",
         "--config.data.num_examples=None",  # tiny_config sets it
         "--config.data.test_fraction=None",
+        "--config.data.label=none",  # a value of it
         "--config.data.test_fraction=0.5",
     )
     status, out, _ = train("--print_config", *arguments)
@@ -106,6 +107,7 @@ def test_print_config_shows_what_the_flags_make():
     assert (config["seed"], config["name"], config["data"]["noise"]) == (7, "tiny", 1.0)
     assert config["supervised"]["enabled"] is False
     assert (config["data"]["num_examples"], config["data"]["test_fraction"]) == (None, 0.5)
+    assert config["data"]["label"] == "none"
 
 
 BAD = {

@@ -38,12 +38,14 @@ def test_labelled_images_have_views_and_the_steps_of_mnist():
     after, changes = changed(default_config(), dataset(3000, 10, image=True))
     assert after.contracts.orbit.enabled
     assert changes["train.epochs"] == 400  # 18 steps each: 7,200
-    assert changes["view.shift"] == pytest.approx(1.5 * 6 / 28)
+    assert changes["view.shift"] == pytest.approx(1.5 * 6 / 28, abs=0.005)
     assert changes["losses.recon_weight"] == pytest.approx(90 * 6 / 28, abs=0.1)
     config = default_config()
     config.train.epochs = 3
     assert "train.epochs" not in changed(config, dataset(3000, 10, image=True))[1]
     assert "train.epochs" not in changed(default_config(), dataset(200, 3, image=True), keep={"train.epochs"})[1]
+    off = changed(default_config(), dataset(200, 3, image=True), keep={"contracts.orbit.enabled"})[1]
+    assert not any(name.startswith(("view.", "contracts.orbit.")) for name in off)
 
 
 def test_without_labels_the_contracts_of_pairs_take_over():

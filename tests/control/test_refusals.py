@@ -60,6 +60,11 @@ def test_what_does_not_fit_is_named(measured, index, message):
         (lambda: tc.at_most(1.0, patience=2.5), ValueError, "whole number"),
         (lambda: tc.equal(1.0, minimum=0.1), ValueError, "either sign"),
         (lambda: tc.at_most(np.zeros(0)), ValueError, "holds no number"),
+        (lambda: tc.at_most("x"), TypeError, "the bound must hold numbers, got 'x'"),
+        (lambda: tc.at_most(1.0, scale="x"), TypeError, "scale must hold numbers, got 'x'"),
+        (lambda: tc.at_most(1.0, shape=3), ValueError, "shape must be a tuple of sizes >= 1"),
+        (lambda: tc.at_most(1.0, shape=(-1,)), ValueError, "shape must be a tuple of sizes >= 1"),
+        (lambda: tc.at_most(1.0, dual=optax.lbfgs()), TypeError, "by its error alone"),
         (lambda: tc.at_most(1.0, dual=optax.adam), TypeError, "optax.adam lacks its rate"),
         (lambda: tc.at_most({"x": 1.0}, scale={"y": 1.0}), ValueError, "scale has the structure"),
         (lambda: tc.at_most({"x": np.ones(2)}, scale={"x": np.ones(3)}), ValueError, "scale has shape"),
@@ -79,6 +84,10 @@ def test_calls_that_cannot_be_meant_are_refused():
         problem.update(tc.contracts(a=tc.at_most(1.0)).init(), {"a": 0.0, "b": 0.0})
     with pytest.raises(TypeError, match="measured must be a dict"):
         problem.update(duals, [0.0, 0.0])
+    with pytest.raises(TypeError, match=r"measured\['a'\] holds 'x', not a number"):
+        problem.update(duals, {"a": "x", "b": 0.0})
+    with pytest.raises(ValueError, match="moved by other laws, NuPi, than this problem's, DualAscent"):
+        tc.contracts(a=tc.at_most(1.0, dual=tc.ascent(0.1)), b=tc.at_most(1.0, dual=tc.ascent(0.1))).multipliers(duals)
     with pytest.raises(TypeError, match="by their names, got the key 1"):
         problem.update(duals, {"a": 0.0, 1: 0.0})
     with pytest.raises(ValueError, match="dt has shape"):

@@ -118,6 +118,8 @@ def test_units_survive_json():
         (np.zeros((3, 5)), r"inputs have shape \[3, 5\], this model takes \[n, 36\] or \[n, 6, 6\]"),
         (np.full((6, 6), 1e38), r"row 0 of the inputs holds 1e\+38, far from \[0, 255\]"),
         (np.full((2, 6, 6), np.nan), "not finite, the first in row 0"),
+        (pictures(5, 6, 6) / 255.0, "inputs lie in .*, this model was trained on 0 to 255"),
+        ((pictures(5, 6, 6) / 255.0).astype(np.float32), "inputs lie in .*, this model was trained on 0 to 255"),
         (np.full((2, 6, 6), 0.7), "inputs lie in .*, this model was trained on 0 to 255"),
         (np.full((6, 6), "a"), "inputs must be numbers"),
         (np.zeros((2, 6, 6), complex), "inputs are complex128"),

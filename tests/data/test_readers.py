@@ -293,6 +293,11 @@ def npy(value):
         ("a.npy", npy(np.array([{}, {}], object)), "damaged, or not a file of NumPy's arrays: Object arrays"),
         ("a.npz", archive(**{"x.npy": npy(np.array([{}], object))}), "Object arrays cannot be loaded"),
         ("a.npz", archive(**{"z.npy": npy(np.zeros(3))}), "no key x, image, x_train, image_train"),
+        (
+            "a.npz",
+            archive(**{"x.npy": npy(np.zeros((3, 2))), "y_train.npy": npy(np.zeros(3))}),
+            "in two manners, x, y_tr",
+        ),
         ("a.npz", archive(**{"..__..__x.npy": npy(np.zeros((3, 2)))}), "a path out of the archive: refused"),
         ("a.zip", archive(**{"..__a.png": png()}), "a path out of the archive: refused"),
         ("a.zip", archive(**{"a.txt": b"words"}), "no images in it"),

@@ -6,11 +6,12 @@ and the charts are charts (nowhere folded, with transitions whose Jacobian has o
 
 import dataclasses
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from topojax.analysis.cover import Cover, distances_to_cells, make_cover, make_graph
+from topojax.analysis.cover import NEIGHBOURS, Cover, distances_to_cells, make_cover, make_graph
 from topojax.analysis.gluing import Charted, Cocycle, Glue, Senders, charted, cocycles, folded, glue, sign_of
 from topojax.analysis.orientation import Nerve, decode, joined
 from topojax.errors import UserError
@@ -59,7 +60,7 @@ class Topology:
     def as_json(self) -> dict[str, Any]:
         """Everything, JSON-able."""
         weight = [g.points for g in self.glue]
-        return {
+        found = {
             "orientability": self.orientability,
             "euler": self.euler,
             "points": self.points,
@@ -68,7 +69,7 @@ class Topology:
             "cycle_error": _mean([g.cycle for g in self.glue], weight),
             "cocycle_error": _mean([c.error for c in self.cocycle.values()]),
             "cocycle_error_drawn": _mean([c.drawn for c in self.cocycle.values()]),
-            "folded": [None if np.isnan(x) else round(float(x), 4) for x in self.folded],
+            "folded": [round(float(x), 4) for x in self.folded],
             "readings": self.readings,
             "nerve": [
                 {**g._asdict(), "charts": list(g.charts), "parts": list(g.parts), "share": round(g.share, 4)}
@@ -77,6 +78,7 @@ class Topology:
             "triangles": [{"charts": list(s), **c._asdict()} for s, c in self.cocycle.items()],
             "reasons": list(self.reasons),
         }
+        return _known(found)
 
 
 def topology(run: Run, points: np.ndarray) -> Topology:
@@ -87,10 +89,12 @@ def topology(run: Run, points: np.ndarray) -> Topology:
       points: [n, X], a sample of the data, dense enough that cells hold a few dozen points each.
 
     Raises:
-      UserError: charts that lie in one plane, or a latent of other than two dimensions.
+      UserError: charts that lie in one plane, a latent of other than two dimensions, or too few points.
     """
     if not run.config.model.discs or run.config.model.latent_dim != 2:
         raise UserError("topology needs charts of two dimensions, each in a disc: config.model.discs, latent_dim = 2")
+    if len(points) <= NEIGHBOURS:
+        raise UserError(f"topology needs more than {NEIGHBOURS} examples, there are {len(points)}")
     graph = make_graph(np.asarray(points, np.float64))
     found = charted(run, graph)
     distance = distances_to_cells(graph, found.chart, found.router.shape[1])
@@ -103,7 +107,7 @@ def topology(run: Run, points: np.ndarray) -> Topology:
     euler, why_euler = plateau([r["euler"] for r in readings])
     oriented, why = _unanimous([r["orientable"] for r in readings])
     reasons = [*why_euler, *why]
-    if (share := float(np.nanmean(turns))) > FOLDED:
+    if np.isfinite(turns).any() and (share := float(np.nanmean(turns))) > FOLDED:
         reasons.append(f"charts turn over between {share:.1%} of neighbours")
         oriented = euler = None  # what is no chart covers nothing
     words = {True: "orientable", False: "non-orientable", None: "undetermined"}
@@ -123,16 +127,21 @@ def topology(run: Run, points: np.ndarray) -> Topology:
 def text(found: Topology) -> str:
     """The verdict in words, with its evidence."""
     numbers = found.as_json()
+
+    def number(name: str) -> str:
+        return "–" if numbers[name] is None else f"{numbers[name]:.4f}"
+
     lines = [
         f"{found.orientability}, Euler characteristic {'undetermined' if found.euler is None else found.euler}",
         "",
         f"{found.points} points in {found.charts} charts",
         f"{len(found.glue)} overlaps of two charts, {len(found.cocycle)} of three",
-        f"transition error  {numbers['transition_error']:.4f}   of φ_ij against what chart j says, in unit discs",
-        f"cycle error       {numbers['cycle_error']:.4f}   of φ_ji φ_ij against the identity",
-        f"cocycle error     {numbers['cocycle_error']:.4f}   of φ_jk φ_ij against φ_ik;"
-        f" {numbers['cocycle_error_drawn']:.4f} between the points drawn, in the inputs' units",
-        f"turning over      {np.nanmean(found.folded):.4f}   of neighbours, {np.nanmax(found.folded):.4f} in the worst",
+        f"transition error  {number('transition_error')}   of φ_ij against what chart j says, in unit discs",
+        f"cycle error       {number('cycle_error')}   of φ_ji φ_ij against the identity",
+        f"cocycle error     {number('cocycle_error')}   of φ_jk φ_ij against φ_ik;"
+        f" {number('cocycle_error_drawn')} between the points drawn, in the inputs' units",
+        f"turning over      {_share(found.folded, np.nanmean)}   of neighbours, {_share(found.folded, np.nanmax)}"
+        " in the worst",
         "",
         "patches reach  Euler  components of patches, overlaps of 2, 3, …  unexplained  twisted  uncertain",
     ]
@@ -200,11 +209,28 @@ def _unanimous(values: list[bool | None]) -> tuple[bool | None, list[str]]:
     for answer in (True, False):
         if sum(value is answer for value in values) >= UNANIMOUS * len(values):
             return answer, []
-    return None, [f"readings of orientability disagree: {', '.join(map(str, values))}"]
+    if all(value is None for value in values):
+        return None, ["at no size of patches do the signs of the transitions tell orientable from non-orientable"]
+    words = {True: "yes", False: "no", None: "unclear"}
+    return None, [f"sizes of patches differ on orientability: {', '.join(words[value] for value in values)}"]
 
 
 def _finite(share: float) -> float | None:
     return round(share, 4) if np.isfinite(share) else None
+
+
+def _known(tree: Any) -> Any:
+    """Numbers that are not finite as None: JSON has no word for them."""
+    if isinstance(tree, dict):
+        return {name: _known(value) for name, value in tree.items()}
+    if isinstance(tree, list):
+        return [_known(value) for value in tree]
+    return None if isinstance(tree, float) and not np.isfinite(tree) else tree
+
+
+def _share(values: np.ndarray, of: Callable) -> str:
+    """A share of neighbours; of charts without points there is none."""
+    return f"{of(values):.4f}" if np.isfinite(values).any() else "–"
 
 
 def _mean(values: list[float], weights: list[int] | None = None) -> float:

@@ -162,7 +162,7 @@ TABLE: tuple[Contract, ...] = (
         enabled=False,
     ),
     # Invariances and jumps: only once charts are grounded.
-    Contract("orbit", "pid", "orbit", "<=", 0.05, "nat", "use weaker augmentation", enabled=False, gate="window"),
+    Contract("orbit", "pid", "orbit", "<=", 0.05, "nat", "use weaker views", enabled=False, gate="window"),
     Contract(
         "vicreg_inv",
         "pid",

@@ -96,6 +96,10 @@ def parse(argv: Sequence[str]) -> ml_collections.ConfigDict:
     return config.value
 
 
+_WORDS = {("config.data.label", "none"), ("config.data.shape", "none")}
+"""Optional fields of which `none` is a value; None unsets them, too."""
+
+
 def _without_unset(argv: list[str]) -> tuple[list[str], list[str]]:
     """The arguments without those that set an optional field to None, and the fields of which that is the last word."""
     optional = {f"config.{name}" for name, value in flat(default_config()) if value is None}
@@ -106,7 +110,7 @@ def _without_unset(argv: list[str]) -> tuple[list[str], list[str]]:
             words.append(argument)
             continue
         value = value if equals else next(following, "")
-        unset[name] = value.lower() == "none"
+        unset[name] = value.lower() == "none" and (name, value) not in _WORDS
         words += [] if unset[name] else [f"--{name}={value}"]
     return words, [name.removeprefix("config.") for name, last in unset.items() if last]
 

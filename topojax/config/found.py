@@ -63,6 +63,8 @@ def fitted(
         found["name"] = named(config, in_memory=in_memory), "after the data"
     if dataset.own and config.data.auto:
         found |= {field: change for field, change in _suited(config, dataset).items() if field not in keep}
+        if "contracts.orbit.enabled" in keep and not config.contracts.orbit.enabled:  # then nothing reads a view
+            found = {n: change for n, change in found.items() if not n.startswith(("view.", "contracts.orbit."))}
     after = config.copy_and_resolve_references()
     for field, (value, _) in found.items():
         after.update_from_flattened_dict({field: value})
@@ -115,14 +117,16 @@ def _suited(config: Any, dataset: sets.Dataset) -> dict[str, tuple[Any, str]]:
 def _images(c: Any, shape: tuple[int, int, int], examples: int) -> None:
     """What labelled images are trained with, as MNIST's 3,000: views, steps, and the weight of reconstruction.
 
-    Shifts grow with the side. The weight grows with the root of the number of pixels, of which a mean is taken.
+    Shifts grow with the shorter side, and a long image turns by less. The weight grows with the root of the number of
+    pixels, of which a mean is taken.
 
     Args:
       c: changed in place; its batch size is set.
       shape: (H, W, C).
       examples: to train on.
     """
-    routed_alike(c, rotation=0.2, shift=1.5 * min(shape[:2]) / _SIDE, scale=0.1)
+    short, long = sorted(shape[:2])
+    routed_alike(c, rotation=round(0.2 * short / long, 3), shift=round(1.5 * short / _SIDE, 2), scale=0.1)
     c.losses.recon_weight = round(90.0 * math.sqrt(math.prod(shape)) / _SIDE, 1)
     epochs = -(-STEPS // max(examples // c.train.batch_size, 1))
     c.train.epochs = min(max(epochs, c.train.epochs), MOST_EPOCHS)

@@ -176,7 +176,7 @@ def _constraint(relation: str, bound: Any, upper: Any, options: Options) -> Cons
         raise ValueError(f"{relation}: per_example must be a number of examples >= 1, got {options['per_example']!r}")
     if examples and "shape" in given:
         raise ValueError(f"{relation}: give per_example or shape, not both: an example has one number")
-    shape = (int(examples),) if examples else tuple(given.pop("shape", ()))
+    shape = (int(examples),) if examples else _sizes(relation, given.pop("shape", ()))
     if not isinstance(given.get("penalty"), Penalty | None):
         raise TypeError(f"{relation}: penalty must be made by augmented(c), got {given['penalty']!r}")
     if relation == "equal" and "minimum" in given:
@@ -190,6 +190,8 @@ def _constraint(relation: str, bound: Any, upper: Any, options: Options) -> Cons
     if upper is not None:
         _ordered(bound, upper)
     numbers = _DEFAULTS | given
+    if not _numeric(numbers["scale"]):
+        raise TypeError(f"{relation}: scale must hold numbers, got {numbers['scale']!r}")
     if not jax.tree_util.all_leaves([numbers["scale"]]):
         numbers["scale"] = _like(relation, "scale", numbers["scale"], bound)
     if numbers["initial"] is None:
@@ -205,6 +207,18 @@ def _constraint(relation: str, bound: Any, upper: Any, options: Options) -> Cons
     return Constraint(relation, bound, upper, rule, penalty, int(examples), numbers)
 
 
+def _sizes(relation: str, shape: Any) -> tuple[int, ...]:
+    if not isinstance(shape, tuple | list) or not all(isinstance(n, int | np.integer) and n >= 1 for n in shape):
+        raise ValueError(f"{relation}: shape must be a tuple of sizes >= 1, as (3,), got {shape!r}")
+    return tuple(int(n) for n in shape)
+
+
+def _numeric(tree: Any) -> bool:
+    """Whether a tree holds numbers alone, one at least."""
+    leaves = jax.tree.leaves(tree)
+    return bool(leaves) and all(not is_known(leaf) or np.asarray(leaf).dtype.kind in "biuf" for leaf in leaves)
+
+
 def _rule(relation: str, given: dict[str, Any]) -> Rule | None:
     """The rule that `dual` means; takes it out of the options."""
     default = ascent(0.01) if given.get("penalty") is not None else nupi(0.3, 0.01)
@@ -218,14 +232,26 @@ def _rule(relation: str, given: dict[str, Any]) -> Rule | None:
             f"{relation}: dual must be a rule, as ascent(…), nupi(…), pi(…); this is a controller, whose bounds are set"
         )
     if isinstance(dual, optax.GradientTransformation):
+        _moves_by_gradient(relation, dual)
         return functools.partial(by_optax, dual)
     if dual is None or callable(dual):
         return dual
     raise TypeError(f"{relation}: dual must be a rule, an optax transform or None, got {dual!r}")
 
 
+def _moves_by_gradient(relation: str, transform: optax.GradientTransformation) -> None:
+    """Refuse a transform that wants to be told more than the error, as a line search does."""
+    one = jax.ShapeDtypeStruct((1,), jnp.float32)
+    try:
+        jax.eval_shape(lambda x: transform.update(x, transform.init(x), x), one)
+    except TypeError as error:
+        raise TypeError(f"{relation}: dual must move a multiplier by its error alone, this transform cannot") from error
+
+
 def _shaped(relation: str, what: str, tree: Any, shape: tuple[int, ...]) -> Any:
     """A bound in the measurement's structure; one number becomes `shape`."""
+    if jax.tree.leaves(tree) and not _numeric(tree):
+        raise TypeError(f"{relation}: {what} must hold numbers, got {tree!r}")
 
     def leaf(value: Any) -> Any:
         array = jnp.asarray(value, jnp.float32) if not is_known(value) else np.asarray(value, np.float32)

@@ -197,6 +197,13 @@ class Problem:
         sizes = [len(group.sign) for group in self.groups]
         others = [carried.numbers.label for carried in duals.groups]
         if others != labels or set(duals.weights) != set(self.weighings):
+            if _contracts_of(others) == _contracts_of(labels) and set(duals.weights) == set(self.weighings):
+                laws = [sorted({one[2] for label in each for one in label}) for each in (others, labels)]
+                if laws[0] != laws[1]:
+                    raise ValueError(
+                        f"these duals are moved by other laws, {', '.join(laws[0])}, than this problem's, "
+                        f"{', '.join(laws[1])}: begin with problem.init()"
+                    )
             theirs = [name for label in others for name, *_ in label] + list(duals.weights)
             raise ValueError(
                 f"these duals are another problem's, of {theirs}, this one's contracts are {list(self.names)}: "
@@ -219,6 +226,10 @@ class Problem:
             for name in told:
                 if not isinstance(name, str):
                     raise TypeError(f"{what} is a dict of contracts by their names, got the key {name!r}")
+        for name, value in measured.items():
+            for leaf in jax.tree.leaves(value):
+                if not isinstance(leaf, jax.Array) and np.asarray(leaf).dtype.kind not in "biufV":  # V: bfloat16
+                    raise TypeError(f"measured[{name!r}] holds {leaf!r}, not a number")
         names, given = set(self.names), set(measured)
         if given - names:
             raise ValueError(f"measured has unknown contracts {sorted(given - names)}; known are {sorted(names)}")
@@ -235,6 +246,11 @@ class Problem:
             if name not in given:
                 raise ValueError(f"index lacks {name!r}: which of its {group.examples} examples were measured?")
             _check_index(name, (index or {})[name], group.examples)
+
+
+def _contracts_of(labels: list[tuple]) -> list[tuple[str, str]]:
+    """Names and relations, whatever moves them."""
+    return sorted(one[:2] for label in labels for one in label)
 
 
 def _places(group: Group, index: Index) -> Array | None:

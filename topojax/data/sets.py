@@ -101,7 +101,7 @@ def load(config_data: Any, *, seed: int, data: Any = None) -> Dataset:
     if num_examples is not None and num_examples < 2:
         raise UserError(f"data.num_examples = {num_examples}: needs at least 2, one to train on and one to test")
     if data is not None or name not in NAMES:
-        return _own(config_data, _raw(config_data, data), seed)
+        return _own(config_data, _raw(config_data, data), seed, in_memory=data is not None)
     if name in tfds_arrays.SOURCES:
         directory = tfds_arrays.find(name, config_data.data_dir)
         splits = tfds_arrays.load(directory, cache=config_data.cache)
@@ -171,7 +171,10 @@ def _raw(config_data: Any, data: Any) -> Raw:
     if data is not None:
         return given.raw(data, options)
     if config_data.name == given.NAME:
-        raise UserError("this run was trained on arrays in memory: hand them over again, as data=")
+        raise UserError(
+            "this run was trained on arrays in memory: hand them over again, in Python as data=, or --data leads to a "
+            "file of them"
+        )
     if "://" in place:
         return readers.read(fetched(place), options)
     if pathlib.Path(place).exists():
@@ -188,9 +191,9 @@ def _size(resize: str) -> tuple[int, int]:
     return sides[0], sides[-1]
 
 
-def _own(config_data: Any, raw: Raw, seed: int) -> Dataset:
+def _own(config_data: Any, raw: Raw, seed: int, *, in_memory: bool = False) -> Dataset:
     """A person's own data: settled, split as the built-in sets are, scaled."""
-    name = "data" if config_data.name == given.NAME else pathlib.PurePath(config_data.name).name
+    name = "data" if in_memory or config_data.name == given.NAME else pathlib.PurePath(config_data.name).name
     raw, _ = own.settle(raw, config_data.missing, name)
     counted = classes.encode(raw.train.label, own.count(raw.train), name, raw.names)
     pool = Split(raw.train.inputs, counted.label)

@@ -200,7 +200,7 @@ class Units:
         # A picture in [0, 1] for a model of 0 … 255 would be taken for a black one.
         if self.image_shape is not None and width > _UNSCALED and rows.size and low == 0:
             top = float(rows.max()) * width
-            if 0 < top <= 1 and (rows * width % 1).any():
+            if 0 < top <= 1 + 1e-5 and (np.abs(rows * width - np.round(rows * width)) > 1e-5).any():
                 raise UserError(f"inputs lie in [0, {top:g}], this model was trained on 0 to {width:g}: scale them")
         return rows
 

@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+import re
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -120,7 +121,8 @@ def decode(data: bytes, where: str, resize: tuple[int, int] | None = None) -> np
                 image.load()
                 return _pixels(image, resize)
     except Exception as error:  # each format has its own
-        raise UserError(f"{where}: not an image that can be read ({' '.join(str(error).split())[:120]})") from error
+        cause = re.sub(r"<_io\.BytesIO object at \w+>", "it", " ".join(str(error).split()))[:120]
+        raise UserError(f"{where}: not an image that can be read ({cause})") from error
 
 
 def _pixels(image: "object", resize: tuple[int, int] | None) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import pathlib
 import zipfile
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -11,6 +12,10 @@ from topojax.errors import UserError
 KIND = "a file of NumPy's arrays"
 INPUTS = ("x", "image", "images", "data", "inputs", "features", "arr_0")
 """What inputs are called, in any case of letters; the first found, alone or with _train and _test about it."""
+
+
+_FAMILIES = (("", ""), ("", "_train"), ("train_", ""), ("", "train"))
+"""What stands before such a name, and after it."""
 
 
 def read(path: pathlib.Path, options: Options) -> Raw:
@@ -23,13 +28,14 @@ def read(path: pathlib.Path, options: Options) -> Raw:
         raise UserError(f"{path}: holds {strange[0]!r}, a path out of the archive: refused")
     with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
         keys = {key.lower(): key for key in file.files}
-        for before, after in (("", ""), ("", "_train"), ("train_", ""), ("", "train")):
+        for before, after in _FAMILIES:
             found = [name for name in INPUTS if f"{before}{name}{after}" in keys]
             if found:
                 break
         else:
             there = ", ".join(file.files) or "nothing"
             raise UserError(f"{path}: no key x, image, x_train, image_train or the like in it; there are: {there}")
+        _one_family(path, keys, before + after)
         names = LABELS if options.label is None else () if options.label == NO_LABEL else (options.label.lower(),)
 
         def split(inputs: str, before: str, after: str) -> Split | None:
@@ -51,6 +57,19 @@ def read(path: pathlib.Path, options: Options) -> Raw:
         classes = None if named is None else tuple(map(str, np.ravel(file[named])))
     assert train is not None
     return Raw(train, test, "an .npz file", names=classes)
+
+
+def _one_family(path: pathlib.Path, keys: Mapping[str, str], chosen: str) -> None:
+    """Refuse arrays that would be left out because they are named in another manner than those found."""
+    for before, after in _FAMILIES:
+        for split in ("train", "test") if before + after else ("",):
+            about = (before.replace("train", split), after.replace("train", split))
+            others = [keys[name] for base in (*INPUTS, *LABELS) if (name := f"{about[0]}{base}{about[1]}") in keys]
+            if others and before + after != chosen:
+                raise UserError(
+                    f"{path}: names its arrays in two manners, {', '.join(keys.values())}: x, y or x_train, y_train, "
+                    "x_test, y_test"
+                )
 
 
 def _array(array: np.ndarray, path: pathlib.Path) -> np.ndarray:

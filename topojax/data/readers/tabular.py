@@ -15,6 +15,7 @@ KIND = "a table"
 EMPTY = ("", "na", "n/a", "nan", "null", "none", "?")
 """What an empty cell holds, in any case of letters."""
 _DELIMITERS = ",;\t|"
+_MOST_KINDS = 20
 
 
 def read(path: pathlib.Path, options: Options) -> Raw:
@@ -40,6 +41,9 @@ def divided(columns: dict[str, np.ndarray], options: Options, where: str, source
     name, notes = label_of(columns, options, where), []
     if name is not None and options.label is None:
         notes.append(f"labels are the column {name!r}; config.data.label names another, or none")
+    kinds = [column for column, values in columns.items() if values.ndim == 1 and 1 < _kinds(values) <= _MOST_KINDS]
+    if name is None and options.label is None and options.columns is None and kinds:
+        notes.append(f"no column is taken for labels; config.data.label={kinds[0]} would be one that is text")
     wanted = options.columns or tuple(column for column in columns if column != name)
     for column in wanted:
         if column not in columns:
@@ -53,6 +57,11 @@ def divided(columns: dict[str, np.ndarray], options: Options, where: str, source
         raise UserError(f"{where}: no column is left beside the label's")
     label = None if name is None else columns[name]
     return Raw(Split(_whole(inputs, where), label), None, source, notes=tuple(notes))
+
+
+def _kinds(values: np.ndarray) -> int:
+    """How many texts there are in a column; 0 where it holds numbers."""
+    return len({value for value in values if value is not None}) if values.dtype == object else 0
 
 
 def label_of(columns: Any, options: Options, where: str) -> str | None:
