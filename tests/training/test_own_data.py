@@ -127,7 +127,7 @@ def test_few_examples_and_none_with_a_label(n, labelled, tmp_path):
     assert np.isfinite(result["test/mse"])
     assert (result["test/ami"] is None) == (not labelled)
     assert fields["data.name"][1] == "data="
-    with pytest.raises(UserError, match="hand them over again, as data="):
+    with pytest.raises(UserError, match="hand them over again, as data= in Python"):
         evaluate(tmp_path / "run")
     assert evaluate(tmp_path / "run", data=(x, y if labelled else None)).named()["test/mse"] == result["test/mse"]
 

@@ -6,7 +6,7 @@ an overlap is small and far from both cells, so that the class is decoded as tha
 
   E(c) = min_x Σ_e w_e [s_e ≠ c_e + x_a + x_b],   of each class c, over orientations x of the charts a, b that e joins
 
-The class of least E is the verdict, if it explains nearly all signs and the next best explains visibly fewer.
+The class of least E is the verdict, if it explains nearly all signs and leaves visibly fewer than the other verdict.
 """
 
 import itertools
@@ -19,8 +19,8 @@ MOST_CLASSES = 64
 """Classes that are told apart, at most: a nerve with more holes is not a closed surface's."""
 UNEXPLAINED = 0.15
 """Largest share of the signs' weight that the best class may leave unexplained."""
-MARGIN = 0.015
-"""Least share by which the best class of one verdict explains more than the best of the other."""
+RATIO = 2 / 3
+"""Largest part that the best class may leave unexplained of what the best of the other verdict leaves."""
 _STARTS = 40
 
 
@@ -77,7 +77,8 @@ def decode(nerve: Nerve, signs: np.ndarray, weights: np.ndarray) -> Decoded:
             cocycle = np.logical_xor.reduce([one for one, used in zip(basis, chosen, strict=True) if used])
             twisted = float(np.fmin(twisted, _energy(nerve, turned ^ cocycle, weights) / total))
     best = float(np.fmin(flat, twisted))
-    if best > UNEXPLAINED or abs(flat - twisted) < MARGIN:
+    rival = float(np.fmax(flat, twisted)) if basis else np.inf
+    if best > UNEXPLAINED or best > RATIO * rival:
         return Decoded(None, flat, twisted, count)
     return Decoded(bool(flat == best), flat, twisted, count)
 

@@ -21,7 +21,7 @@ EPSILONS = (2.5, 2.75, 3.0, 3.25, 3.5, 3.75, 4.0, 4.25, 4.5)
 """Sizes of patches beyond their cells, in spacings of the points; errors are measured at the middle one."""
 PLATEAU = 3
 """Readings one after the other that must give the same Euler characteristic, more than give any other."""
-UNANIMOUS = 0.8
+UNANIMOUS = 0.75
 """Least share of the readings that must say the same of orientability."""
 SURE = 0.9
 """Least share of an overlap's points on which the Jacobian has its sign, for the overlap to be counted."""

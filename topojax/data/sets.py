@@ -172,7 +172,7 @@ def _raw(config_data: Any, data: Any) -> Raw:
         return given.raw(data, options)
     if config_data.name == given.NAME:
         raise UserError(
-            "this run was trained on arrays in memory: hand them over again, in Python as data=, or --data leads to a "
+            "this run was trained on arrays in memory: hand them over again, as data= in Python, or --data leads to a "
             "file of them"
         )
     if "://" in place:
