@@ -6,6 +6,7 @@ Errors are in the charts' own coordinates, unit discs: of φ_ij against what cha
 there and back; and of the cocycle φ_jk φ_ij = φ_ik where three charts meet.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -152,7 +153,7 @@ def glue(found: Charted, cover: Cover, send: Senders) -> list[Glue]:
                 there = send(found.local[some, a], a)[:, b]
                 errors.append(_distance(there, found.local[some, b]))
                 cycles.append(_distance(send(there, b)[:, a], found.local[some, a]))
-            homes = tuple(_which(cover.overlaps[(k,)], part) for k in charts)
+            homes = tuple(home_of(cover.overlaps[(k,)], part) for k in charts)
             numbers = (float(np.mean(errors)), float(np.mean(cycles)))
             out.append(Glue((i, j), (homes[0], homes[1]), len(part), sign, share, *numbers))
     return out
@@ -187,8 +188,8 @@ def cocycles(found: Charted, cover: Cover, send: Senders) -> dict[tuple[int, ...
     return out
 
 
-def _which(parts: list[np.ndarray], part: np.ndarray) -> int:
-    """The component of a patch that a part of it lies in."""
+def home_of(parts: Sequence[np.ndarray], part: np.ndarray) -> int:
+    """Which of some sets of points a part shares most with: the component of a patch that it lies in."""
     return int(np.argmax([np.isin(part, whole).sum() for whole in parts]))
 
 

@@ -10,7 +10,6 @@ The class of least E is the verdict, if it explains nearly all signs and leaves 
 """
 
 import itertools
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -172,8 +171,3 @@ def _grown(nerve: Nerve, turned: np.ndarray, weights: np.ndarray) -> np.ndarray:
             x[moved] ^= bool(turned[edge] ^ x[i] ^ x[j])
             root[moved] = root[i]
     return x
-
-
-def joined(parts: Sequence[np.ndarray], part: np.ndarray) -> int:
-    """Which of some sets of points a set shares most with."""
-    return int(np.argmax([np.isin(part, whole).sum() for whole in parts]))

@@ -1,7 +1,8 @@
 """The topology of what an atlas has learned, read off its charts: nerve, Euler characteristic, orientability.
 
-Nothing is concluded from one reading: patches are taken at several sizes, and a verdict is given only where they agree
-and the charts are charts (nowhere folded, with transitions whose Jacobian has one sign on each overlap).
+Nothing is concluded from one reading: patches are taken at several sizes, and a verdict is given only where most of them
+agree and the charts are charts (folded hardly anywhere). Signs of transitions may be wrong here and there: their class
+is decoded (`orientation`).
 """
 
 import dataclasses
@@ -12,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from topojax.analysis.cover import NEIGHBOURS, Cover, distances_to_cells, make_cover, make_graph
-from topojax.analysis.gluing import Charted, Cocycle, Glue, Senders, charted, cocycles, folded, glue, sign_of
-from topojax.analysis.orientation import Nerve, decode, joined
+from topojax.analysis.gluing import Charted, Cocycle, Glue, Senders, charted, cocycles, folded, glue, home_of, sign_of
+from topojax.analysis.orientation import Nerve, decode
 from topojax.errors import UserError
 from topojax.scoring.run import Run
 
@@ -24,7 +25,7 @@ PLATEAU = 3
 UNANIMOUS = 0.75
 """Least share of the readings that must say the same of orientability."""
 SURE = 0.9
-"""Least share of an overlap's points on which the Jacobian has its sign, for the overlap to be counted."""
+"""Share of an overlap's points on which the Jacobian has its sign, below which the sign is told as uncertain."""
 FOLDED = 0.05
 """Largest share of neighbours between which charts may turn over, over all of them."""
 
@@ -179,7 +180,7 @@ def nerve_of(cover: Cover, found: Charted) -> tuple[Nerve, np.ndarray, np.ndarra
         if len(charts) == 2:
             for part in parts:
                 at[charts, len(at)] = part
-                edges.append([number[k, joined(cover.overlaps[(k,)], part)] for k in charts])
+                edges.append([number[k, home_of(cover.overlaps[(k,)], part)] for k in charts])
                 signs.append(sign_of(found, cover, charts, part))
     of_pair: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
     for (charts, edge), part in at.items():
@@ -190,7 +191,7 @@ def nerve_of(cover: Cover, found: Charted) -> tuple[Nerve, np.ndarray, np.ndarra
             continue
         sides = [of_pair.get(pair, []) for pair in itertools.combinations(charts, 2)]
         for part in parts if all(sides) else []:
-            triangles.append([side[joined([whole for _, whole in side], part)][0] for side in sides])
+            triangles.append([side[home_of([whole for _, whole in side], part)][0] for side in sides])
     nerve = Nerve(len(number), np.reshape(edges, (-1, 2)).astype(int), np.reshape(triangles, (-1, 3)).astype(int))
     sign, share = np.reshape(signs, (-1, 2)).T if signs else np.zeros((2, 0))
     return nerve, sign, share

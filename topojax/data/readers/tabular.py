@@ -61,7 +61,7 @@ def divided(columns: dict[str, np.ndarray], options: Options, where: str, source
 
 def _kinds(values: np.ndarray) -> int:
     """How many texts there are in a column; 0 where it holds numbers."""
-    return len({value for value in values if value is not None}) if values.dtype == object else 0
+    return len({value for value in values if isinstance(value, str)}) if values.dtype == object else 0
 
 
 def label_of(columns: Any, options: Options, where: str) -> str | None:
