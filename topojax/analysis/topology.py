@@ -1,8 +1,8 @@
 """The topology of what an atlas has learned, read off its charts: nerve, Euler characteristic, orientability.
 
-Nothing is concluded from one reading: patches are taken at several sizes, and a verdict is given only where most of them
-agree and the charts are charts (folded hardly anywhere). Signs of transitions may be wrong here and there: their class
-is decoded (`orientation`).
+Nothing is concluded from one reading: patches are taken at several sizes, and a verdict is given only where most of
+them agree and the charts are charts, folded hardly anywhere. Signs of transitions may be wrong here and there: their
+class is decoded (`orientation`).
 """
 
 import dataclasses
