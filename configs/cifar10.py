@@ -12,6 +12,7 @@ report's own command (§6), with the original's sizes and rates.
 """
 
 from topojax.config.defaults import default_config
+from topojax.config.recipes import unlabelled
 
 VARIANTS = ("", "subset", "report_3k")
 
@@ -29,24 +30,11 @@ def get_config(variant: str = ""):
     if variant == "report_3k":
         report_3k(c)
     else:
-        unsupervised(c)
+        unlabelled(c, neighbours=0)
+        c.model.hidden_dim = 128
+        c.model.transport = False
         c.train.epochs = 100 if variant else 40
     return c
-
-
-def unsupervised(c):
-    """An atlas of the plane that fits photographs."""
-    c.supervised.enabled = False
-    c.model.hidden_dim = 128
-    c.model.transport = False
-    c.augment.update(rotation=0.0, shift=0.0, scale=0.0)
-    # Photographs move further along their first components than digits do: at 1.5 all points lie on the rim of the
-    # ball, in one chart.
-    c.model.ball_scale = 0.3
-    c.losses.recon_weight = 300.0
-    c.contracts.diversity.initial = 6.0
-    c.optim.learning_rate = c.optim.learning_rate_max = 0.008
-    c.optim.average = 0.998
 
 
 def report_3k(c):

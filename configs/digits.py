@@ -10,7 +10,7 @@ nearest neighbours should lie in one chart, and all charts should be used.
 """
 
 from topojax.config.defaults import default_config
-from topojax.config.recipes import charts_from_pairs
+from topojax.config.recipes import unlabelled
 
 VARIANTS = ("", "unsupervised")
 
@@ -22,7 +22,5 @@ def get_config(variant: str = ""):
     c = default_config()
     if variant == "unsupervised":
         c.name = "digits_unsupervised"
-        charts_from_pairs(c, neighbours=5, strength=4.0)
-        c.losses.recon_weight = 50.0
-        c.view.update(rotation=0.3, shift=1.0, scale=0.1, noise_std=0.0)
+        unlabelled(c)
     return c

@@ -10,7 +10,7 @@ projective_plane_4d.
 """
 
 from topojax.config.defaults import default_config
-from topojax.config.recipes import charts_from_pairs
+from topojax.config.recipes import unlabelled
 from topojax.data.manifolds import MANIFOLDS
 
 SURFACES = ("sphere_3d", "torus_3d", "moebius_3d", "klein_4d", "projective_plane_4d")
@@ -23,10 +23,8 @@ def get_config(variant: str = "swiss_roll_3d"):
     c = default_config()
     c.name = variant
     c.data.name = variant
-    c.supervised.enabled = False
+    unlabelled(c)
     c.model.hidden_dim, c.model.codes_per_chart = 32, 4
-    c.augment.rotation = c.augment.shift = c.augment.scale = 0.0  # points stay where they are
-    c.view.shift = 0.0
     if variant in SURFACES:
         surface(c)
     return c
@@ -39,12 +37,6 @@ def surface(c):
     c.model.num_charts = 24 if c.data.name in ("torus_3d", "klein_4d") else 16  # a tube's patches must not go round it
     c.model.hidden_dim, c.model.codes_per_chart = 64, 8
     c.model.transport = False
-    charts_from_pairs(c, neighbours=12, strength=2.0)
-    c.view.update(rotation=0.0, shift=0.0, scale=0.0, noise_std=0.0)
     c.losses.glue = True
-    c.losses.recon_weight = 3000.0
-    c.contracts.commitment.initial = 0.05  # codes must not pull coordinates off the surface
     c.contracts.jump.enabled = False
-    c.model.ball_scale = 3.0  # a patch is small beside the inputs' range, its disc is not
-    c.optim.learning_rate = c.optim.learning_rate_max = 0.016
     c.train.epochs = 350

@@ -16,7 +16,7 @@ they resume, also to more epochs, as `--config=configs/mnist.py:report_lr7 --con
 """
 
 from topojax.config.defaults import default_config
-from topojax.config.recipes import charts_from_pairs, routed_alike
+from topojax.config.recipes import unlabelled
 
 VARIANTS = ("subset", "full", "unsupervised", "report_3k", "report_adaptive", "report_lr7")
 
@@ -32,14 +32,13 @@ def get_config(variant: str = "subset"):
     c.model.num_charts, c.model.codes_per_chart = 10, 8
     if variant in ("full", "unsupervised"):
         all_images(c)
-        {"full": full, "unsupervised": unsupervised}[variant](c)
+        if variant == "unsupervised":
+            unlabelled(c)
         return c
     c.data.num_examples = 3000
     c.data.test_fraction = 0.2
     if variant == "subset":
-        routed_alike(c, rotation=0.2, shift=1.5, scale=0.1)
         c.train.epochs = 400
-        c.losses.recon_weight = 90.0
     else:
         report(c)
         {"report_3k": report_3k, "report_adaptive": report_adaptive, "report_lr7": report_lr7}[variant](c)
@@ -50,26 +49,9 @@ def all_images(c):
     """All 60,000 images, wider, in batches of 256."""
     c.model.hidden_dim = 128
     c.model.transport = False  # H² products a sample: by count two thirds of all at this width
-    c.augment.update(rotation=0.0, shift=0.0, scale=0.0)  # its blur is learned, and 60,000 images need it less
     c.contracts.jump.enabled = False
-    c.optim.learning_rate = c.optim.learning_rate_max = 0.008
-    c.optim.average = 0.998
     c.train.epochs = 80
     c.train.batch_size = 256
-
-
-def full(c):
-    """Labels make the charts, and views of an image share its own."""
-    routed_alike(c, rotation=0.2, shift=1.5, scale=0.1)
-    c.losses.recon_weight = 100.0
-    c.contracts.route.update(initial=4.0, target=0.01)
-
-
-def unsupervised(c):
-    """Pairs make the charts."""
-    charts_from_pairs(c, neighbours=8, strength=4.0)
-    c.losses.recon_weight = 80.0
-    c.view.update(rotation=0.3, shift=2.0, scale=0.2, noise_std=0.0)
 
 
 def report(c):

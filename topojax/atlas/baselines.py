@@ -86,7 +86,7 @@ class Baselines:
         return total, metrics
 
     def update(
-        self, states: dict[str, BaselineState], grads: dict[str, Params], step: Array
+        self, states: dict[str, BaselineState], grads: dict[str, Params], step: Array, left: Array
     ) -> tuple[dict[str, BaselineState], Array]:
         """One step of each; a gradient or a direction that is not finite moves nothing of its baseline.
 
@@ -94,11 +94,12 @@ class Baselines:
           states: before.
           grads: name → gradient of its params.
           step: optimizer steps made before.
+          left: shape=(), of the rate, by the end of the run.
 
         Returns:
           (states after, whether every gradient and direction was finite).
         """
-        share = jnp.minimum(self.schedule(step) / self.config.optim.learning_rate_max, 1.0)
+        share = jnp.minimum(self.schedule(step) / self.config.optim.learning_rate_max, 1.0) * left
         rate = self.config.baselines.learning_rate * share
         new, sound = {}, jnp.bool_(True)
         for name, (params, opt_state, average) in states.items():

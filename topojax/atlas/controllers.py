@@ -11,6 +11,7 @@ from topojax.atlas.system import Control
 from topojax.atlas.table import Contract, by_name, select, unit_values
 from topojax.control.bank import bank
 from topojax.control.base import is_known
+from topojax.control.ending import Ending
 from topojax.control.gate import gate
 from topojax.control.governor import governor
 
@@ -103,6 +104,7 @@ def make_control(config: Any, *, num_classes: int) -> tuple[Control, Rows]:
         _window(config, units),
         gate(gates.hold_epochs, gates.ramp_epochs),
         Hierarchy(**config.hierarchy.to_dict()),
+        _ending(config),
         estimate=config.window.estimate,
         rate_signal=rate_signal,
         stability=gates.stability,
@@ -110,6 +112,22 @@ def make_control(config: Any, *, num_classes: int) -> tuple[Control, Rows]:
         hold_rate_on_saturation=monitor.on_saturation == "freeze",
     )
     return system, rows
+
+
+def _ending(config: Any) -> Ending:
+    """When the run is over: `train.epochs` is a limit, or the length, of which the rate's fall is the last part."""
+    made = Ending(
+        limit=config.train.epochs,
+        least_gain=config.ending.least_gain,
+        share=config.ending.share,
+        floor=config.ending.floor,
+        settles=config.train.until == "settled" and config.optim.schedule == "ending",
+    )
+    try:
+        made.check()
+    except ValueError as error:
+        raise ValueError(f"ending.{error}") from error
+    return made
 
 
 def _window(config: Any, units: dict[str, float]) -> Coupling:

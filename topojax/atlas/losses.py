@@ -13,6 +13,8 @@ from topojax.types import Array
 
 LOG_FLOOR = 1e-6
 _OVERLAP = 1e-4
+ERROR_FLOOR = 1e-7
+"""Mean squared error, of inputs in [0, 1], below which none is told from none."""
 
 
 def squared_norm(x: Array) -> Array:
@@ -23,6 +25,16 @@ def squared_norm(x: Array) -> Array:
 def recon(x_hat: Array, x: Array) -> Array:
     """Mean squared error over batch and inputs, [B, X]."""
     return jnp.mean((x_hat - x) ** 2)
+
+
+def log_error(error: Array) -> Array:
+    """Log of a mean squared error: a Gaussian likelihood at its own best variance, for each ½ X a nat.
+
+      min_σ² [E / (2 σ²) + ½ log σ²] = ½ log E + ½
+
+    Its gradient, ∇E / E, is the same for data of any scale and for any error reached.
+    """
+    return jnp.log(error + ERROR_FLOOR)
 
 
 def codebook(v_loc: Array, z_q_all: Array, router: Array) -> Array:
@@ -96,11 +108,14 @@ def orbit_overlap(router: Array, augmented: Array) -> Array:
     return -jnp.mean(jnp.log(jnp.sum(router * augmented, axis=-1) + LOG_FLOOR))
 
 
-def window(router: Array, ground: Array, ceiling: Array | None = None) -> Array:
-    """relu(ε − I)², and with a ceiling (the literal theorem's other half) + relu(H(K) − ceiling)² (theory 1.3)."""
-    loss = jax.nn.relu(ground - information(router)) ** 2
+def window(router: Array, ground: Array, ceiling: Array | None = None, *, power: int = 2) -> Array:
+    """relu(ε − I)^p, and with a ceiling (the literal theorem's other half) + relu(H(K) − ceiling)^p (theory 1.3).
+
+    p = 2 is the original, whose force fades at the edge; of p = 1 it is the same up to there.
+    """
+    loss = jax.nn.relu(ground - information(router)) ** power
     if ceiling is not None:
-        loss = loss + jax.nn.relu(usage_entropy(router) - ceiling) ** 2
+        loss = loss + jax.nn.relu(usage_entropy(router) - ceiling) ** power
     return loss
 
 

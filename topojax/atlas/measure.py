@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from topojax.atlas import losses, signals
-from topojax.atlas.objective import Aux, task
+from topojax.atlas.objective import Aux, progress, task
 from topojax.atlas.signals import Usage
 from topojax.atlas.terms import Lazy, Settings
 from topojax.types import Array
@@ -45,6 +45,7 @@ def make_measure(config: Any, rows: tuple) -> Callable[..., dict[str, Array]]:
     latent = config.model.latent_dim
     renamed = {"sup_purity": "class_entropy", "sup_balance": "balance"}
     names = {row.signal for row in rows}
+    promised = {row.name: row.target for row in rows if row.name == "route"}
 
     def measure(aux: Aux, usage: Usage, settings: Settings) -> dict[str, Array]:
         e, terms = aux.outputs.encoding, aux.terms
@@ -56,6 +57,7 @@ def make_measure(config: Any, rows: tuple) -> Callable[..., dict[str, Array]]:
             "energy_n": losses.energy(e.z_n),
             "energy_tex": losses.energy(e.z_tex),
             "task": task(terms),
+            "progress": progress(terms, promised),
         }
         shaped = {
             "separation": lambda x: x / settings.separation_margin,

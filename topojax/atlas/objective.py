@@ -33,6 +33,17 @@ def task(terms: Mapping[str, Array]) -> Array:
     return jnp.sum(jnp.stack([terms[name] for name in TASK if name in terms]))
 
 
+def progress(terms: Mapping[str, Array], promised: Mapping[str, Any]) -> Array:
+    """What more training is for, on a scale on which equal differences matter equally: log recon + max(route, promise).
+
+    A label that is known as well as its contract asks for is known: to know it better is no gain.
+    """
+    gained = jnp.log(terms["recon"] + losses.ERROR_FLOOR)
+    if "route" in terms:
+        gained = gained + jnp.maximum(terms["route"], promised.get("route", 0.0))
+    return gained
+
+
 def told(size: int, share: float) -> Array:
     """Which examples of a batch are drawn by the encoder's routing, evenly spread; the others by the decoder's: [B]."""
     return jnp.asarray(np.diff(np.floor(np.arange(size + 1) * share)) > 0)
@@ -128,6 +139,10 @@ class Objective:
             terms["route"] = losses.sup_route(e.router, found.class_table, batch.label)
         return terms
 
+    def likelihood(self, error: Array) -> Array:
+        """What `losses.recon_weight` weighs: the error, or its log."""
+        return losses.log_error(error) if self.config.losses.likelihood == "profile" else error
+
     def total(self, terms: Mapping[str, Array], lambdas: Mapping[str, Array], params: Params) -> Array:
         """L_task + Σ_k λ_k C_k; with precisions, e^−s weighs the likelihoods, and β stays within vq.
 
@@ -145,7 +160,7 @@ class Objective:
             loss = precision.total(likelihoods, params["precision"])
             weighed_already = ("commitment", "route")
         else:
-            loss = self.config.losses.recon_weight * terms["recon"] + terms["codebook"]
+            loss = self.config.losses.recon_weight * self.likelihood(terms["recon"]) + terms["codebook"]
         if "metric_l1" in terms:
             loss = loss + self.config.losses.metric_l1 * terms["metric_l1"]
         for name, weight in lambdas.items():

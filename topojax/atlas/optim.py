@@ -59,7 +59,8 @@ def make_optimizer(config: Any, *, steps_per_epoch: int) -> optax.GradientTransf
 
     def direction() -> optax.GradientTransformation:
         # On one flat vector: forty leaves would be forty small kernels for every line of Adam.
-        return optax.flatten(optax.chain(optax.clip_by_global_norm(config.grad_clip), rule()))
+        clip = optax.identity() if is_off(config.grad_clip) else optax.clip_by_global_norm(config.grad_clip)
+        return optax.flatten(optax.chain(clip, rule()))
 
     return optax.partition({"atlas": direction(), "readout": direction()}, labels)
 
@@ -74,9 +75,9 @@ def labels(params: Params) -> Params:
 
 
 def average(config: Any, averaged: Params, params: Params, step: Array) -> Params:
-    """The running average of the params, θ̄ ← d θ̄ + (1 − d) θ; schedule-free has its own.
+    """The running average of the params, θ̄ ← θ̄ + (a + 1)/(t + a) (θ − θ̄) after step t; schedule-free has its own.
 
-    d = min(average, (1 + step) / (10 + step)), so that the start is forgotten at once.
+    The weight of step s is about s^a (Shamir and Zhang 2013): the mean age is t/(a + 2), however long the run is.
 
     Args:
       config: `config.optim`.
@@ -88,7 +89,7 @@ def average(config: Any, averaged: Params, params: Params, step: Array) -> Param
         return {}
     if not averaged:
         return jax.tree.map(jnp.copy, params)
-    rate = 1.0 - jnp.minimum(config.average, (1.0 + step) / (10.0 + step))
+    rate = (config.average + 1.0) / (step + 1.0 + config.average)
     return optax.incremental_update(params, averaged, rate)
 
 
@@ -168,14 +169,15 @@ def norm(params: Params) -> Array:
 
 
 def schedule(config: Any, *, steps_per_epoch: int, epochs: int):
-    """The cap over time, step → rate: a warm-up and cosine from the maximum to 1 % of it, or none (theory 1.5).
+    """The cap over time, step → rate: a warm-up and cosine from the maximum to 1 % of it, or none (theory 1.5);
+    `ending` is no function of time.
 
     Args:
       config: `config.optim`.
       steps_per_epoch: steps.
       epochs: length of the run.
     """
-    if config.schedule == "none":
+    if config.schedule != "cosine":
         return lambda step: jnp.full((), jnp.inf, jnp.float32)
     # Of optax's schedule, whose numbers are Python's, this is the formula.
     high = jnp.float32(config.learning_rate_max)

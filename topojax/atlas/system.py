@@ -13,6 +13,7 @@ from topojax.atlas.hierarchy import Hierarchy, HierarchyState
 from topojax.atlas.phases import phase
 from topojax.control.bank import Bank, BankState
 from topojax.control.base import require_choice
+from topojax.control.ending import Ending, EndingState
 from topojax.control.gate import Gate, GateState
 from topojax.control.governor import Governor, GovernorState
 from topojax.types import Array, Metrics
@@ -20,6 +21,8 @@ from topojax.types import Array, Metrics
 ESTIMATES = {"epoch": ("I_XK", "H_K"), "usage": ("I_XK_usage", "H_K_usage"), "probe": ("I_XK_probe", "H_K_probe")}
 """Where decisions read I(X;K) and H(K) → the names of the two signals: means over the epoch's batches, a decayed
 average of usage, or the probe batch."""
+LEVEL = 0.25
+"""Fraction of what caps allow above which the governor's rate has found its level."""
 RATE_SIGNALS = ("task", "lyapunov")
 """What the governor watches: the unweighted task loss over the epoch, or V_L on the probe batch."""
 
@@ -32,6 +35,7 @@ class ControlState(NamedTuple):
     coupling: CouplingState
     window: GateState
     hierarchy: HierarchyState
+    ending: EndingState
     sums: dict[str, Array]  # name → shape=(), float32: sums over the steps of this epoch
     steps: Array  # shape=(), int32: finite steps of this epoch
 
@@ -46,6 +50,7 @@ class Control:
       coupling: the window I(X;K) ≥ ε, and over-mixing.
       window: the gate that jump and invariances wait for.
       hierarchy: α, β, γ, δ and the rates of parameter groups.
+      ending: when there is no more to gain, and the fall of the rate.
       estimate: a key of `ESTIMATES`.
       rate_signal: one of `RATE_SIGNALS`.
       stability: largest relative change of I(X;K) from one epoch to the next that counts as stable; the window must
@@ -65,6 +70,7 @@ class Control:
     coupling: Coupling
     window: Gate
     hierarchy: Hierarchy
+    ending: Ending
     estimate: str = "epoch"
     rate_signal: str = "task"
     stability: float = 0.05
@@ -80,7 +86,7 @@ class Control:
         sums = {name: jnp.zeros((), jnp.float32) for name in self.summed()}
         coupling = self.coupling.init()
         bank = self._retargeted(self.bank.init(), coupling.epsilon)
-        parts = (bank, self.governor.init(), coupling, self.window.init(), self.hierarchy.init())
+        parts = (bank, self.governor.init(), coupling, self.window.init(), self.hierarchy.init(), self.ending.init())
         return ControlState(*parts, sums, jnp.zeros((), jnp.int32))
 
     def weights(self, state: ControlState) -> dict[str, Array]:
@@ -138,6 +144,9 @@ class Control:
         coupling, mixing = self.coupling.end_epoch(state.coupling, information=information, usage_entropy=usage)
         bank, contracts = self.bank.end_epoch(state.bank, moving=self._moving(state))
         bank = self._retargeted(bank, mixing.epsilon)
+        holds = mixing.grounded & ~mixing.over_mixing
+        ready = self._level(average["update_ratio"]) & holds & ~jnp.any(contracts.working)
+        ending = self.ending.update(state.ending, average["progress"], ready=ready)
         scales = {name: signals[name] for name in ("alpha", "beta", "gamma", "delta")}
         hierarchy, barriers = self.hierarchy.update(state.hierarchy, **scales, measured=probed)
         unsatisfiable = jnp.any(contracts.unsatisfiable)
@@ -150,15 +159,15 @@ class Control:
             update_ratio=average["update_ratio"],
             barrier=barriers.barrier,
             barrier_measured=probed,
-            hold=unsatisfiable & self.hold_rate_on_saturation,
+            hold=(unsatisfiable & self.hold_rate_on_saturation) | (state.ending.began > 0),
         )
-        holds = mixing.grounded & ~mixing.over_mixing
         stable = known & (jnp.abs(information - before) <= self.stability * jnp.abs(information))
         window = self.window.update(state.window, holds, stable)
         sums = jax.tree.map(jnp.zeros_like, state.sums)
-        new = ControlState(bank, governor, coupling, window, hierarchy, sums, jnp.zeros_like(state.steps))
+        new = ControlState(bank, governor, coupling, window, hierarchy, ending, sums, jnp.zeros_like(state.steps))
         return new, {
             **system_metrics.of_rate(decision),
+            **system_metrics.of_ending(self.ending, ending),
             **system_metrics.of_window(mixing, usage),
             "gate/phase": phase(self._warm(state), window),
             **system_metrics.of_drift(hierarchy, barriers),
@@ -167,7 +176,11 @@ class Control:
 
     def summed(self) -> tuple[str, ...]:
         """Signals of which an epoch takes the mean."""
-        return tuple(dict.fromkeys(("task", *ESTIMATES[self.estimate], "update_ratio")))
+        return tuple(dict.fromkeys(("task", "progress", *ESTIMATES[self.estimate], "update_ratio")))
+
+    def _level(self, ratio: Array) -> Array:
+        """Whether the rate is about as large as the caps allow, where there are any; shape=()."""
+        return (ratio <= 0) | (ratio >= LEVEL)
 
     def _warm(self, state: ControlState) -> Array:
         return state.governor.epoch >= self.warmup_epochs

@@ -4,6 +4,7 @@ from topojax.atlas.coupling import CouplingInfo
 from topojax.atlas.hierarchy import BARRIERS, GROUPS, SCALES, HierarchyInfo, HierarchyState
 from topojax.control.bank import Bank, EpochInfo
 from topojax.control.base import Info
+from topojax.control.ending import Ending, EndingState
 from topojax.control.governor import Decision
 from topojax.types import Array, Metrics
 
@@ -16,6 +17,11 @@ def of_step(bank: Bank, info: Info) -> Metrics:
 def of_rate(decision: Decision) -> Metrics:
     """What the governor decided, and on what grounds."""
     return {f"governor/{name}": getattr(decision, name) for name in ("cause", "grounded", "exhausted", "spike")}
+
+
+def of_ending(ending: Ending, state: EndingState) -> Metrics:
+    """What another doubling of the epochs would gain, and how the run ends."""
+    return {"ending/gain": ending.gain(state), "ending/cause": state.cause, "ending/last": state.last}
 
 
 def of_window(mixing: CouplingInfo, usage: Array) -> Metrics:

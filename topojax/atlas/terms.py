@@ -110,7 +110,7 @@ def _code_usage(config: Any, weights: Params, e: Encoding) -> tuple[Array, Array
 
 def _window(p: Pass) -> Array:
     ceiling = jnp.log(p.router.shape[1]) - p.settings.window if p.config.losses.window_two_sided else None
-    return losses.window(p.router, p.settings.window * p.aim, ceiling)
+    return losses.window(p.router, p.settings.window * p.aim, ceiling, power=p.config.losses.window_power)
 
 
 def _consistency(p: Pass) -> Array:

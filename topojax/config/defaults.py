@@ -50,7 +50,8 @@ def default_config() -> ConfigDict:
     c.data.shape = placeholder(str)
     # Own data: found, brought to [0, 1] by what the training split holds; or none, taken as they are, in [0, 1].
     c.data.scale = "found"
-    # Own data: let what is found in them set charts, batch size and the like, where these stand at their defaults.
+    # Let what is found in the data set the views and the ball, and of own data charts, batch size and the like, where
+    # these stand at their defaults.
     c.data.auto = True
     # Keep decoded tfds arrays in the user's cache, so that only the first run needs TensorFlow.
     c.data.cache = True
@@ -58,11 +59,11 @@ def default_config() -> ConfigDict:
     # Random transforms of the training inputs.
     c.augment = ConfigDict()
     # Rotation up to ± this, radians.
-    c.augment.rotation = 0.2
+    c.augment.rotation = 0.0
     # Shift up to ± this many pixels along each axis.
-    c.augment.shift = 0.5
+    c.augment.shift = 0.0
     # Relative scale up to ± this.
-    c.augment.scale = 0.1
+    c.augment.scale = 0.0
     # Standard deviation of Gaussian pixel noise.
     c.augment.noise_std = 0.0
 
@@ -99,7 +100,8 @@ def default_config() -> ConfigDict:
     c.model.code_scale = 0.05
     # Bound the latent to the ball of radius 0.98, where the router's temperature is meant to live.
     c.model.ball = True
-    # Scale of the value projection before the ball.
+    # Scale of the value projection before the ball; where data.auto is on and this stands at its default, 2 over the
+    # standard deviation of the training inputs along their first principal axis.
     c.model.ball_scale = 1.5
     # detached: reconstruction trains centres and router; parity: the original, in which it does not.
     c.model.straight_through = "detached"
@@ -148,8 +150,10 @@ def default_config() -> ConfigDict:
     c.baselines.learning_rate = 0.004
 
     c.train = ConfigDict()
-    # Passes over the training data.
-    c.train.epochs = 100
+    # Passes over the training data, at most.
+    c.train.epochs = 200
+    # When a run ends: settled, where `ending` says that twice as many epochs would gain too little, or epochs: all.
+    c.train.until = "settled"
     # Examples per step; the last, incomplete batch of an epoch is dropped.
     c.train.batch_size = 128
     # Keep compiled programs in the user's cache, so that the next start is quick.
@@ -161,21 +165,22 @@ def default_config() -> ConfigDict:
     c.mesh.data = 1
 
     c.optim = ConfigDict()
-    # Rate before the governor's first decision.
-    c.optim.learning_rate = 0.004
+    # Rate before the governor's first decision: a guess.
+    c.optim.learning_rate = 1e-3
     # Hard upper bound of the governor's rate.
-    c.optim.learning_rate_max = 0.004
+    c.optim.learning_rate_max = 1.0
     # Hard lower bound.
-    c.optim.learning_rate_min = 1e-6
+    c.optim.learning_rate_min = 1e-8
     # governor: controlled; constant: learning_rate throughout; or a rule of optax: reduce_on_plateau, prodigy,
     # schedule_free (the last two want schedule none, update_ratio and latent_speed 0).
     c.optim.rate = "governor"
-    # Cap that falls over the run, under which the rate moves: none, or cosine (from learning_rate_max to 1 % of it).
-    c.optim.schedule = "cosine"
+    # What brings the rate down: ending (the end of the run, as `ending` has it), cosine (a cap, from learning_rate_max
+    # to 1 % of it over train.epochs), or none.
+    c.optim.schedule = "ending"
     # Epochs over which the cosine cap rises linearly at the start.
     c.optim.warmup_epochs = 1
     # Largest ‖Δθ‖/‖θ‖ of one step, on the update that Adam really makes; 0 is no cap.
-    c.optim.update_ratio = 0.05
+    c.optim.update_ratio = 0.006
     # Largest mean distance that a probe point may move in one update, in λ_wfr (its metric's units); 0 is no cap.
     c.optim.latent_speed = 0.2
     # Share of the rate of each parameter group (readout: heads).
@@ -184,17 +189,27 @@ def default_config() -> ConfigDict:
     c.optim.plateau_factor = 0.5
     # reduce_on_plateau: epochs without a better loss before it.
     c.optim.plateau_patience = 10
-    # Gradient clipping by global norm (atlas and readout apart, so that no label reaches the atlas through it).
-    c.optim.grad_clip = 1.0
+    # Gradient clipping by global norm (atlas and readout apart, so that no label reaches the atlas through it); 0 is
+    # none: Adam's direction is the same for gradients of any scale, and the caps bound what it does.
+    c.optim.grad_clip = 0.0
     # Decay per step of Adam's first moment.
     c.optim.b1 = 0.9
     # Decay per step of Adam's second moment.
     c.optim.b2 = 0.95
-    # Decay per step of the running average of the parameters that evaluation reads; 0 is none (schedule_free
-    # has its own).
-    c.optim.average = 0.995
+    # The average of the parameters that evaluation reads weighs step s by s to this power, so that its mean age is a
+    # share of the run, whatever its length; 0 is none (schedule_free has its own).
+    c.optim.average = 16.0
     # Added to the root of Adam's second moment.
     c.optim.eps = 1e-8
+
+    # The end of a run (topojax/control/ending.py).
+    c.ending = ConfigDict()
+    # What twice as many epochs must gain at least, log of the error and nats of labels.
+    c.ending.least_gain = 0.03
+    # Length of the rate's fall at the end, in the epochs before it.
+    c.ending.share = 0.5
+    # What is left of the rate at the end.
+    c.ending.floor = 0.01
 
     c.governor = ConfigDict()
     # What it watches for spikes and plateaus: task (unweighted losses over the epoch) or lyapunov (V_L on the probe).
@@ -204,11 +219,11 @@ def default_config() -> ConfigDict:
     # Factor on the rate on trouble.
     c.governor.shrink = 0.5
     # Factor on the rate, each epoch while healthy but far below the maximum.
-    c.governor.recover = 2.0
-    # Fraction of learning_rate_max below which a healthy run recovers.
+    c.governor.recover = 10.0
+    # Fraction of learning_rate_max, and of what the caps allow, below which a healthy run recovers.
     c.governor.recovery_threshold = 0.5
     # Epochs of health before growing.
-    c.governor.stable_patience = 2
+    c.governor.stable_patience = 1
     # Epochs of trouble before shrinking.
     c.governor.unstable_patience = 3
     # Relative rise of the loss over its average that counts as a spike.
@@ -218,7 +233,7 @@ def default_config() -> ConfigDict:
     # Decay per epoch of the average of I(X;K).
     c.governor.grounding_decay = 0.5
     # Epochs in which lost grounding does not cut the rate; everything else stays live.
-    c.governor.grounding_warmup = 10
+    c.governor.grounding_warmup = 0
     # Epochs without a new best before the rate is cut; 0 is never.
     c.governor.plateau_patience = 0
     # Relative improvement that makes a new best.
@@ -237,8 +252,10 @@ def default_config() -> ConfigDict:
     c.precision.enabled = False
 
     c.losses = ConfigDict()
-    # Weight of the reconstruction. Its mean over pixels is small: at 1 the labels' gradient is 15 to 30 times larger.
-    c.losses.recon_weight = 30.0
+    # Weight of the reconstruction: of the log of its error, or of the error, as `likelihood` says.
+    c.losses.recon_weight = 1.0
+    # profile: the log of the mean squared error, as of a Gaussian at its own best variance; fixed: the error itself.
+    c.losses.likelihood = "profile"
     # Share of a batch that is reconstructed by the encoder's routing, each chart at the example's place in it; the rest
     # is decoded by the decoder's own, from the place in the strongest chart alone. One plane for all: no effect.
     c.losses.told_share = 0.5
@@ -258,6 +275,8 @@ def default_config() -> ConfigDict:
     # What orbit measures: kl, the symmetric divergence of the two routings (the original), or overlap, −log⟨w, w_aug⟩,
     # the surprise of finding both in one chart, which sharpens charts while it makes them agree.
     c.losses.orbit_distance = "kl"
+    # Power of the window's hinge: 1 pushes as hard at its edge as anywhere, 2 is the original.
+    c.losses.window_power = 1
     # Bound H(K) from above as well, as the coupling-window theorem has it (theory 1.3).
     c.losses.window_two_sided = False
     # Target standard deviation per dimension of the structured residual (prior_n), latent units.
@@ -275,7 +294,8 @@ def default_config() -> ConfigDict:
     # The original's disentanglement, Cov(w, ‖z_geo‖), instead of Cov(w, z_n) and Cov(w, z_tex).
     c.losses.disentangle_parity = False
 
-    # The view x_aug that orbit and vicreg_inv compare with.
+    # The view x_aug that orbit and vicreg_inv compare with; where data.auto is on and these stand at their defaults, as
+    # far as the nearest neighbours of the training examples lie (topojax/data/measured.py).
     c.view = ConfigDict()
     # Rotation up to ± this, radians.
     c.view.rotation = 0.3

@@ -2,7 +2,8 @@
 cannot be kept with the data and sizes at hand.
 
 A field that was set stays as it was set, on the command line also where it was set to its default;
-`config.data.auto=False` leaves all of them.
+`config.data.auto=False` leaves all of them. Own data say how many charts, codes and examples a step; all data say
+how far a view goes and how wide the ball is.
 """
 
 import math
@@ -10,12 +11,15 @@ import pathlib
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from topojax.atlas.controllers import select_rows
 from topojax.atlas.table import unit_values
+from topojax.atlas.terms import INVARIANCES
 from topojax.config.defaults import default_config
 from topojax.config.io import flat
-from topojax.config.recipes import charts_from_pairs, routed_alike
-from topojax.data import given, sets
+from topojax.config.recipes import NEIGHBOURS, unlabelled
+from topojax.data import given, measured, sets
 
 MOST_CHARTS = 128
 """Charts for as many classes, up to here."""
@@ -25,8 +29,8 @@ LEAST_BATCH = 8
 STEPS = 7200
 """Steps that labelled images are trained for, in at most `MOST_EPOCHS`: what MNIST's 3,000 take."""
 MOST_EPOCHS = 400
-_SIDE = 28
-_STRENGTH = 4.0
+BALL = 2.0
+"""Standard deviations of the inputs' first principal axis that come to a unit of the ball."""
 _WITHIN_A_BATCH = ("energy", "separation", "disentangle", "sup_metric")
 """Signals that compare examples of a batch."""
 
@@ -61,8 +65,10 @@ def fitted(
         found["data.name"] = sets.locate(config.data.name, config.data.data_dir), "where it lies"
     if dataset.own and config.name == default_config().name:
         found["name"] = named(config, in_memory=in_memory), "after the data"
-    if dataset.own and config.data.auto:
-        found |= {field: change for field, change in _suited(config, dataset).items() if field not in keep}
+    if config.data.auto:
+        suits = _suited(config, dataset) if dataset.own else {}
+        suits |= _measured(config, dataset)
+        found |= {field: change for field, change in suits.items() if field not in keep}
         if "contracts.orbit.enabled" in keep and not config.contracts.orbit.enabled:  # then nothing reads a view
             found = {n: change for n, change in found.items() if not n.startswith(("view.", "contracts.orbit."))}
     after = config.copy_and_resolve_references()
@@ -91,7 +97,7 @@ def _suited(config: Any, dataset: sets.Dataset) -> dict[str, tuple[Any, str]]:
     labelled = bool((dataset.train.label >= 0).any())
     why = dict.fromkeys((name for name, _ in flat(usual)), "")
     if not labelled and config.supervised.enabled:
-        charts_from_pairs(suited, neighbours=min(8 if n >= 1000 else 5, max(1, n // 4)), strength=_STRENGTH)
+        unlabelled(suited, neighbours=min(NEIGHBOURS, max(1, n // 4)))
         why = dict.fromkeys(why, "there are no labels")
     if labelled:
         suited.model.num_charts, why["model.num_charts"] = min(max(classes, 2), MOST_CHARTS), "one a class"
@@ -102,34 +108,26 @@ def _suited(config: Any, dataset: sets.Dataset) -> dict[str, tuple[Any, str]]:
     suited.model.codes_per_chart, why["model.codes_per_chart"] = codes, f"{n} training examples"
     suited.train.batch_size, why["train.batch_size"] = batch_size(n, usual.train.batch_size), f"{n} training examples"
     if dataset.image_shape is not None and labelled:
-        _images(suited, dataset.image_shape, n)
-        asked_of_images = ("view.", "contracts.orbit.", "losses.recon_weight")
-        why |= {name: "as MNIST's 3,000 are trained" for name in why if name.startswith(asked_of_images)}
+        epochs = -(-STEPS // max(n // suited.train.batch_size, 1))
+        suited.train.epochs = min(max(epochs, usual.train.epochs), MOST_EPOCHS)
         why["train.epochs"] = f"{STEPS:,} steps in at most {MOST_EPOCHS} epochs"
-    if dataset.image_shape is None:
-        for block in ("augment", "view"):
-            suited[block].update(rotation=0.0, shift=0.0, scale=0.0)
-            why |= dict.fromkeys((f"{block}.rotation", f"{block}.shift", f"{block}.scale"), "these are no images")
     was, now, asked = dict(flat(usual)), dict(flat(suited)), dict(flat(config))
     return {name: (now[name], why[name]) for name in now if now[name] != was[name] and asked[name] == was[name]}
 
 
-def _images(c: Any, shape: tuple[int, int, int], examples: int) -> None:
-    """What labelled images are trained with, as MNIST's 3,000: views, steps, and the weight of reconstruction.
-
-    Shifts grow with the shorter side, and a long image turns by less. The weight grows with the root of the number of
-    pixels, of which a mean is taken.
-
-    Args:
-      c: changed in place; its batch size is set.
-      shape: (H, W, C).
-      examples: to train on.
-    """
-    short, long = sorted(shape[:2])
-    routed_alike(c, rotation=round(0.2 * short / long, 3), shift=round(1.5 * short / _SIDE, 2), scale=0.1)
-    c.losses.recon_weight = round(90.0 * math.sqrt(math.prod(shape)) / _SIDE, 1)
-    epochs = -(-STEPS // max(examples // c.train.batch_size, 1))
-    c.train.epochs = min(max(epochs, c.train.epochs), MOST_EPOCHS)
+def _measured(config: Any, dataset: sets.Dataset) -> dict[str, tuple[Any, str]]:
+    """Field → (value, why), of those at their defaults that only the training examples can tell."""
+    images = np.asarray(dataset.train.image)
+    usual, asked = dict(flat(default_config())), dict(flat(config))
+    found: dict[str, tuple[Any, str]] = {}
+    if any(config.contracts[name].enabled for name in INVARIANCES):
+        reach = measured.ranges(images, dataset.image_shape)._asdict()
+        why = "as far as the nearest neighbours lie"
+        found |= {f"view.{kind}": (float(f"{value:.3g}"), why) for kind, value in reach.items()}
+    spread = measured.spread(images)
+    if spread:
+        found["model.ball_scale"] = float(f"{BALL / spread:.3g}"), "after the inputs' spread"
+    return {name: value for name, value in found.items() if asked[name] == usual[name]}
 
 
 def batch_size(examples: int, usual: int) -> int:

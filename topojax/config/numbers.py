@@ -21,7 +21,7 @@ from topojax.types import Array
 PLAIN = (
     "seed",
     "optim.group_rates.*",
-    "optim.grad_clip",
+    "ending.*",
     "governor.*",
     "supervised.temperature",
     "losses.recon_weight",
@@ -46,7 +46,15 @@ PLAIN = (
 """Numbers always."""
 ADAM = ("optim.learning_rate", "optim.learning_rate_*", "optim.b1", "optim.b2", "optim.eps")
 """Numbers where the rate is the governor's or constant: rules of optax compare theirs in Python."""
-UNLESS_ZERO = ("optim.update_ratio", "optim.latent_speed", "optim.average", "augment.*", "view.*", "revival.dead_*")
+UNLESS_ZERO = (
+    "optim.update_ratio",
+    "optim.latent_speed",
+    "optim.average",
+    "optim.grad_clip",
+    "augment.*",
+    "view.*",
+    "revival.dead_*",
+)
 """Numbers unless they are 0, which takes their code out of the program."""
 WORDS = ("governor.signal", "hierarchy.action")
 """Of blocks of numbers, what is none."""

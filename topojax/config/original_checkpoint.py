@@ -65,6 +65,8 @@ PARITY: dict[str, Any] = {
     "losses.metric_distance": "overlap",
     "losses.orbit_distance": "kl",
     "losses.window_two_sided": False,
+    "losses.window_power": 2,
+    "losses.likelihood": "fixed",
     "losses.jump_cycle": False,
     "losses.disentangle_parity": True,
     "losses.separation_margin": 2.0,

@@ -40,6 +40,7 @@ class EpochInfo(NamedTuple):
     error: Array  # float32: mean error, positive = violated (or off target); NaN if nothing finite was measured
     signal: Array  # float32: mean signal, likewise
     unsatisfiable: Array  # bool: at the maximum and violated for `patience` epochs
+    working: Array  # bool: violated, and its weight may still move and rise
 
 
 class Group(NamedTuple):
@@ -182,6 +183,7 @@ class Bank:
         weight = self._gather([controlled.weight for controlled in state.groups])
         violated = jnp.where(self.columns.equal, jnp.abs(error) > EQUAL_TOLERANCE, error > 0)
         stuck = self._adapts(state, moving) & (weight >= self.columns.maximum * (1 - 1e-6)) & violated
+        working = self._adapts(state, moving) & (weight < self.columns.maximum * (1 - 1e-6)) & violated
         saturated = jnp.where(stuck, state.saturated + 1, 0)
         baseline, warmed, target = self._warmed_up(state, signal)
         return state._replace(
@@ -193,7 +195,7 @@ class Bank:
             warmed=warmed,
             target=target,
             epoch=state.epoch + 1,
-        ), EpochInfo(error, signal, saturated >= self.patience)
+        ), EpochInfo(error, signal, saturated >= self.patience, working)
 
     def retarget(self, state: BankState, name: str, target: Array) -> BankState:
         """Another target for a row, in its signal's unit."""

@@ -71,7 +71,7 @@ class Governor(Rules):
         )
         health = self.health(state, measured)
         memory = self.memory(state, measured.loss, health)
-        cause, factor, cut = self.choose(state, health, memory.plateau, measured.hold)
+        cause, factor, cut = self.choose(state, measured, health, memory.plateau)
         new, cause = self._change(
             state._replace(
                 loss_ema=memory.loss_ema,
@@ -79,6 +79,7 @@ class Governor(Rules):
                 information_ema=health.information_ema,
                 loss_seen=state.loss_seen | health.finite,
                 information_seen=health.information_seen,
+                grounded=health.grounded,
                 stable=jnp.where(cut, 0, health.stable),
                 unstable=jnp.where(cut, 0, health.unstable),
                 plateau=jnp.where(cut, 0, memory.plateau),

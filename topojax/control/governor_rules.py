@@ -6,15 +6,17 @@ Per epoch at most one change, η ← clip(factor · η, minimum, maximum), of th
   spike        × shrink   loss > EMA + tolerance |EMA|, `unstable_patience` epochs in a row
   barrier      × shrink   each measurement behind the barrier, `freeze_limit` times; then ignored until it clears, so
                           that a stuck measurement cannot own the rate
-  grounding    × shrink   EMA of information < target: at once, then every `unstable_patience` epochs, `freeze_limit`
-                          times in all; then the rate is held
+  grounding    × shrink   EMA of information < target, which it had reached: at once, then every `unstable_patience`
+                          epochs, `freeze_limit` times in all; then ignored until it is back
   over_mixing  × shrink   as grounding, with which it shares its count
-  oversized    × shrink   update_ratio > 1, `unstable_patience` epochs in a row
+  oversized    ÷ ratio    update_ratio > 1, `unstable_patience` epochs in a row: down to what is allowed
   plateau      × shrink   no new best for `plateau_patience` epochs in a row, if > 0
-  recover      × recover  `stable_patience` healthy epochs, rate < recovery_threshold · maximum
-  grow         × grow     `stable_patience` healthy epochs
+  recover      × recover  `stable_patience` healthy epochs, rate < recovery_threshold · maximum, and update_ratio <
+                          recovery_threshold, if there is one: by no more than brings it there
+  grow         × grow     `stable_patience` healthy epochs, update_ratio < 1
 
-While grounding is lost or mixing is excessive the rate never goes up.
+While grounding is lost or mixing is excessive, and cuts are left, the rate does not go up. What was never grounded has
+lost nothing: it is the rate that has to find it.
 
 Patience n: the reaction comes at the end of the n-th such epoch in a row, and counting starts anew after each cut.
 Spikes, oversized updates and non-finite losses share one count. An epoch is healthy if nothing of the above but a
@@ -64,6 +66,7 @@ class Health(NamedTuple):
     confirmed: Array  # bool: one of the first three has held for its patience
     information_ema: Array  # float32, nats
     information_seen: Array  # bool
+    grounded: Array  # bool: information has reached its target, now or before
     stable: Array  # int32
     unstable: Array  # int32
     ungrounded: Array  # int32
@@ -90,7 +93,7 @@ class Rules:
       grow: factor ≥ 1.
       shrink: factor in (0, 1].
       recover: factor ≥ 1; None: grow².
-      recovery_threshold: fraction of `maximum` below which a healthy run grows by `recover`.
+      recovery_threshold: fraction of `maximum`, and of what caps allow, below which a healthy run grows by `recover`.
       stable_patience: epochs, ≥ 1.
       unstable_patience: epochs, ≥ 1.
       spike_tolerance: relative rise of the loss over its EMA that makes a spike.
@@ -149,15 +152,17 @@ class Rules:
         oversized = jnp.isfinite(measured.update_ratio) & (measured.update_ratio > 1)
         average = moving_average(state.information_ema, information, self.grounding_decay, state.information_seen)
         information_seen = state.information_seen | jnp.isfinite(information)
-        lost = information_seen & jnp.isfinite(target) & (average < target)
-        muted = state.epoch < self.grounding_warmup
+        below = information_seen & jnp.isfinite(target) & (average < target)
+        lost = below & state.grounded
+        muted = (state.epoch < self.grounding_warmup) | ~state.grounded
         bad = spike | oversized | ~finite
         unstable = in_a_row(state.unstable, bad)
         ungrounded = in_a_row(state.ungrounded, (lost | measured.over_mixing) & ~muted)
         frozen = jnp.where(measured.barrier_measured, in_a_row(state.frozen, measured.barrier), state.frozen)
         barred = measured.barrier & measured.barrier_measured & (frozen <= self.freeze_limit)
+        dry = (ungrounded > 0) & (ungrounded <= self.freeze_limit * self.unstable_patience)
         unproven = measured.barrier & ~measured.barrier_measured
-        healthy = ~(bad | barred | (ungrounded > 0))
+        healthy = ~(bad | barred | dry)
         return Health(
             finite=finite,
             spike=spike,
@@ -168,6 +173,7 @@ class Rules:
             confirmed=unstable >= self.unstable_patience,
             information_ema=average,
             information_seen=information_seen,
+            grounded=state.grounded | (information_seen & ~below),
             stable=jnp.where(healthy & unproven, state.stable, in_a_row(state.stable, healthy)),
             unstable=unstable,
             ungrounded=ungrounded,
@@ -187,22 +193,26 @@ class Rules:
             plateau=jnp.where(improved, 0, state.plateau + health.finite),
         )
 
-    def choose(self, state: GovernorState, health: Health, plateau: Array, hold: Array) -> tuple[Array, Array, Array]:
+    def choose(
+        self, state: GovernorState, measured: Measured, health: Health, plateau: Array
+    ) -> tuple[Array, Array, Array]:
         """The first rule that holds: its cause (int32 index), its factor (float32), and whether it is a cut (bool)."""
         turn = (health.ungrounded > 0) & ((health.ungrounded - 1) % self.unstable_patience == 0)
         turn &= health.ungrounded <= self.freeze_limit * self.unstable_patience
-        grows = (health.stable >= self.stable_patience) & ~hold & ~health.unproven
-        far = state.rate < self.recovery_threshold * jnp.float32(self.maximum)
+        grows = (health.stable >= self.stable_patience) & ~measured.hold & ~health.unproven
+        ratio = jnp.where(jnp.isfinite(measured.update_ratio), measured.update_ratio, 0.0)
+        far = (state.rate < self.recovery_threshold * jnp.float32(self.maximum)) & (ratio < self.recovery_threshold)
+        near = jnp.where(ratio > 0, self.recovery_threshold / jnp.where(ratio > 0, ratio, 1.0), self.recovery)
         rules = (
             ("non_finite", health.confirmed & ~health.finite, self.shrink),
             ("spike", health.confirmed & health.spike, self.shrink),
             ("barrier", health.barred, self.shrink),
             ("grounding", turn & health.lost, self.shrink),
             ("over_mixing", turn, self.shrink),
-            ("oversized", health.confirmed & health.oversized, self.shrink),
+            ("oversized", health.confirmed & health.oversized, 1.0 / jnp.maximum(ratio, 1.0)),
             ("plateau", (plateau >= self.plateau_patience) & (self.plateau_patience > 0), self.shrink),
-            ("recover", grows & far, self.recovery),
-            ("grow", grows, self.grow),
+            ("recover", grows & far, jnp.clip(near, 1.0, self.recovery)),
+            ("grow", grows & (ratio < 1.0), self.grow),
         )
         holds = [condition for _, condition, _ in rules]
         cause = jnp.select(holds, [jnp.int32(CAUSES.index(name)) for name, _, _ in rules], jnp.int32(0))

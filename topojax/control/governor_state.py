@@ -35,6 +35,7 @@ class GovernorState(NamedTuple):
     information_ema: Array  # float32, nats: information that the model keeps of its input
     loss_seen: Array  # bool: loss_ema and loss_best hold a value
     information_seen: Array  # bool: information_ema holds a value
+    grounded: Array  # bool: information has reached its target once
     stable: Array  # int32, healthy epochs in a row since the last cut
     unstable: Array  # int32, epochs in a row with spike, oversize or non-finite loss, since the last cut
     plateau: Array  # int32, epochs without a new best since the last cut
@@ -59,7 +60,7 @@ class Decision(NamedTuple):
 
 
 _FLOATS = ("rate", "loss_ema", "loss_best", "information_ema")
-_BOOLS = ("loss_seen", "information_seen")
+_BOOLS = ("loss_seen", "information_seen", "grounded")
 
 
 def fresh(rate: ArrayLike) -> GovernorState:

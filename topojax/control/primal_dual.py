@@ -57,8 +57,10 @@ class DualAscent:
         return finish(state, new, (nothing, increment, nothing), reading, active, (low, high))
 
     def effective(self, state: DualState) -> Array:
-        """clip(λ + c e), gradient stopped."""
-        return jax.lax.stop_gradient(jnp.clip(state.weight + self.damping * state.error, self.minimum, self.maximum))
+        """clip(λ + c e), or clip(λ exp(c e)), gradient stopped."""
+        push = self.damping * state.error
+        weight = state.weight + push if self.form == "additive" else state.weight * jnp.exp(push)
+        return jax.lax.stop_gradient(jnp.clip(weight, self.minimum, self.maximum))
 
 
 def dual_ascent(
@@ -76,7 +78,7 @@ def dual_ascent(
 
       additive         λ ← clip(λ + η Δt e)
       multiplicative   λ ← clip(λ exp(η Δt e))      stays positive; speed proportional to λ
-      effective        clip(λ + c e)                the weight in the loss; λ itself is not changed by c
+      effective        clip(λ + c e), clip(λ exp(c e))   the weight in the loss; λ itself is not changed by c
 
     e > 0 (violated) raises λ. Plain steps, no momentum: Adam on a scalar moves ± its rate whatever the
     violation, and momentum rings. The damping c is the augmented-Lagrangian term (c/2)C² of the method of
@@ -85,7 +87,7 @@ def dual_ascent(
 
     Args:
       rate: η ≥ 0, weight per epoch at unit error (additive), or log-weight per epoch (multiplicative).
-      damping: c ≥ 0, weight per unit error.
+      damping: c ≥ 0, weight per unit error (additive), or log-weight (multiplicative).
       form: `additive` or `multiplicative`.
       minimum: lower bound of λ; > 0 for `multiplicative`, where 0 would be absorbing.
       maximum: upper bound of λ.

@@ -54,6 +54,7 @@ def changed(state: TrainState, old: Any, new: Any, fields: Collection[str], *, n
         coupling,
         control.window,
         control.hierarchy,
+        control.ending,
         sums,
         control.steps,
     )

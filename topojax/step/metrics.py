@@ -50,7 +50,19 @@ def expanded(names: Iterable[str], rows: Iterable[Any]) -> tuple[str, ...]:
     return tuple(out)
 
 
-_STATES = ("weight", "gate", "governor", "window", "contract", "hierarchy", "rate", "probe", "geometry", "revived")
+_STATES = (
+    "weight",
+    "gate",
+    "governor",
+    "window",
+    "contract",
+    "hierarchy",
+    "rate",
+    "probe",
+    "geometry",
+    "revived",
+    "ending",
+)
 _LAST = ("lr", "guard/failures", "guard/unsound", *(f"{name}/" for name in _STATES))
 _PARTS = ("/p", "/i", "/d")
 

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from topojax.config.numbers import Numbers
+from topojax.control.ending import SETTLED
 from topojax.step.numbered import Numbered
 from topojax.step.state import TrainState
 from topojax.types import Array, Batch
@@ -74,7 +75,12 @@ def make_population(numbered: Numbered, layout: Layout) -> Numbered:
     """The program of all members: its functions take and give what `Numbered`'s do, with the member's axis in front."""
     own = 0 if layout.own_data else None
     state_axes = axes(0, None)
-    epoch = jax.vmap(numbered.epoch, in_axes=(0, state_axes, own), out_axes=(state_axes, 0))
+
+    def of_one(numbers: Numbers, state: TrainState, data: Batch) -> tuple[TrainState, Array]:
+        new, metrics = numbered.epoch(numbers, state, data)
+        return _unless_over(state, new), metrics
+
+    epoch = jax.vmap(of_one, in_axes=(0, state_axes, own), out_axes=(state_axes, 0))
     init = jax.vmap(numbered.init, out_axes=state_axes)
     if layout.chunk < layout.size // layout.devices:
         epoch = _in_chunks(epoch, layout)
@@ -86,6 +92,19 @@ def make_population(numbered: Numbered, layout: Layout) -> Numbered:
         epoch = jax.shard_map(epoch, in_specs=(members, specs, data), out_specs=(specs, members), **settings)
         init = jax.shard_map(init, in_specs=members, out_specs=specs, **settings)
     return Numbered(init, epoch, numbered.metric_names)
+
+
+def _unless_over(before: TrainState, after: TrainState) -> TrainState:
+    """A member's state after an epoch; one whose run is over stays as it was, but for the common count of steps."""
+    ending = before.control.ending
+    over = (ending.cause == SETTLED) & (ending.epoch >= ending.last)
+
+    def kept(old: Array, new: Array) -> Array:
+        if jax.numpy.issubdtype(new.dtype, jax.dtypes.prng_key):
+            return new
+        return jax.numpy.where(over, old, new)
+
+    return dataclasses.replace(jax.tree.map(kept, before, after), step=after.step)
 
 
 def shardings(layout: Layout) -> tuple[Any, TrainState, Any]:

@@ -110,7 +110,8 @@ class Update:
             "params": optim.norm(state.params),
         }
         rate = self.rate(state, norms)  # η
-        baselines, sound = self.baselines.update(state.baselines, gradients.baselines, state.step)
+        left = self.left(state)
+        baselines, sound = self.baselines.update(state.baselines, gradients.baselines, state.step, left)
         params = self.moved(state.params, direction, rate.value)  # θ − η r G⁻¹ ∇
         average = optim.average(self.config.optim, state.average, params, state.step)
 
@@ -172,10 +173,19 @@ class Update:
         ratio = self.config.optim.update_ratio
         ratio = jnp.inf if is_off(ratio) else ratio
         allowed = caps.update_ratio_cap(norms["direction"], norms["params"], ratio)
+        rate, left = state.control.governor.rate, self.left(state)
         # The order of the bounds is tracking.events.CAPS'.
-        bounds = (state.control.governor.rate, self.schedule(state.step), allowed, state.probed.speed_cap)
-        (asked, _), (granted, _) = caps.active_cap(*bounds[:2]), caps.active_cap(*bounds[2:])
-        return Rate(*caps.active_cap(*bounds), granted, asked)
+        bounds = (rate, jnp.minimum(self.schedule(state.step), jnp.where(left < 1, left * rate, jnp.inf)))
+        limits = (allowed, state.probed.speed_cap)
+        (asked, _), (granted, _) = caps.active_cap(*bounds), caps.active_cap(*limits)
+        value, cap = caps.active_cap(*bounds, *(left * limit for limit in limits))
+        return Rate(value, cap, granted, asked)
+
+    def left(self, state: TrainState) -> Array:
+        """The share of the rate that the run's end leaves, and of its caps: what they let through falls as well."""
+        if self.config.optim.schedule != "ending":
+            return jnp.float32(1.0)
+        return self.system.ending.factor(state.control.ending, state.step * self.dt)
 
     def moved(self, params: Params, direction: Params, rate: Array) -> Params:
         """θ − η u, back within the model's bounds."""

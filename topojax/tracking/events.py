@@ -5,6 +5,7 @@ from typing import Any
 
 from topojax.atlas.hierarchy import BARRIERS, GROUPS, OFFENDERS
 from topojax.atlas.phases import PHASES
+from topojax.control.ending import ENDINGS
 from topojax.control.governor import CAUSES
 
 CAPS = ("governor", "schedule", "update_ratio", "latent_speed")
@@ -28,6 +29,8 @@ def events(previous: Row, current: Row, advice: Mapping[str, str]) -> list[dict[
       group_rate              the share of a parameter group is not what it was: group, cause, from, to
       cap                     another bound than before set the rate of the epoch's last step: from, to
       steps_skipped           steps that were not finite and changed nothing: count
+      ending                  the rate falls from here on, to the end of the run: cause (settled: a doubling would gain too
+                              little; horizon: in time for the last epoch), last (epoch), gain (of a doubling)
       spike                   the loss stands above its average by more than the tolerance: loss
       lyapunov_rose           V_L on the probe batch is larger than at the last probe: by (relative), value
       phase                   of the protocol: from, to
@@ -61,7 +64,12 @@ def events(previous: Row, current: Row, advice: Mapping[str, str]) -> list[dict[
     found = _rate(previous, current)
     if current.get("guard/skipped"):
         found.append({"event": "steps_skipped", "count": int(current["guard/skipped"])})
-    found += [*_group_rates(previous, current), *_caps(previous, current), *_loss(previous, current)]
+    found += [
+        *_ending(previous, current),
+        *_group_rates(previous, current),
+        *_caps(previous, current),
+        *_loss(previous, current),
+    ]
     found += [*_window(previous, current), *_barriers(previous, current)]
     found += [{"event": name} for flag, name in _FLAGS.items() if _begins(flag, previous, current)]
     if _ungrounded(current) and not _ungrounded(previous):
@@ -110,6 +118,14 @@ def _rate(previous: Row, current: Row) -> list[dict[str, Any]]:
     if current.get("guard/skipped"):  # a step that is not finite cuts at once
         causes.append("non_finite")
     return [{"event": "rate", "cause": " and ".join(causes) or "unknown", "from": old, "to": new}]
+
+
+def _ending(previous: Row, current: Row) -> list[dict[str, Any]]:
+    cause = int(current.get("ending/cause") or 0)
+    if not cause or cause == int(previous.get("ending/cause") or 0):
+        return []
+    about = {"last": int(current["ending/last"]), "gain": current.get("ending/gain")}
+    return [{"event": "ending", "cause": ENDINGS[cause], **about}]
 
 
 def _group_rates(previous: Row, current: Row) -> list[dict[str, Any]]:

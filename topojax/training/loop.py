@@ -8,7 +8,7 @@ import contextlib
 import importlib.util
 import pathlib
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -23,6 +23,7 @@ from topojax.config.memory import require_memory
 from topojax.config.numbers import described, pack
 from topojax.config.sweep import is_population
 from topojax.config.validate import validate
+from topojax.control.ending import SETTLED
 from topojax.data import sets
 from topojax.data.mesh import make_mesh
 from topojax.errors import Stopped, UserError, interrupted, interrupts_deferred, needing, raise_if_interrupted, tell
@@ -158,6 +159,21 @@ def look_for_extras(config: Any) -> None:
                 raise ModuleNotFoundError(f"No module named {package!r}")
 
 
+LOOK = 5
+"""Epochs between two looks at how the run goes on: no more than the shortest fall of the rate."""
+
+
+def ends_at(config: Any, row: Mapping[str, Any]) -> int:
+    """The epoch that ends a run: where its control has decided on one, that, else the limit.
+
+    Args:
+      config: of the run.
+      row: metrics of its last epoch.
+    """
+    settled = int(row.get("ending/cause") or 0) == SETTLED and config.train.until == "settled"
+    return min(int(row["ending/last"]), config.train.epochs) if settled else config.train.epochs
+
+
 def _finished(path: pathlib.Path, config: Any, allow_change: bool) -> TrainState | None:
     """The final state of a run that has trained all its epochs and written its result; None if there is more to do."""
     done = last_epoch(path)
@@ -165,7 +181,8 @@ def _finished(path: pathlib.Path, config: Any, allow_change: bool) -> TrainState
         workdirs.same_config(path, config, allow_change=allow_change)
     if done > config.train.epochs:
         raise UserError(f"config.train.epochs = {config.train.epochs}, but {path} has trained {done} already")
-    if done < config.train.epochs or not workdirs.finished(path, done):
+    ended = config.train.until == "settled" and (workdirs.read_result(path) or {}).get("ended") == "settled"
+    if (done < config.train.epochs and not ended) or not workdirs.finished(path, done):
         return None
     run = restore(path)
     if run.epoch != done:  # the last checkpoint is damaged: its epochs are trained again
@@ -284,7 +301,9 @@ class Training:
                 writers.event(done + 1, int(state.step), event)
                 progress.say(done + 1, event)
             waiting: list[Metrics] = []  # on the device: nothing waits for the host between two logs
-            for epoch in range(done + 1, self.config.train.epochs + 1):
+            epoch = done
+            while epoch < self.last:
+                epoch += 1
                 self._leave_if_interrupted(epoch - 1, state, waiting, writers, progress)
                 before = jax.tree.map(jnp.copy, state) if self.config.debug else None
                 with self._training_time(), self._profiled(epoch) as traced:
@@ -296,9 +315,9 @@ class Training:
                     self.first_epoch_s = time.perf_counter() - self.started
                 waiting.append(metrics)
                 progress.advance()
-                logs, saves = (self._due(epoch, block) for block in (self.config.log, self.config.checkpoint))
                 stops = False
-                if logs or saves or self.callbacks or before is not None:
+                logs, saves = (self._due(epoch, block) for block in (self.config.log, self.config.checkpoint))
+                if logs or saves or self.callbacks or before is not None or epoch % LOOK == 0:
                     self._fetch(epoch, waiting, state, writers, progress, before)
                     waiting = []
                 if self.callbacks:
@@ -433,7 +452,12 @@ class Training:
             )
 
     def _due(self, epoch: int, block: Any) -> bool:
-        return epoch % block.every_epochs == 0 or epoch == self.config.train.epochs
+        return epoch % block.every_epochs == 0 or epoch == self.last
+
+    @property
+    def last(self) -> int:
+        """The epoch that ends the run, as far as it is known."""
+        return ends_at(self.config, self.previous)
 
     @contextlib.contextmanager
     def _training_time(self) -> Iterator[None]:

@@ -35,7 +35,7 @@ from topojax.storage.switches import own_switches
 from topojax.tracking.console import Progress, population_table
 from topojax.training.exploit import exploit
 from topojax.training.inherited import begun
-from topojax.training.loop import Training, ended_well, look_for_extras
+from topojax.training.loop import LOOK, Training, ended_well, look_for_extras
 from topojax.training.recovery import NotFinite, diverged
 from topojax.types import Batch
 
@@ -125,8 +125,10 @@ class Member(Training):
         workdirs.write_config(self.path, self.config)
 
     def told(self, epoch: int, rows: list[Any], state: TrainState) -> None:
-        """The metrics of the last epochs."""
-        self._fetch(epoch, rows, state, self.writers, self.progress, None)
+        """The metrics of the last epochs; of a run that is over, none."""
+        beyond = max(0, epoch - self.last)
+        if beyond < len(rows):
+            self._fetch(epoch - beyond, rows[: len(rows) - beyond], state, self.writers, self.progress, None)
 
     def log(self, epoch: int, state: TrainState) -> dict[str, Any]:
         """Evaluate, and write a line."""
@@ -214,12 +216,14 @@ class _Population:
     def _train(self, run_epoch: Callable, state: TrainState, data: Batch, done: int, progress: Progress) -> TrainState:
         waiting: list[jax.Array] = []
         since = time.perf_counter()
-        for epoch in range(done + 1, self.epochs + 1):
+        epoch = done
+        while epoch < self.last:
+            epoch += 1
             state, metrics = run_epoch(self._place(self.numbers, 0), state, data)
             waiting.append(metrics)
             progress.advance()
             logs, saves, learns = self._due(epoch)
-            if logs or saves or learns or interrupted():
+            if logs or saves or learns or interrupted() or epoch % LOOK == 0:
                 rows = jax.device_get(waiting)
                 seconds, waiting = time.perf_counter() - since, []
                 self._keep_books(epoch, state, rows, seconds, progress, logs=logs, saves=saves)
@@ -231,6 +235,12 @@ class _Population:
                 since = time.perf_counter()
         return state
 
+    @property
+    def last(self) -> int:
+        """The epoch that ends the last of the runs, as far as it is known."""
+        going = [member for member in self.members if member.reason is None]
+        return max((member.last for member in going), default=self.epochs)
+
     def _save_all(self, epoch: int, state: TrainState) -> None:
         """What has been trained, whether a checkpoint is due or not."""
         here = self._gathered(state)
@@ -240,7 +250,7 @@ class _Population:
         self._write(epoch)
 
     def _due(self, epoch: int) -> tuple[bool, bool, bool]:
-        last, every = epoch == self.epochs, self.config.population.exploit_every_epochs
+        last, every = epoch == self.last, self.config.population.exploit_every_epochs
         logs, saves = (last or epoch % block.every_epochs == 0 for block in (self.config.log, self.config.checkpoint))
         return logs, saves, bool(every) and not last and epoch % every == 0
 
@@ -405,9 +415,9 @@ class _Population:
         here = self._gathered(state)
         for i, member in enumerate(self.members):
             if member.reason is None:
-                with self._stopping(i, self.epochs):
-                    self.results[i] = member.finish(self.member_of(here, i), self.epochs)
-        found = self._write(self.epochs)
+                with self._stopping(i, self.last):
+                    self.results[i] = member.finish(self.member_of(here, i), self.last)
+        found = self._write(self.last)
         print(population_table(found))
         print(f"\n{self.path / FILE}: {time.perf_counter() - self.started:.1f} s in all")
         return found
@@ -475,5 +485,6 @@ def _finished(path: pathlib.Path, config: Any) -> dict[str, Any] | None:
     if not found:
         return None
     workdirs.same_config(path, config)
-    over = found["epochs"] == config.train.epochs and all(line["state"] != "running" for line in found["members"])
+    over = all(line["state"] != "running" for line in found["members"])
+    over = over and (found["epochs"] == config.train.epochs or config.train.until == "settled")
     return found if over else None

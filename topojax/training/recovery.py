@@ -56,6 +56,8 @@ def stretched(config: Any, saved: Mapping[str, Any], *, step: int, steps_per_epo
     before, now = saved["train"]["epochs"], config.train.epochs
     if config.optim.schedule == "none" or before == now:
         return None
+    if config.optim.schedule == "ending":
+        return {"event": "schedule_changed", "epochs_before": before, "epochs": now}
     caps = (
         float(jax.device_get(optim.schedule(config.optim, steps_per_epoch=steps_per_epoch, epochs=n)(step)))
         for n in (before, now)

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from topojax.control.ending import SETTLED
 from topojax.scoring.audit import audit
 from topojax.scoring.run import Run
 from topojax.scoring.split import Evaluation
@@ -39,6 +40,7 @@ def result_of(
         "labels_used": run.config.supervised.enabled,
         "readout_labels_used": run.num_classes > 1,
         "epochs": run.epoch,
+        "ended": ended(run, metrics),
         "step": int(run.state.step),
         "best_epoch": best_epoch,
         "seed": run.config.seed,
@@ -48,6 +50,13 @@ def result_of(
         "versions": versions(),
         **{f"time/{name}_s": round(value, 3) for name, value in seconds.items()},
     }
+
+
+def ended(run: Run, metrics: Mapping[str, float | None]) -> str:
+    """Why a run is over: settled, horizon (it has had its epochs), or stopped from outside."""
+    if run.epoch >= run.config.train.epochs:
+        return "horizon"
+    return "settled" if metrics.get("ending/cause") == SETTLED else "stopped"
 
 
 def write_result(path: pathlib.Path, result: dict[str, Any], *, shown: bool = True) -> None:
@@ -63,4 +72,6 @@ def write_result(path: pathlib.Path, result: dict[str, Any], *, shown: bool = Tr
     if not shown:
         return
     print(table(result))
-    print(f"\n{file}: {result['time/total_s']:.1f} s in all, {result['time/compile_s']:.1f} s of it compiling")
+    why = {"settled": "twice as many would gain too little", "horizon": "all that it may have", "stopped": "stopped"}
+    print(f"\n{result['epochs']} epochs: {why[result['ended']]}")
+    print(f"{file}: {result['time/total_s']:.1f} s in all, {result['time/compile_s']:.1f} s of it compiling")

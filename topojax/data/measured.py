@@ -1,0 +1,106 @@
+"""What the training examples say of a configuration: how far a view may go, and how wide the inputs spread.
+
+A view is to be taken for its example: it may lie as far away as the nearest other example does, no farther.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from topojax.data.augment import ImageShape
+
+QUERIES, EXAMPLES = 256, 10_000
+"""Examples whose nearest neighbour is looked for, and among how many at most; the first ones of the split."""
+PICTURES = 64
+"""Those that are turned, moved and enlarged to see."""
+STEPS = 24
+"""Strengths of a transform that are tried."""
+_MOST = {"rotation": 0.6, "shift": 0.25, "scale": 0.4}
+"""The largest that are tried: radians, sides, and relative."""
+
+
+class Ranges(NamedTuple):
+    """Strengths of a view, as of `augment`: radians, pixels, relative, units of the inputs."""
+
+    rotation: float
+    shift: float
+    scale: float
+    noise_std: float
+
+
+def nearest(images: np.ndarray) -> float:
+    """Median distance from an example to the nearest other one.
+
+    Args:
+      images: [n, X], n ≥ 2; some of them are looked at.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    some = np.asarray(images[:EXAMPLES], np.float32)
+    index = NearestNeighbors(n_neighbors=2).fit(some)
+    return float(np.median(index.kneighbors(some[:QUERIES])[0][:, 1]))
+
+
+def spread(images: np.ndarray) -> float:
+    """Standard deviation along the first principal axis, by power iteration; of constant inputs 0.
+
+    Args:
+      images: [n, X], of which at most 2,000 are looked at.
+    """
+    some = np.asarray(images[:2000], np.float64)
+    some = some - some.mean(axis=0)
+    axis = some[np.argmax(np.sum(some**2, axis=1))]
+    for _ in range(30):
+        size = np.linalg.norm(axis)
+        if not size:
+            return 0.0
+        axis = some.T @ (some @ (axis / size)) / len(some)
+    return float(np.sqrt(np.linalg.norm(axis)))
+
+
+def ranges(images: np.ndarray, image_shape: ImageShape | None) -> Ranges:
+    """The largest rotation, shift, scale and noise that move an example no farther than to its nearest neighbour.
+
+      max r:  median_x ‖T_r(x) − x‖ ≤ median_x min_x' ‖x' − x‖
+
+    Each alone; drawn between −r and r, together they come to about as much.
+
+    Args:
+      images: [n, X], of the training split.
+      image_shape: (H, W, C); of points, None, only noise says anything.
+    """
+    reach = nearest(images) if len(images) > 1 else 0.0
+    noise = reach / images.shape[1] ** 0.5
+    if image_shape is None:
+        return Ranges(0.0, 0.0, 0.0, noise)
+    pictures = np.asarray(images[:PICTURES], np.float32).reshape(-1, *image_shape)
+    most = _MOST | {"shift": _MOST["shift"] * min(image_shape[:2])}
+    found = {kind: _largest(pictures, kind, most[kind], reach) for kind in most}
+    return Ranges(**found, noise_std=noise)
+
+
+def _largest(pictures: np.ndarray, kind: str, most: float, reach: float) -> float:
+    """The largest strength, of `STEPS` between 0 and `most`, up to which the median change is within reach."""
+    strength = 0.0
+    for tried in most * np.arange(1, STEPS + 1) / STEPS:
+        change = moved(pictures, **{kind: tried}) - pictures
+        if np.median(np.sqrt(np.sum(change**2, axis=(1, 2, 3)))) > reach:
+            break
+        strength = float(tried)
+    return strength
+
+
+def moved(pictures: np.ndarray, *, rotation: float = 0.0, shift: float = 0.0, scale: float = 0.0) -> np.ndarray:
+    """Every picture [n, H, W, C] turned, moved along both axes and enlarged, as `augment.warp` does; on the host."""
+    from scipy.ndimage import affine_transform
+
+    cos, sin = np.cos(rotation) / (1 + scale), np.sin(rotation) / (1 + scale)
+    matrix = np.array([[cos, -sin], [sin, cos]])
+    centre = (np.array(pictures.shape[1:3]) - 1) / 2
+    offset = centre - matrix @ (centre + shift / 2**0.5)
+    out = np.empty_like(pictures)
+    for i, picture in enumerate(pictures):
+        for channel in range(picture.shape[-1]):
+            into = {"output": out[i, ..., channel], "order": 1, "mode": "grid-constant"}
+            affine_transform(picture[..., channel], matrix, offset, **into)
+    return out
