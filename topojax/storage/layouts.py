@@ -8,11 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from topojax.control.ending import EndingState
 from topojax.types import Array
 
 GONE = frozenset({"control.coupling.steps"})
 """Leaves that former layouts hold: read, checked with the rest, and dropped."""
-ADDED: dict[str, float] = {}
+ADDED: dict[str, float] = {
+    **dict.fromkeys((f"control.ending.{field}" for field in EndingState._fields), 0),
+    "control.governor.grounded": 1,
+    "control.sums.progress": 0,
+}
 """Leaves that former layouts lack → what every entry of theirs starts from."""
 
 

@@ -29,8 +29,8 @@ def events(previous: Row, current: Row, advice: Mapping[str, str]) -> list[dict[
       group_rate              the share of a parameter group is not what it was: group, cause, from, to
       cap                     another bound than before set the rate of the epoch's last step: from, to
       steps_skipped           steps that were not finite and changed nothing: count
-      ending                  the rate falls from here on, to the end of the run: cause (settled: a doubling would gain too
-                              little; horizon: in time for the last epoch), last (epoch), gain (of a doubling)
+      ending                  the rate falls from here on, to the end of the run: cause (settled: twice the epochs would
+                              gain too little; horizon: in time for the last one), last (epoch), gain (of a doubling)
       spike                   the loss stands above its average by more than the tolerance: loss
       lyapunov_rose           V_L on the probe batch is larger than at the last probe: by (relative), value
       phase                   of the protocol: from, to
