@@ -7,13 +7,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from topojax.atlas.greedy import greedy
 from topojax.atlas.hierarchy import GROUPS
 from topojax.control.base import is_off
 from topojax.types import Array, Params
 
-RATES = ("governor", "constant", "reduce_on_plateau", "prodigy", "schedule_free")
+RATES = ("governor", "constant", "reduce_on_plateau", "greedy_lr", "prodigy", "schedule_free")
 """What `optim.rate` may be. All but the governor hold `learning_rate` fixed, under the schedule and the caps."""
-KEEPS_ADAM = ("governor", "constant", "reduce_on_plateau")
+GREEDY_PATIENCE = 3
+"""Epochs in a row before GreedyLR moves its rate."""
+KEEPS_ADAM = ("governor", "constant", "reduce_on_plateau", "greedy_lr")
 """Rates whose direction is Adam's, with moments that a revival can reset."""
 
 
@@ -25,6 +28,7 @@ def make_optimizer(config: Any, *, steps_per_epoch: int) -> optax.GradientTransf
 
       governor, constant  Adam's direction
       reduce_on_plateau   Adam's, × plateau_factor where the epoch's loss has not improved for plateau_patience
+      greedy_lr           Adam's, × what `greedy` makes of the epoch's loss
       prodigy             Prodigy's update at rate 1: `learning_rate` is then a factor, 1 by its authors' advice
       schedule_free       schedule-free AdamW's at `learning_rate`; evaluation reads its average (`eval_params`)
 
@@ -55,6 +59,10 @@ def make_optimizer(config: Any, *, steps_per_epoch: int) -> optax.GradientTransf
                 min_scale=config.learning_rate_min / config.learning_rate,
             )
             return optax.chain(optax.scale_by_adam(**adam), plateau)
+        if config.rate == "greedy_lr":
+            low, high = config.learning_rate_min / config.learning_rate, config.learning_rate_max / config.learning_rate
+            follows = greedy(config.plateau_factor, GREEDY_PATIENCE, steps_per_epoch, least=low, most=high)
+            return optax.chain(optax.scale_by_adam(**adam), follows)
         return optax.scale_by_adam(**adam)
 
     def direction() -> optax.GradientTransformation:

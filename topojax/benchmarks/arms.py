@@ -4,10 +4,12 @@ Control has two sides, and every arm takes each of them either as configured or 
 
                      weights as configured   weights constant
   rate as configured control                 governor_only
-  rate by hand       contracts_only          constants
-  a rule of optax                            reduce_on_plateau, prodigy, schedule_free
+  rate by hand       contracts_only          constants, carried, frozen
+  another rule                               reduce_on_plateau, greedy_lr, prodigy, schedule_free
 
-What a hand sets are `Setting`s: the rate, one factor on all initial weights, and whether the gates stay.
+`constants` is tuned on the data at hand, `carried` is what was best on the digits, `frozen` stays where control begins.
+All train as many epochs. What a hand sets are `Setting`s: the rate, one factor on all initial weights, and whether the
+gates stay.
 """
 
 import copy
@@ -18,6 +20,7 @@ from typing import Any
 RATE_BY_HAND = {
     "optim.rate": "constant",
     "optim.schedule": "cosine",
+    "optim.learning_rate": 0.004,
     "optim.update_ratio": 0.0,
     "optim.latent_speed": 0.0,
     "hierarchy.action": "warn",
@@ -41,11 +44,13 @@ class Setting:
       scale: factor on the initial weight of every contract; where a controller moves it, its bounds stay and clip the
         product. Not on sup_temperature, whose `weight` is the log of a temperature.
       gates: False opens every gate from the start, so that weights are constant to the letter.
+      clipped: weights are kept within the bounds that control has, for a fair sweep of wrong guesses.
     """
 
     rate: float | None = None
     scale: float | None = None
     gates: bool | None = None
+    clipped: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +70,7 @@ class Arm:
 
 ARMS: dict[str, Arm] = {
     "control": Arm({}),
+    "frozen": Arm(RATE_BY_HAND | WEIGHTS_BY_HAND | {"optim.learning_rate": 1e-3}),
     "constants": Arm(RATE_BY_HAND | WEIGHTS_BY_HAND, tunes=(("rate", "scale"), ("gates",))),
     "contracts_only": Arm(RATE_BY_HAND, inherits=("rate",)),
     "governor_only": Arm(WEIGHTS_BY_HAND, inherits=("scale", "gates")),
@@ -78,6 +84,8 @@ ARMS: dict[str, Arm] = {
         inherits=("rate", "scale", "gates"),
         tunes=(("rate",),),
     ),
+    "carried": Arm(RATE_BY_HAND | WEIGHTS_BY_HAND),
+    "greedy_lr": Arm(RATE_BY_RULE | WEIGHTS_BY_HAND | {"optim.rate": "greedy_lr"}, inherits=("rate", "scale", "gates")),
     # Prodigy finds the rate: its learning_rate is a factor, 1 by its authors' advice.
     "prodigy": Arm(
         RATE_BY_RULE
@@ -90,16 +98,17 @@ ARMS: dict[str, Arm] = {
 """Every arm, in the order of the table; `constants` before all that inherit from it."""
 
 GRID: dict[str, tuple[Any, ...]] = {
-    "rate": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
-    "scale": (0.1, 0.3, 1.0, 3.0, 10.0),
+    "rate": (1e-3, 4e-3, 1.6e-2),
+    "scale": (0.3, 1.0, 3.0),
     "gates": (False, True),
 }
 """What tuning tries. Rate and scale are tuned with the gates open from the start, then the gates."""
 SWEEP: dict[str, tuple[float, ...]] = {
-    "rate": (1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
-    "scale": (0.01, 0.1, 1.0, 10.0, 100.0),
+    "rate": (1e-6, 1e-4, 1e-2, 1.0),
+    "scale": (0.001, 0.1, 10.0, 1000.0),
+    "both": (0.001, 1000.0),
 }
-"""Wrong guesses, one field at a time, the other as configured."""
+"""Wrong guesses, one field at a time, the other as configured; `both`: the rate and all weights times the same."""
 
 QUICK_ARMS = ("control", "constants", "contracts_only")
 QUICK_SEEDS = 2
@@ -128,13 +137,17 @@ def configure(config: Any, arm: Arm, setting: Setting = Setting(), *, seed: int 
         c.optim.learning_rate = setting.rate
         if c.optim.rate != "governor":
             c.optim.learning_rate_min = min(c.optim.learning_rate_min, setting.rate)
-    if c.optim.rate != "governor" and arm.overrides:  # the schedule's maximum is the rate set by hand
+    if (
+        c.optim.rate not in ("governor", "greedy_lr") and arm.overrides
+    ):  # the schedule's maximum is the rate set by hand
         c.optim.learning_rate_max = c.optim.learning_rate
     if setting.scale is not None:
         for name, row in c.contracts.items():
             if name != "sup_temperature":
                 row.initial = setting.scale * row.initial
-                if row.mechanism == "constant":  # a bound of nothing
+                if row.mechanism == "constant" and arm.overrides:
+                    if setting.clipped:
+                        row.initial = min(max(row.initial, row.minimum), row.maximum)
                     row.minimum, row.maximum = min(row.minimum, row.initial), max(row.maximum, row.initial)
     if setting.gates is False:
         for row in c.contracts.values():

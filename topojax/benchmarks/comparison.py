@@ -1,5 +1,6 @@
 """Tune, run and summarise the arms of `arms.py`; every finished run is in a ledger."""
 
+import copy
 import dataclasses
 import itertools
 import json
@@ -13,6 +14,7 @@ import numpy as np
 from topojax.benchmarks.arms import ARMS, GRID, Arm, Setting, configure
 from topojax.benchmarks.ledger import Ledger, key
 from topojax.benchmarks.seeded import Trained, compile_runs
+from topojax.config.found import fitted
 from topojax.config.numbers import READ_BY_EVALUATION, described, named
 from topojax.config.validate import validate
 from topojax.data import sets
@@ -38,6 +40,7 @@ def compare(
     arms: Sequence[str] = tuple(ARMS),
     grid: Mapping[str, Sequence[Any]] = GRID,
     sweep: Mapping[str, Sequence[float]] | None = None,
+    carried: Setting | None = None,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Compare the arms on one configuration.
@@ -49,6 +52,7 @@ def compare(
       arms: names of `ARMS`, `constants` before all that inherit from it.
       grid: what tuning tries, for each field of `Setting`.
       sweep: `SWEEP` or another; None sweeps nothing.
+      carried: what the arm `carried` has; None: what `constants` comes to here.
       say: told of every run.
 
     Returns:
@@ -58,11 +62,17 @@ def compare(
     Raises:
       UserError: a configuration that some arm cannot run.
     """
+    config = copy.deepcopy(config)
+    config.unlock()
+    config.train.until = "epochs"  # all arms train as many
     runner = Runner(config, workdir, say)
     for name in arms:  # before hours are spent
         validate(configure(config, ARMS[name], seed=seeds - 1))
     settings: dict[str, Setting] = {}
     for name in arms:
+        if name == "carried":
+            settings[name] = carried or settings["constants"]
+            continue
         settings[name] = tune(runner.run, name, _inherited(ARMS[name], settings), grid)
     found = {
         name: summary([runner.run(name, "test", settings[name], seed) for seed in range(seeds)], settings[name])
@@ -109,6 +119,9 @@ class Runner:
         if found is None:
             dataset = sets.load(config.data, seed=seed)
             dataset = held_out(dataset, seed) if split == "validation" else dataset
+            config, _ = fitted(config, dataset, in_memory=False)
+            if config.data.neighbours and dataset.train.neighbours is None:
+                dataset = dataset._replace(train=sets.with_neighbours(dataset.train, config.data.neighbours))
             trained = self._compiled(config, dataset)(dataset, config)
             told = {"key": key(config, split), "arm": name, "split": split, "seed": seed}
             found = told | {"setting": dataclasses.asdict(setting)}
@@ -218,18 +231,22 @@ def tune(run: Callable[..., Mapping[str, Any]], name: str, setting: Setting, gri
 
 def _sweep(runner: Runner, name: str, tuned: Setting, sweep: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """Test AMI of seed 0 over wrong guesses, one field at a time from the configuration's own rate and weights."""
-    points = [
-        {"field": field, "value": value, "ami": runner.run(name, "test", _guess(tuned, field, value), 0)["ami"]}
-        for field, values in sweep.items()
-        for value in values
-    ]
+    points = []
+    for field, values in sweep.items():
+        for value in values:
+            line = runner.run(name, "test", _guess(runner.config, tuned, field, value), 0)
+            points.append({"field": field, "value": value, "ami": line["ami"], "mse": line["mse"]})
     out: dict[str, Any] = {"points": points}
     for field in ("all", *sweep):
         found = [point["ami"] for point in points if field in ("all", point["field"])]
         out[field] = {"worst": min(found), "mean": statistics.fmean(found), "best": max(found)}
+        errors = [point["mse"] for point in points if field in ("all", point["field"]) and point["mse"] is not None]
+        out[field] |= {"mse_worst": max(errors, default=None), "mse_best": min(errors, default=None)}
     return out
 
 
-def _guess(tuned: Setting, field: str, value: float) -> Setting:
-    wrong: dict[str, Any] = {field: value}
+def _guess(config: Any, tuned: Setting, field: str, value: float) -> Setting:
+    wrong: dict[str, Any] = {field: value, "clipped": True}
+    if field == "both":
+        wrong = {"rate": config.optim.learning_rate * value, "scale": value, "clipped": True}
     return dataclasses.replace(Setting(gates=tuned.gates), **wrong)

@@ -9,8 +9,12 @@ rate and the weights of the losses:
   constants          every weight constant; the rate constant under a warm-up and cosine; no caps, no drift hierarchy
   contracts_only     weights as in control, the rate as in constants
   governor_only      weights as in constants, the rate as in control
-  reduce_on_plateau, schedule_free, prodigy
-                     weights as in constants, the rate by this rule of optax, without schedule and caps
+  frozen             every weight and the rate where control begins, under the cosine
+  carried            what was best on the data of --carried (the digits' control.json), carried over
+  reduce_on_plateau, greedy_lr, schedule_free, prodigy
+                     weights as in constants, the rate by this rule, without schedule and caps
+
+All arms train train.epochs epochs; what the data tell of views and ball is told to all.
 
 Tuning. constants: initial rate × one factor on all initial weights, over the grid that control.json holds, then
 with the gates open from the start or as configured. reduce_on_plateau and schedule_free: the rate, over the same grid,
@@ -32,9 +36,8 @@ the split (where it is not official), the initial parameters, the order of the d
                     last epoch, on the training split as trained on; signals against targets, also where weights are
                     constant (`contracts.audit`). Contracts on ratios of gradients are left out in all arms
 
---sweep: test AMI, seed 0, over wrong guesses by the user: initial rate 1e-5 … 1e-1, and all initial weights × 0.01 …
-100, one of them wrong at a time, the other as configured; control against constants. Control's bounds stay as
-configured and clip a guess beyond them, as they would for a user; constants have none.
+--sweep: test AMI and error, seed 0, over wrong guesses by the user: initial rate 1e-6 … 1, all initial weights × 1e-3 …
+1e3, and both at once; control against constants, whose weights are clipped to control's bounds.
 
 A run that is finished is a line of WORKDIR/runs.jsonl, under a hash of its configuration, split and the package's
 version, and is not run again: after a change of the code without a new version, delete the file. Writes control.json,
@@ -42,6 +45,7 @@ control.md and control.png beside it, so that each configuration wants its own f
 tuned, few examples, few epochs, 2 seeds: that it works, no result.
 """
 
+import json
 import pathlib
 import sys
 from typing import Any
@@ -53,6 +57,8 @@ from topojax.errors import UserError, run_process
 _WORKDIR = flags.DEFINE_string("workdir", "runs/benchmark_control", "where runs and results go")
 _SEEDS = flags.DEFINE_integer("seeds", 5, "seeds of each arm")
 _QUICK = flags.DEFINE_bool("quick", False, "three arms, two seeds, few epochs")
+_CARRIED = flags.DEFINE_string("carried", None, "control.json of the data whose constants are carried over")
+_ARMS = flags.DEFINE_list("arms", None, "some of the arms; constants before what inherits from it")
 _SWEEP = flags.DEFINE_bool("sweep", False, "also wrong guesses of rate and weights")
 
 
@@ -67,12 +73,19 @@ def main(config: Any) -> int:
     if _SEEDS.value < 1:
         raise UserError(f"--seeds={_SEEDS.value}: needs at least 1")
     workdir = pathlib.Path(_WORKDIR.value)
+    carried = _carried(_CARRIED.value)
     arms, grid, seeds = tuple(ARMS), GRID, _SEEDS.value
+    if _ARMS.value:
+        arms = tuple(_ARMS.value)
+        unknown = [name for name in arms if name not in ARMS]
+        if unknown:
+            raise UserError(f"--arms={unknown[0]}: choose of {', '.join(ARMS)}")
     if _QUICK.value:
         config, arms, grid, seeds = quick(config), QUICK_ARMS, QUICK_GRID, min(QUICK_SEEDS, seeds)
     with claim(workdir):
         try:
-            found = compare(config, workdir, seeds=seeds, arms=arms, grid=grid, sweep=SWEEP if _SWEEP.value else None)
+            swept = SWEEP if _SWEEP.value else None
+            found = compare(config, workdir, seeds=seeds, arms=arms, grid=grid, sweep=swept, carried=carried)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"{workdir / 'runs.jsonl'} holds what is done; the same command goes on") from None
         text = markdown(found)
@@ -81,6 +94,18 @@ def main(config: Any) -> int:
         draw(found, workdir / "control.png")
     print(f"\n{text}\n\n{workdir / 'control.json'}, control.md and control.png are written")
     return 0
+
+
+def _carried(file: str | None) -> Any:
+    """The setting that was best elsewhere."""
+    from topojax.benchmarks.arms import Setting
+
+    if file is None:
+        return None
+    try:
+        return Setting(**json.loads(pathlib.Path(file).read_text(encoding="utf-8"))["arms"]["constants"]["setting"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--carried={file}: no control.json of this benchmark ({error})") from error
 
 
 def _command() -> int:

@@ -171,7 +171,7 @@ def default_config() -> ConfigDict:
     c.optim.learning_rate_max = 1.0
     # Hard lower bound.
     c.optim.learning_rate_min = 1e-8
-    # governor: controlled; constant: learning_rate throughout; or a rule of optax: reduce_on_plateau, prodigy,
+    # governor: controlled; constant: learning_rate throughout; or another rule: reduce_on_plateau, greedy_lr, prodigy,
     # schedule_free (the last two want schedule none, update_ratio and latent_speed 0).
     c.optim.rate = "governor"
     # What brings the rate down: ending (the end of the run, as `ending` has it), cosine (a cap, from learning_rate_max
