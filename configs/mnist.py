@@ -7,7 +7,7 @@
 
 `full` and `unsupervised` take about 4 minutes on 2 cores. What comes out, seed by seed, is in docs/results.md.
 
-Variants: `subset` (also with no variant): 400 epochs of 18 batches; `full`: all images, a wider atlas; `unsupervised`:
+Variants: `subset` (also with no variant): at most 300 epochs of 18 batches; `full`: all images, a wider atlas; `unsupervised`:
 the same, but labels reach the detached readout alone. Charts come from pairs: an example, and a neighbour of it turned,
 moved and scaled, should lie in one chart, and all charts should be used.
 
@@ -38,7 +38,7 @@ def get_config(variant: str = "subset"):
     c.data.num_examples = 3000
     c.data.test_fraction = 0.2
     if variant == "subset":
-        c.train.epochs = 400
+        c.train.epochs = 300
     else:
         report(c)
         {"report_3k": report_3k, "report_adaptive": report_adaptive, "report_lr7": report_lr7}[variant](c)

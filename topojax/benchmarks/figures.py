@@ -6,7 +6,8 @@ A page says where a table goes, `<!-- figures:NAME -->` … `<!-- /figures -->`;
   words         what tables call it; `config`: what it was trained with
   source        `measured` by `topojax.benchmarks.readme`, or `recorded`: copied from an earlier page
   version       of the package; `commits`: what its code was checked out at
-  labels_used   whether labels trained the charts; `epochs`; `examples` of both splits
+  labels_used   whether labels trained the charts; `epochs`, the most and the `least`; `examples` of both
+                splits
   cores         of the machine, `at_once`: how many runs shared them; null where it was not written down
   seeds         seed → name → number, as in result.json
   contracts     those that some seed did not keep: relation, target, least and most measured, how many seeds kept them;
@@ -56,7 +57,8 @@ def entry(results: Mapping[int, Mapping[str, Any]], machines: Sequence[Mapping[s
         "version": found[0],
         "commits": sorted({result["versions"].get("commit", "unknown") for result in every}),
         "labels_used": every[0]["labels_used"],
-        "epochs": every[0]["epochs"],
+        "epochs": max(result["epochs"] for result in every),
+        "epochs_least": min(result["epochs"] for result in every),
         "examples": {split: every[0]["data"][split]["examples"] for split in ("train", "test")},
         "cores": _same(machine.get("cores") for machine in machines),
         "at_once": _same(machine.get("at_once") for machine in machines),
@@ -237,7 +239,9 @@ def _accuracy(one: Mapping[str, Any]) -> str:
 
 
 def _words(one: Mapping[str, Any]) -> str:
-    return f"{one['words']}, {one['epochs']} epochs"
+    least = one.get("epochs_least", one["epochs"])
+    epochs = f"{one['epochs']}" if least == one["epochs"] else f"{least} to {one['epochs']}"
+    return f"{one['words']}, {epochs} epochs"
 
 
 def _labels(one: Mapping[str, Any]) -> str:
