@@ -220,6 +220,7 @@ class Training:
             validate(self.config)
         config = self.config
         self.about = {"data": self.dataset.manifest, **self.dataset.sizes()}
+        self.versions = versions()  # asked once: it starts git
         self.model, self.program = build(config, self.about)
         self.numbers = jax.tree.map(jnp.asarray, pack(config))
         self.numbered = numbered_of(config, self.model, self.about)
@@ -525,7 +526,7 @@ class Training:
             **self.about,
             "units": self.dataset.units.to_json(),
             "config": self.config.to_dict(),
-            "versions": versions(),
+            "versions": self.versions,
             "previous": self.previous,
             "train_s": self.train_s,
             "rollbacks": (self.rollbacks, self.failed_at),
