@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from topojax.config.memory import require_unfolded
 from topojax.errors import UserError
 from topojax.storage import torch_pickle
 
@@ -78,6 +79,7 @@ def _npz(path: pathlib.Path) -> dict[str, Any]:
     texts = {}
     try:
         with zipfile.ZipFile(path) as archive:
+            require_unfolded(path, path.stat().st_size, sum(info.file_size for info in archive.infolist()))
             for info in archive.infolist():
                 with archive.open(info) as member:
                     kind, shape = _npy_header(member)

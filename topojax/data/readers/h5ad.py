@@ -1,9 +1,11 @@
 """`.h5ad` (extra `anndata`): the matrix X, a column of `obs` for labels."""
 
+import math
 import pathlib
 
 import numpy as np
 
+from topojax.config.memory import require_unfolded
 from topojax.data.raw import NO_LABEL, Options, Raw, Split
 from topojax.data.readers.tabular import label_of
 from topojax.errors import UserError, needing
@@ -16,6 +18,7 @@ def read(path: pathlib.Path, options: Options) -> Raw:
     """Every observation; `config.data.columns` names variables."""
     with needing("anndata", "reading .h5ad"):
         import anndata
+    _require_held(path)
     data = anndata.read_h5ad(path)
     if data.X is None:
         raise UserError(f"{path}: has no matrix X")
@@ -39,3 +42,25 @@ def read(path: pathlib.Path, options: Options) -> Raw:
     if len(columns) != len(index):
         raise UserError(f"{path}: two variables have one name: make var_names unique")
     return Raw(Split(columns, label), None, "a file of anndata", notes=notes)
+
+
+def _require_held(path: pathlib.Path) -> None:
+    """Refuse arrays far larger than the file: HDF5 keeps a shape without numbers, and a sparse matrix is filled.
+
+    Raises:
+      UserError: with the bytes that they would take.
+    """
+    import h5py
+
+    total = 0
+
+    def add(_: str, node: "h5py.HLObject") -> None:
+        nonlocal total
+        if isinstance(node, h5py.Dataset):
+            total += math.prod(node.shape or ()) * node.dtype.itemsize
+        elif "shape" in node.attrs:  # of a sparse matrix
+            total += 4 * math.prod(int(size) for size in node.attrs["shape"])
+
+    with h5py.File(path, "r") as file:
+        file.visititems(add)
+    require_unfolded(path, path.stat().st_size, total)

@@ -4,11 +4,13 @@ IDX: two zero bytes, the type, the number of axes; each axis as a big-endian uin
 """
 
 import gzip
+import io
 import pathlib
 import re
 
 import numpy as np
 
+from topojax.config import memory
 from topojax.data.raw import NO_LABEL, Options, Raw, Split
 from topojax.errors import UserError
 
@@ -64,7 +66,16 @@ def _split(files: dict[str, pathlib.Path], options: Options) -> Split:
 
 def _load(path: pathlib.Path) -> np.ndarray:
     data = path.read_bytes()
-    return parse(gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data, str(path))
+    return parse(_unpacked(data, path) if data[:2] == b"\x1f\x8b" else data, str(path))
+
+
+def _unpacked(data: bytes, path: pathlib.Path) -> bytes:
+    """What gzip packed, up to what a file may unfold to: its own word about that is not asked."""
+    most = memory.LARGEST_FACTOR * len(data) + memory.UNFOLDED
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+        found = file.read(most + 1)
+    memory.require_unfolded(path, len(data), len(found))
+    return found
 
 
 def _names(folder: pathlib.Path) -> list[str]:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from topojax.config.memory import require_unfolded
 from topojax.data.raw import NO_LABEL, Options, Raw, Split
 from topojax.errors import UserError
 
@@ -18,6 +19,8 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test", "val": "test", "valid": "test"}
 _LARGEST = 2**31
 """Numbers in all images together: 8 GiB of float32."""
+_CHANNELS = 4
+"""Bytes a pixel takes while it is decoded, at most but for rare depths."""
 
 
 class _File(NamedTuple):
@@ -40,6 +43,7 @@ def read(path: pathlib.Path, options: Options) -> Raw:
         ]
         return _read(path, files, options)
     with zipfile.ZipFile(path) as archive:
+        require_unfolded(path, path.stat().st_size, sum(info.file_size for info in archive.infolist()))
         return _read(path, _zipped(path, archive), options)
 
 
@@ -118,8 +122,11 @@ def decode(data: bytes, where: str, resize: tuple[int, int] | None = None) -> np
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             with Image.open(io.BytesIO(data)) as image:
+                require_unfolded(where, len(data), image.width * image.height * _CHANNELS)
                 image.load()
                 return _pixels(image, resize)
+    except UserError:
+        raise
     except Exception as error:  # each format has its own
         cause = re.sub(r"<_io\.BytesIO object at \w+>", "it", " ".join(str(error).split()))[:120]
         raise UserError(f"{where}: not an image that can be read ({cause})") from error

@@ -1,11 +1,14 @@
 """`.npz` and `.npy`: arrays under the names that people give them. Pickled objects are refused: they are programs."""
 
+import math
 import pathlib
 import zipfile
 from collections.abc import Mapping
+from typing import IO
 
 import numpy as np
 
+from topojax.config.memory import require_unfolded
 from topojax.data.raw import LABELS, NO_LABEL, Options, Raw, Split
 from topojax.errors import UserError
 
@@ -20,12 +23,16 @@ _FAMILIES = (("", ""), ("", "_train"), ("train_", ""), ("", "train"))
 
 def read(path: pathlib.Path, options: Options) -> Raw:
     """x, y; or x_train, y_train and, if there is one, x_test, y_test; labels may be missing, class_names name them."""
+    held = path.stat().st_size
     if path.suffix.lower() == ".npy":
+        with path.open("rb") as handle:
+            require_unfolded(path, held, claimed(handle))
         return Raw(Split(_array(np.load(path, allow_pickle=False), path), None), None, "a .npy file")
     with zipfile.ZipFile(path) as archive:
         strange = [name for name in archive.namelist() if ".." in pathlib.PurePosixPath(name).parts or name[:1] == "/"]
-    if strange:
-        raise UserError(f"{path}: holds {strange[0]!r}, a path out of the archive: refused")
+        if strange:
+            raise UserError(f"{path}: holds {strange[0]!r}, a path out of the archive: refused")
+        require_unfolded(path, held, unfolded(archive))
     with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
         keys = {key.lower(): key for key in file.files}
         for before, after in _FAMILIES:
@@ -57,6 +64,30 @@ def read(path: pathlib.Path, options: Options) -> Raw:
         classes = None if named is None else tuple(map(str, np.ravel(file[named])))
     assert train is not None
     return Raw(train, test, "an .npz file", names=classes)
+
+
+def unfolded(archive: zipfile.ZipFile) -> int:
+    """Bytes that the arrays of an archive take in memory: by their heads or by its list of members, which is more."""
+    total = 0
+    for info in archive.infolist():
+        with archive.open(info) as member:
+            total += max(info.file_size, claimed(member))
+    return total
+
+
+def claimed(file: IO[bytes]) -> int:
+    """Bytes that the array of a .npy file takes, by its head; 0 where it has none.
+
+    Args:
+      file: at its beginning.
+    """
+    try:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, kind = read(file)
+    except ValueError:  # whoever reads it says what is wrong
+        return 0
+    return math.prod(shape) * kind.itemsize
 
 
 def _one_family(path: pathlib.Path, keys: Mapping[str, str], chosen: str) -> None:

@@ -5,19 +5,22 @@ from typing import Any
 
 import numpy as np
 
+from topojax.config.memory import require_unfolded
 from topojax.data.raw import Options, Raw
 from topojax.data.readers.image_folder import decode
 from topojax.data.readers.tabular import divided, typed
 from topojax.errors import UserError, needing
 
 KIND = "a Parquet file"
+_ROWS = 4096
+"""That are unpacked before it is asked how much they are."""
 
 
 def read(path: pathlib.Path, options: Options) -> Raw:
     """All rows of it; a column of images is the inputs, unless others are named."""
     with needing("parquet", "reading .parquet"):
         from pyarrow import parquet
-    table = parquet.read_table(path)
+    table = _table(path, parquet)
     pictures = [field.name for field in table.schema if _is_image(field.type)]
     if pictures and options.columns is None:
         options = options._replace(columns=(pictures[0],))
@@ -32,6 +35,21 @@ def read(path: pathlib.Path, options: Options) -> Raw:
     }
     found = divided(columns, options, str(path), "a Parquet file")
     return found._replace(pictures=bool(pictures) and options.columns == (pictures[0],))
+
+
+def _table(path: pathlib.Path, parquet: Any) -> Any:
+    """All rows, some at a time: a column of one long text has few bytes on disk, and all of them in memory."""
+    import pyarrow
+
+    held, took, batches = path.stat().st_size, 0, []
+    with parquet.ParquetFile(path) as file:
+        about = file.metadata
+        require_unfolded(path, held, about.num_rows * about.num_columns)  # a byte a cell at least
+        for batch in file.iter_batches(batch_size=_ROWS):
+            took += batch.nbytes
+            require_unfolded(path, held, took)
+            batches.append(batch)
+        return pyarrow.Table.from_batches(batches, schema=file.schema_arrow)
 
 
 def _is_image(kind: Any) -> bool:
