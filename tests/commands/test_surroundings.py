@@ -194,12 +194,13 @@ def test_a_library_draws_whatever_the_variable_says_and_leaves_it(tmp_path):
         ["topojax.benchmarks.simple"],
     ],
 )
-def test_an_interrupt_of_an_import_is_one_line(words, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_of_an_import_is_one_line(words, number, tmp_path):
     """The module jax is replaced by a module that is interrupted, swallows that, and would go on."""
     (tmp_path / "jax.py").write_text(
         "import os, signal, sys\n"
         "try:\n"
-        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        f"    os.kill(os.getpid(), {int(number)})\n"
         "    sum(range(10**6))\n"
         "except BaseException:\n"
         "    sys.exit('went on')\n"
@@ -207,4 +208,5 @@ def test_an_interrupt_of_an_import_is_one_line(words, tmp_path):
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-m", *words]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment(PYTHONPATH=path))
-    assert (ended.returncode, ended.stdout, ended.stderr) == (128 + signal.SIGINT, "", "topojax: interrupted\n")
+    said = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
+    assert (ended.returncode, ended.stdout, ended.stderr) == (128 + number, "", f"topojax: {said}\n")

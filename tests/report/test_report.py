@@ -238,6 +238,8 @@ def test_jump_arrows_are_the_operators_applied(restored):
     second = np.sort(e.router, axis=1)[:, -2] * e.router.max(axis=1)
     shared = np.flatnonzero(second >= latent_map.OVERLAP)
     assert 0 < len(start) == min(len(shared), latent_map.ARROWS)
+    arrows = latent_map._arrows(embedding, start, end, True)
+    assert {trace.visible for trace in arrows} == {"legendonly"}  # off at first
     if len(shared) > latent_map.ARROWS:
         shared = shared[np.linspace(0, len(shared) - 1, latent_map.ARROWS).astype(int)]
     jump = run.weights["jump"]

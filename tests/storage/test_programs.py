@@ -135,6 +135,18 @@ def test_a_cache_that_cannot_be_written_is_only_slow(run, tmp_path, monkeypatch)
     assert len(epoch.run(numbers, state, batch)[1]) == len(epoch.names)
 
 
+def test_a_program_that_cannot_be_kept_trains_all_the_same(run, folder, monkeypatch):
+    """`jax.export` wants flatbuffers, which a bare installation may lack."""
+
+    def missing(*_, **__):
+        raise ModuleNotFoundError("No module named 'flatbuffers'")
+
+    plain = epoch_of(run, cached=False)
+    monkeypatch.setattr(jax.export, "export", missing)
+    assert leaves(*epoch_of(run)) == leaves(*plain)
+    assert not list(folder.glob("*"))
+
+
 def test_other_numbers_are_given_to_the_program_that_is_kept(folder):
     program, batch = toy()
     traces = []
