@@ -8,10 +8,13 @@ or nothing with a line; numbers of a log line whose digits have changed are the 
 
 import contextlib
 import io
+import os
 import pathlib
 import random
 import shutil
 import string
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -50,6 +53,8 @@ JUNK = (
 )
 STEPS = 1000
 """Of so many command lines one that is valid makes a step."""
+REAL = 500
+"""Of so many command lines one that is refused is given to a process of its own, and refused in the same words."""
 SMALL = {"hidden_dim": 64, "latent_dim": 8, "num_charts": 16, "codes_per_chart": 16, "jump_rank": 8}
 
 
@@ -100,14 +105,26 @@ def _line(chance: random.Random, counts: Counts) -> None:
             value = chance.choice((*NUMBERS, *WORDS) if chance.random() < 0.8 else (repr(usual),))
         words.append(f"--config.{name}={value}")
     accepted: list[Any] = []
-    status, said = _command(["train", f"--config={CONFIG}", *words], accepted)
-    _one_line(status, said, counts, f"train {words}")
+    words = ["train", f"--config={CONFIG}", f"--workdir={os.devnull}/x", *words]
+    status, said = command(words, accepted)
+    _one_line(status, said, counts, f"{words}")
+    if status == 2 and counts["processes"] * REAL <= counts["lines"]:
+        counts["processes"] += 1
+        ended = subprocess.run(
+            [sys.executable, "-m", "topojax", *words],
+            capture_output=True,
+            text=True,
+            errors="surrogateescape",
+            check=False,
+        )
+        if (ended.returncode, ended.stderr) != (status, said):
+            counts.broke(f"{words}: a process ends with {ended.returncode}: {ended.stderr[-600:]}, not {said}")
     counts["valid lines"] += status == 0
     if status == 0 and accepted and counts["steps"] * STEPS <= counts["lines"]:
         _step(accepted[0], counts, words)
 
 
-def _command(words: list[str], accepted: list[Any] | None = None) -> tuple[int, str]:
+def command(words: list[str], accepted: list[Any] | None = None, shown: Any = None) -> tuple[int, str]:
     """Status and stderr of a command; of `train`, up to where a valid configuration would be trained."""
     from absl import flags
 
@@ -124,7 +141,7 @@ def _command(words: list[str], accepted: list[Any] | None = None) -> tuple[int, 
     try:
         if accepted is not None:
             loop.train_and_evaluate = only_validated
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(shown or io.StringIO()):
             return commands.main(words), said.getvalue()
     except BaseException as error:
         return 70, f"{type(error).__name__}: {error}"
@@ -187,6 +204,7 @@ class _Files:
     """A finished run, copied and damaged."""
 
     def __init__(self, whole: pathlib.Path, copy: pathlib.Path):
+        import jax
         import original_file
 
         from topojax.scoring.run import restore
@@ -196,7 +214,7 @@ class _Files:
         self.whole, self.copy = whole, copy
         epochs = [int(path.name) for path in (whole / "checkpoints").iterdir() if path.name.isdecimal()]
         self.digests = {digest(restore(whole, step=epoch).state) for epoch in epochs}
-
+        self.abstract = jax.eval_shape(lambda tree: tree, restore(whole).state)
         self.table = _command_out(["contracts", f"--workdir={whole}"])
         self.rows = {name: list(rows_of(whole / name)) for name in ("metrics.jsonl", "events.jsonl")}
         self.original = whole.parent / "original.npz"
@@ -207,7 +225,9 @@ class _Files:
             "checkpoint": self._checkpoint,
             "program": self._program,
             "original": self._original,
+            "data": self._data,
         }
+        self.data = _data_files(whole.parent / "data")
 
     def damage(self, chance: random.Random, counts: Counts) -> None:
         """One file of one kind."""
@@ -231,10 +251,11 @@ class _Files:
     def _config(self, chance: random.Random, counts: Counts) -> None:
         self._fresh()
         self._replace(self.copy / "config.json", chance)
-        status, said = _command(["contracts", f"--workdir={self.copy}"])
+        shown = io.StringIO()
+        status, said = command(["contracts", f"--workdir={self.copy}"], shown=shown)
         if status == 0:
             counts["configurations taken from the checkpoint"] += bool(said)
-            if _command_out(["contracts", f"--workdir={self.copy}"]) != self.table:
+            if shown.getvalue() != self.table:
                 counts.broke(f"config: another table: {said}")
         else:
             _one_line(status, said, counts, "contracts")
@@ -254,7 +275,7 @@ class _Files:
     def _checkpoint(self, chance: random.Random, counts: Counts) -> None:
         from topojax.errors import Stopped, UserError
         from topojax.scoring.run import restore
-        from topojax.storage.checkpoint import digest
+        from topojax.storage.checkpoint import Checkpoints, digest
 
         self._fresh()
         files = sorted(path for path in (self.copy / "checkpoints").rglob("*") if path.is_file())
@@ -265,7 +286,11 @@ class _Files:
         said = io.StringIO()
         with contextlib.redirect_stderr(said):
             try:
-                state = restore(self.copy).state
+                if chance.random() < 0.1:
+                    state = restore(self.copy).state
+                else:  # what is read of it, without the program that it is of
+                    with contextlib.closing(Checkpoints(self.copy, read_only=True)) as store:
+                        state, _ = store.newest(lambda epoch: store.restore(self.abstract, epoch))
             except (UserError, Stopped) as error:
                 counts["checkpoints refused"] += 1
                 if "\n" in str(error):
@@ -300,6 +325,37 @@ class _Files:
             counts["originals refused"] += 1
             if "\n" in str(error):
                 counts.broke(f"original: not one line: {error}")
+
+    def _data(self, chance: random.Random, counts: Counts) -> None:
+        from topojax.data import readers
+        from topojax.data.raw import Options
+        from topojax.errors import UserError
+
+        name = chance.choice(sorted(self.data))
+        path = self.copy.parent / name
+        path.write_bytes(self.data[name])
+        self._replace(path, chance)
+        try:
+            readers.read(path, Options())
+        except UserError as error:
+            counts["data refused"] += 1
+            if "\n" in str(error):
+                counts.broke(f"data {name}: not one line: {error}")
+
+
+def _data_files(folder: pathlib.Path) -> dict[str, bytes]:
+    """A good file of each kind that is read without an extra: name → bytes."""
+    import json
+
+    import numpy as np
+
+    folder.mkdir(exist_ok=True)
+    image = np.random.default_rng(0).integers(0, 256, (20, 4, 4), dtype=np.uint8)
+    np.savez_compressed(folder / "a.npz", x=image, y=np.arange(20) % 2)
+    np.save(folder / "a.npy", image)
+    (folder / "a.csv").write_text("a,b,label\n" + "".join(f"{i},{i / 7:.3f},{'uv'[i % 2]}\n" for i in range(20)))
+    (folder / "a.jsonl").write_text("".join(json.dumps({"a": i, "label": i % 2}) + "\n" for i in range(20)))
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def _command_out(words: list[str]) -> str:

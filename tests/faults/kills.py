@@ -6,9 +6,14 @@ import random
 import shutil
 import signal
 import time
+from collections.abc import Callable
+from typing import Any
 
 from tests.faults import short_run
 from tests.faults.counts import Counts
+
+Train = Callable[[pathlib.Path, short_run.Flag | None], Any]
+"""(workdir, flag that is up during a save) → nothing."""
 
 A_RUN = 20
 """Kills of a run, before it is left to end."""
@@ -16,42 +21,66 @@ WORKERS = 2
 
 
 def run(folder: pathlib.Path, count: int, seed: int) -> Counts:
-    """Kill until there have been so many."""
+    """Kill runs until there have been so many."""
+    return kill(folder, count, seed, _train, short_run.fingerprint)
+
+
+def kill(
+    folder: pathlib.Path, count: int, seed: int, train: Train, fingerprint: Callable[[pathlib.Path], dict[str, Any]]
+) -> Counts:
+    """Kill what trains until there have been so many.
+
+    Args:
+      folder: of the campaign.
+      count: kills.
+      seed: of their moments.
+      train: what is killed, and goes on when it is called again.
+      fingerprint: what must be the same in the end, however often it was killed.
+    """
     short_run.import_all()
-    counts = Counts(folder, "kills")
+    counts = Counts(folder, folder.name)
     said = folder / "said.txt"
-    whole = folder / "whole"
-    since = time.monotonic()
-    if not (whole / "result.json").exists():
-        status = short_run.ended(short_run.fork(lambda: _train(whole, None), said))
+    whole, done = folder / "whole", folder / "whole.done"
+    if not done.exists():
+        shutil.rmtree(whole, ignore_errors=True)
+        status = short_run.ended(short_run.fork(lambda: train(whole, None), said))
         assert status == 0, said.read_text()[-2000:]
-    short_run.ended(short_run.fork(lambda: _train(folder / f"warm{os.getpid()}", None), said))
-    expected = short_run.fingerprint(whole)
+        done.touch()
+    expected = fingerprint(whole)
     since = time.monotonic()
-    short_run.ended(short_run.fork(lambda: _train(folder / f"timed{os.getpid()}", None), said))
+    short_run.ended(short_run.fork(lambda: train(folder / "timed", None), said))
     length = time.monotonic() - since
-    for left in (*folder.glob("warm*"), *folder.glob("timed*")):
-        shutil.rmtree(left)
+    shutil.rmtree(folder / "timed")
     chance = random.Random(f"{seed} {counts['kills']}")
     running: dict[int, _Killed] = {}
+    known = 0
     free = list(range(WORKERS))
     while counts["kills"] < count or running:
         while free and counts["kills"] < count:
             worker = free.pop()
-            running[worker] = _Killed(folder / f"run{worker}", said, length, random.Random(chance.random()))
+            running[worker] = _Killed(folder / f"run{worker}", said, length, random.Random(chance.random()), train)
         for worker, killed in list(running.items()):
             if killed.turn(counts):
-                killed.compare(expected, counts)
+                killed.compare(expected, fingerprint, counts)
                 del running[worker]
                 free.append(worker)
-        counts.keep()
-        time.sleep(0.002)
+        if counts.total() != known:
+            known = counts.total()
+            counts.keep()
+        time.sleep(0.003)
     return counts
 
 
 def _train(workdir: pathlib.Path, flag: short_run.Flag | None) -> None:
-    from topojax.storage.checkpoint import Checkpoints
     from topojax.training.loop import train_and_evaluate
+
+    flag_saves(flag)
+    train_and_evaluate(short_run.config(), workdir)
+
+
+def flag_saves(flag: short_run.Flag | None) -> None:
+    """Have the flag up while this process saves a checkpoint."""
+    from topojax.storage.checkpoint import Checkpoints
 
     if flag is not None:
         save = Checkpoints.save
@@ -61,15 +90,14 @@ def _train(workdir: pathlib.Path, flag: short_run.Flag | None) -> None:
                 return save(self, *arguments, **keywords)
 
         Checkpoints.save = flagged
-    train_and_evaluate(short_run.config(), workdir)
 
 
 class _Killed:
     """A run that is killed again and again, and then left alone."""
 
-    def __init__(self, workdir: pathlib.Path, said: pathlib.Path, length: float, chance: random.Random):
+    def __init__(self, workdir: pathlib.Path, said: pathlib.Path, length: float, chance: random.Random, train: Train):
         shutil.rmtree(workdir, ignore_errors=True)
-        self._workdir, self._said, self._length, self._chance = workdir, said, length, chance
+        self._workdir, self._said, self._length, self._chance, self._train = workdir, said, length, chance, train
         self._kills, self._flag = 0, short_run.Flag()
         self._start()
 
@@ -78,7 +106,7 @@ class _Killed:
         self._begun = time.monotonic()
         self._in_a_save = self._chance.random() < 0.3
         self._at = None if self._in_a_save else self._begun + self._chance.uniform(0.0, self._length)
-        self._child = short_run.fork(lambda: _train(self._workdir, self._flag), self._said)
+        self._child = short_run.fork(lambda: self._train(self._workdir, self._flag), self._said)
 
     def turn(self, counts: Counts) -> bool:
         """Look after it; whether it has come to its end."""
@@ -102,11 +130,11 @@ class _Killed:
             counts.broke(f"status {status} in {self._workdir}: {self._said.read_text()[-1500:]}")
         return True
 
-    def compare(self, expected: dict, counts: Counts) -> None:
+    def compare(self, expected: dict, fingerprint: Callable, counts: Counts) -> None:
         """Hold it against the run that was left alone."""
         counts["runs"] += 1
         try:
-            found = short_run.fingerprint(self._workdir)
+            found = fingerprint(self._workdir)
         except (OSError, ValueError) as error:
             counts.broke(f"{self._workdir}: {error}")
             return

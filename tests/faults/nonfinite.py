@@ -3,12 +3,13 @@
 Into a batch, a term, a gradient or a signal: the step is taken, and afterwards nothing but counters, rate and what the
 governor remembers may have changed; a signal that only one contract reads holds that contract's weight and no more.
 Into the state: the step is skipped, the epoch's end says that the state is not sound, and the run goes back to the last
-good state at a lower rate, as `training.loop` does. After each hundred, an epoch without a fault must be finite.
+good state at a lower rate, as `training.loop` does. A block of faults is one call of one compiled program, each fault
+an epoch of its own from the same good state; the block's last has none, and is the good state of the next block.
 """
 
 import dataclasses
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,163 +17,203 @@ from tests.faults.counts import Counts
 
 VALUES = (np.nan, np.inf, -np.inf)
 PASSING = ("batch", "term", "gradient", "signal")
-LASTING = ("params", "opt_state", "baselines", "spectral", "usage", "average", "bank")
+LASTING = ("params", "opt_state", "baselines", "spectral", "usage", "average", "isotropy", "bank")
+KINDS = (*PASSING, *LASTING)
 MASKED = ("params", "opt_state", "baselines", "spectral", "usage", "average", "liveness", "isotropy", "key", "probed")
+AT_AN_END = {"probed", "params", "opt_state", "average", "liveness"}
+"""What the end of an epoch may change though its last step was skipped: the probe, and what is revived."""
+BLOCK = 250
+
+
+class Cases(NamedTuple):
+    """Faults, an entry each."""
+
+    kind: Any  # of KINDS, -1 none
+    leaf: Any  # of that kind's leaves
+    at: Any  # in [0, 1), where in the leaf
+    value: Any
+    batch: Any  # that the epoch begins with
 
 
 def run(folder: pathlib.Path, count: int, seed: int) -> Counts:
     """Inject until there have been so many."""
-    from tiny_program import batches
-
     counts = Counts(folder, "non-finite values")
-    stepper = _Stepper()
+    stepper = Stepper()
     chance = np.random.default_rng([seed, counts["injected"]])
-    clean = list(batches(1))
-    good = stepper.first
-    for batch in clean * 3:
-        good, _ = stepper.clean(good, batch)
-    at_first = float(stepper.clean(good, clean[0])[1]["task"])
+    good, losses = stepper.first, []
     while counts["injected"] < count:
-        for _ in range(min(100, count - counts["injected"])):
-            kind = (*PASSING, *LASTING)[chance.integers(len(PASSING) + len(LASTING))]
-            inject = _into_step if kind in PASSING else _into_state
-            inject(stepper, good, clean[chance.integers(len(clean))], kind, chance, counts)
+        cases = _cases(chance, stepper.leaves, stepper.batches)
+        good, told = stepper.epochs(good, cases)
+        for i in range(min(BLOCK, count - counts["injected"])):
+            kind = KINDS[cases.kind[i]]
             counts["injected"] += 1
             counts[f"into {kind}"] += 1
-        for batch in clean:
-            good, told = stepper.clean(good, batch)
-            if not (np.isfinite(told["task"]) and told["sound"]):
-                counts.broke("a step without a fault is not finite")
+            judge = _passed if kind in PASSING else _lasted
+            judge(f"{kind} {cases.leaf[i]}", {name: value[i] for name, value in told.items()}, counts)
+        lasting = {k: v[-1] for k, v in told.items()}
+        losses.append(float(lasting["task"]))
+        if not (np.isfinite(losses[-1]) and lasting["sound"]) or lasting["skipped"]:
+            counts.broke("an epoch without a fault is not finite")
+        _goes_on(stepper, good, cases, counts)
         counts.keep()
-    last = float(stepper.clean(good, clean[0])[1]["task"])
     counts["clean steps"] = int(good.step)
-    print(f"task loss {at_first:.3g} before, {last:.3g} after {counts['clean steps']} steps between the faults")
-    if not last < 1.1 * at_first:
+    if losses:
+        print(f"task loss {losses[0]:.3g} before, {losses[-1]:.3g} after {int(good.step)} steps between the faults")
+    if len(losses) > 3 and not losses[-1] < losses[0]:
         counts.broke("training has not gone on")
     return counts
 
 
-def _into_step(stepper: Any, good: Any, batch: Any, kind: str, chance: Any, counts: Counts) -> None:
-    value = VALUES[chance.integers(3)]
-    if kind == "batch":
-        image = np.array(batch.image)
-        image[tuple(chance.integers(n) for n in image.shape)] = value
-        _, told = stepper.clean(good, batch._replace(image=image))
-    else:
-        poison = np.zeros(stepper.sizes[kind], np.float32)
-        poison[chance.integers(len(poison))] = value
-        _, told = stepper.poisoned(good, batch, {kind: poison}, float(chance.random()))
+def _cases(chance: np.random.Generator, leaves: dict[str, int], batches: int) -> Cases:
+    kind = chance.integers(len(KINDS), size=BLOCK + 1)
+    kind[-1] = -1
+    leaf = np.array([chance.integers(leaves[KINDS[k]]) if k >= 0 else 0 for k in kind])
+    at, value = chance.random(BLOCK + 1), chance.choice(VALUES, BLOCK + 1)
+    numbers = (kind.astype(np.int32), leaf.astype(np.int32), at.astype(np.float32), value.astype(np.float32))
+    return Cases(*numbers, chance.integers(batches, size=BLOCK + 1).astype(np.int32))
+
+
+def _passed(what: str, told: dict[str, Any], counts: Counts) -> None:
+    """A fault that was there for one step."""
     if not told["sound"]:
-        counts.broke(f"{kind} leaves the state not sound")
+        counts.broke(f"{what} leaves the state not sound")
     if told["skipped"]:
         counts["skipped"] += 1
-        changed = [name for name, same in zip(MASKED, told["same"], strict=True) if not same]
-        if (changed and not told["ends"]) or set(changed) - {"probed", "params", "opt_state", "average", "liveness"}:
-            counts.broke(f"{kind}: a skipped step has changed {changed}")
-    elif kind != "signal":
-        counts.broke(f"{kind}: a step that is not finite was taken")
+        changed = {name for name, same in zip(MASKED, told["same"], strict=True) if not same}
+        if changed - (AT_AN_END if told["ends"] else set()):
+            counts.broke(f"{what}: a skipped step has changed {sorted(changed)}")
+    elif not what.startswith("signal"):
+        counts.broke(f"{what}: a step that is not finite was taken")
     else:
         counts["held one weight"] += 1
 
 
-def _into_state(stepper: Any, good: Any, batch: Any, kind: str, chance: Any, counts: Counts) -> None:
-    import jax
-    import jax.numpy as jnp
-
-    from topojax.training.recovery import lowered
-
-    part = good.control.bank if kind == "bank" else getattr(good, kind)
-    leaves, tree = jax.tree.flatten(part)
-    places = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.size]
-    place = places[chance.integers(len(places))]
-    array = np.array(leaves[place])
-    array[tuple(chance.integers(n) for n in array.shape)] = VALUES[chance.integers(3)]
-    bad = jax.tree.unflatten(tree, [*leaves[:place], jnp.asarray(array), *leaves[place + 1 :]])
-    control = good.control._replace(bank=bad) if kind == "bank" else good.control
-    state = good.replace(control=control) if kind == "bank" else good.replace(**{kind: bad})
-    for _ in range(stepper.steps):  # the end of an epoch is among them
-        state, told = stepper.clean(state, batch)
+def _lasted(what: str, told: dict[str, Any], counts: Counts) -> None:
+    """A fault in the state: gone by itself at the end of the epoch, or seen there."""
     if told["sound"]:
         counts["outlived"] += 1  # a counter that starts anew, an average over which the next value has been written
-        return
-    state = lowered(good, 0.5, 1e-6)  # what the run does, from its last checkpoint
-    state, told = stepper.clean(state, batch)
-    counts["rolled back"] += 1
-    if not told["sound"] or told["skipped"]:
-        counts.broke(f"{kind}: the state that the run goes back to is not sound")
+    elif told["seen"]:
+        counts["rolled back"] += 1
+    else:
+        counts.broke(f"{what}: a state that is not sound was not seen at the epoch's end")
 
 
-class _Stepper:
-    """One step of a small program with every contract and both baselines, compiled with and without a poison."""
+def _goes_on(stepper: Any, good: Any, cases: Cases, counts: Counts) -> None:
+    """What the run does with the others: back to its last good state, at a lower rate."""
+    from topojax.training.recovery import lowered
+
+    none = Cases(*(np.array(x) for x in cases))
+    none.kind[:] = -1
+    _, told = stepper.epochs(lowered(good, 0.5, 1e-6), Cases(*(x[: stepper.batches] for x in none)))
+    counts["epochs gone on with"] += stepper.batches
+    if not told["sound"].all() or told["skipped"].any():
+        counts.broke("the state that the run goes back to is not sound")
+
+
+class Stepper:
+    """Epochs of a small program with every contract and both baselines, each with one fault in its first step.
+
+    Attributes:
+      first: a state at the beginning of an epoch.
+      leaves: kind of fault → how many leaves it may lie in.
+      batches: of an epoch.
+      epochs: (state, Cases) → (state after the last case, what is told of each).
+    """
 
     def __init__(self):
         import jax
         import jax.numpy as jnp
-        from tiny_program import EVERYTHING, MANY, STEPS, config, data, jit, program
+        from tiny_program import EVERYTHING, MANY, STEPS, batches, config, data, jit, program
 
-        from topojax.atlas.objective import Objective
-        from topojax.step.epoch import Epochs
-        from topojax.step.update import Update
+        from topojax.types import Batch
 
         made, _ = program(config(MANY, **EVERYTHING, baselines__autoencoder=True, baselines__vq=True))
-        poison: dict[str, Any] = {}  # of the step that is being traced
-        sizes = self.sizes = {}
+        self.leaves: dict[str, int] = {}
+        fault: list[Any] = []  # of the step that is being traced
+        poisoned = _poison(self.leaves, fault)
+        epochs = _with_faults(made.diagnosis.epochs, poisoned)
+        probe, given = made.probe_of(data()), list(batches(1))
+        stacked = Batch(*(jnp.stack([getattr(b, name) for b in given]) for name in ("image", "label")))
+        self.batches = len(given)
 
-        def added(kind: str, tree: Any, position: Any = 0.0) -> Any:
-            leaves, structure = jax.tree.flatten(tree)
-            sizes[kind] = len(leaves)
-            if kind not in poison:
-                return tree
+        def epoch(state: Any, case: Cases) -> Any:
+            def step(state: Any, i: Any) -> Any:
+                batch = jax.tree.map(lambda x: x[(case.batch + i) % self.batches], stacked)
+                fault[:] = [case._replace(kind=jnp.where(i == 0, case.kind, -1))]
+                parts = {name: poisoned(name, getattr(state, name)) for name in LASTING if name != "bank"}
+                control = state.control._replace(bank=poisoned("bank", state.control.bank))
+                state = state.replace(control=control, **parts)
+                batch = batch._replace(image=poisoned("batch", batch.image))
+                after, metrics = epochs.train_step(state, batch, probe)
+                told = {
+                    "skipped": metrics["guard/skipped"],
+                    "seen": metrics["guard/unsound"],
+                    "task": metrics["signal/task"],
+                    "ends": after.step % STEPS == 0,
+                    "same": jnp.stack([_same(getattr(state, name), getattr(after, name)) for name in MASKED]),
+                }
+                return after, told
 
-            def with_one(leaf: Any, value: Any) -> Any:
-                flat = leaf.reshape(-1)
-                return flat.at[(position * flat.size).astype(jnp.int32)].add(value).reshape(leaf.shape)
+            state, told = jax.lax.scan(step, state, jnp.arange(STEPS))
+            first = jax.tree.map(lambda x: x[0], told)
+            return state, first | {"seen": told["seen"].any(), "sound": state.sound()}
 
-            position = jnp.asarray(position)
-            return jax.tree.unflatten(structure, [with_one(*pair) for pair in zip(leaves, poison[kind], strict=True)])
+        def after_each(good: Any, cases: Cases) -> Any:
+            return jax.lax.scan(lambda _, case: epoch(good, case), good, cases)
 
-        class Terms(Objective):
-            def terms(self, *arguments, **keywords):
-                return added("term", super().terms(*arguments, **keywords), poison.get("position", 0.0))
-
-        class Gradients(Update):
-            def gradient(self, *arguments, **keywords):
-                losses, gradients = super().gradient(*arguments, **keywords)
-                return losses, added("gradient", gradients, poison.get("position", 0.0))
-
-        epochs: Epochs = made.diagnosis.epochs
-        update = epochs.update
-        parts = {field.name: getattr(update, field.name) for field in dataclasses.fields(update)}
-        objective = Terms(update.objective.config, update.objective.model, update.objective.rows)
-        parts |= {
-            "objective": objective,
-            "measure": lambda *arguments: added("signal", update.measure(*arguments), poison.get("position", 0.0)),
-        }
-        epochs = dataclasses.replace(epochs, update=Gradients(**parts))
-        probe = made.probe_of(data())
-
-        def step(state: Any, batch: Any, with_poison: dict[str, Any]) -> Any:
-            poison.clear()
-            poison.update(with_poison)
-            after, metrics = epochs.train_step(state, batch, probe)
-            told = {
-                "skipped": metrics["guard/skipped"],
-                "sound": after.sound(),
-                "task": metrics["signal/task"],
-                "ends": after.step % STEPS == 0,
-                "same": jnp.stack([_same(getattr(state, name), getattr(after, name)) for name in MASKED]),
-            }
-            return after, told
-
-        compiled = jit(step)
-        self.steps = STEPS
+        compiled = jit(after_each)
         self.first = jit(made.init)()
-        jax.eval_shape(step, self.first, data()._replace(image=data().image[:8], label=data().label[:8]), {})
-        zeros = {kind: np.zeros(size, np.float32) for kind, size in sizes.items()} | {"position": np.float32(0)}
-        self.clean = lambda state, batch: compiled(state, batch, zeros)
-        self.poisoned = lambda state, batch, bad, position: compiled(
-            state, batch, {**zeros, **bad, "position": np.float32(position)}
-        )
+        one = Cases(jnp.int32(0), jnp.int32(0), jnp.float32(0), jnp.float32(0), jnp.int32(0))
+        jax.eval_shape(epoch, self.first, one)  # counts the leaves
+        self.epochs = lambda state, cases: _fetched(compiled(state, cases))
+
+
+def _fetched(found: tuple[Any, dict[str, Any]]) -> tuple[Any, dict[str, Any]]:
+    return found[0], {name: np.asarray(value) for name, value in found[1].items()}
+
+
+def _poison(leaves: dict[str, int], fault: list[Any]) -> Any:
+    """(kind, tree) → the tree with the fault that is being traced, where it is of that kind; counts the leaves."""
+    import jax
+    import jax.numpy as jnp
+
+    def poisoned(kind: str, tree: Any) -> Any:
+        found, structure = jax.tree.flatten(tree)
+        real = [jnp.issubdtype(jnp.result_type(leaf), jnp.floating) and leaf.size for leaf in found]
+        places = [i for i, leaf in enumerate(found) if real[i]]
+        leaves[kind] = len(places)
+        (case,) = fault
+        for number, place in enumerate(places):
+            leaf = found[place]
+            here = (case.kind == KINDS.index(kind)) & (case.leaf == number)
+            flat = leaf.reshape(-1)
+            at = jnp.minimum((case.at * flat.size).astype(jnp.int32), flat.size - 1)
+            value = jnp.where(here, case.value, flat[at]).astype(leaf.dtype)
+            found[place] = flat.at[at].set(value).reshape(leaf.shape)
+        return jax.tree.unflatten(structure, found)
+
+    return poisoned
+
+
+def _with_faults(epochs: Any, poisoned: Any) -> Any:
+    """Epochs whose terms, gradients and signals pass through `poisoned`."""
+    from topojax.atlas.objective import Objective
+    from topojax.step.update import Update
+
+    class Terms(Objective):
+        def terms(self, *arguments, **keywords):
+            return poisoned("term", super().terms(*arguments, **keywords))
+
+    class Gradients(Update):
+        def gradient(self, *arguments, **keywords):
+            losses, gradients = super().gradient(*arguments, **keywords)
+            return losses, poisoned("gradient", gradients)
+
+    update = epochs.update
+    parts = {field.name: getattr(update, field.name) for field in dataclasses.fields(update)}
+    parts["objective"] = Terms(update.objective.config, update.objective.model, update.objective.rows)
+    parts["measure"] = lambda *arguments: poisoned("signal", update.measure(*arguments))
+    return dataclasses.replace(epochs, update=Gradients(**parts))
 
 
 def _same(before: Any, after: Any) -> Any:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-EPOCHS = 8
+EPOCHS = 4
 QUIET = ("time/first_epoch_s", "time/train_s", "time/compile_s", "time/total_s", "versions")  # commits too
 
 

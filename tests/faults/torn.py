@@ -1,5 +1,6 @@
 """Readers beside writers: whole files and whole lines, never a part of one."""
 
+import itertools
 import json
 import os
 import pathlib
@@ -21,9 +22,8 @@ def run(folder: pathlib.Path, count: int, seed: int) -> Counts:
     while not all((folder / name).exists() for name in ("config.json", "metrics.jsonl")):
         time.sleep(0.01)
     todo = max(0, count - counts["reads"])
-    readers = [
-        short_run.fork(lambda n=n: _read(folder, todo // READERS, n), folder / "said.txt") for n in range(READERS)
-    ]
+    each = -(-todo // READERS)
+    readers = [short_run.fork(lambda n=n: _read(folder, each, n), folder / "said.txt") for n in range(READERS)]
     for reader in readers:
         if short_run.ended(reader):
             counts.broke((folder / "said.txt").read_text()[-1000:])
@@ -69,7 +69,9 @@ def _read(folder: pathlib.Path, count: int, number: int) -> None:
 
     counts = {"reads": 0, "torn": 0, "lines": 0}
     paths = [os.fspath(folder / name) for name in ("config.json", "result.json")]
-    for turn in range(count):
+    for turn in itertools.count():
+        if counts["reads"] >= count:
+            break
         if turn % PERIOD == 0:
             last = 0
             for row in rows_of(folder / "metrics.jsonl"):
