@@ -7,6 +7,7 @@ or nothing with a line; numbers of a log line whose digits have changed are the 
 """
 
 import contextlib
+import functools
 import io
 import os
 import pathlib
@@ -83,11 +84,7 @@ def run(folder: pathlib.Path, count: int, seed: int) -> Counts:
 
 
 def _line(chance: random.Random, counts: Counts) -> None:
-    from topojax.config.defaults import default_config
-    from topojax.config.io import flat
-
-    fields = dict(flat(default_config()))
-    words = []
+    fields, words = _fields(), []
     for _ in range(chance.randint(1, 3)):
         kind = chance.random()
         if kind < 0.06:
@@ -124,8 +121,17 @@ def _line(chance: random.Random, counts: Counts) -> None:
         _step(accepted[0], counts, words)
 
 
+@functools.cache
+def _fields() -> dict[str, Any]:
+    from topojax.config.defaults import default_config
+    from topojax.config.io import flat
+
+    return dict(flat(default_config()))
+
+
 def command(words: list[str], accepted: list[Any] | None = None, shown: Any = None) -> tuple[int, str]:
     """Status and stderr of a command; of `train`, up to where a valid configuration would be trained."""
+    import ml_collections
     from absl import flags
 
     from topojax import commands
@@ -137,16 +143,18 @@ def command(words: list[str], accepted: list[Any] | None = None, shown: Any = No
         assert accepted is not None
         accepted.append(config)
 
-    trains, said = loop.train_and_evaluate, io.StringIO()
+    trains, said, as_text = loop.train_and_evaluate, io.StringIO(), ml_collections.ConfigDict.__str__
     try:
         if accepted is not None:
             loop.train_and_evaluate = only_validated
+            # Half of a line's time: the whole configuration as YAML, for a help that nobody asks for.
+            ml_collections.ConfigDict.__str__ = lambda self: "config"
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(shown or io.StringIO()):
             return commands.main(words), said.getvalue()
     except BaseException as error:
         return 70, f"{type(error).__name__}: {error}"
     finally:
-        loop.train_and_evaluate = trains
+        loop.train_and_evaluate, ml_collections.ConfigDict.__str__ = trains, as_text
         flags.FLAGS.unparse_flags()
         for name in [name for name in flags.FLAGS if name.startswith("config")]:
             delattr(flags.FLAGS, name)

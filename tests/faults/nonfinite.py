@@ -3,8 +3,8 @@
 Into a batch, a term, a gradient or a signal: the step is taken, and afterwards nothing but counters, rate and what the
 governor remembers may have changed; a signal that only one contract reads holds that contract's weight and no more.
 Into the state: the step is skipped, the epoch's end says that the state is not sound, and the run goes back to the last
-good state at a lower rate, as `training.loop` does. A block of faults is one call of one compiled program, each fault
-an epoch of its own from the same good state; the block's last has none, and is the good state of the next block.
+good state at a lower rate, as `training.loop` does. Each fault has an epoch of its own from the same good state, many
+in a call of one compiled program; the last epoch of a block has none, and ends in the good state of the next block.
 """
 
 import dataclasses
@@ -22,7 +22,10 @@ KINDS = (*PASSING, *LASTING)
 MASKED = ("params", "opt_state", "baselines", "spectral", "usage", "average", "liveness", "isotropy", "key", "probed")
 AT_AN_END = {"probed", "params", "opt_state", "average", "liveness"}
 """What the end of an epoch may change though its last step was skipped: the probe, and what is revived."""
-BLOCK = 250
+A_CALL = 10
+"""Epochs of one call of the program."""
+BLOCK = 25 * A_CALL - 1
+"""Faults between two epochs without one."""
 
 
 class Cases(NamedTuple):
@@ -102,10 +105,10 @@ def _goes_on(stepper: Any, good: Any, cases: Cases, counts: Counts) -> None:
     """What the run does with the others: back to its last good state, at a lower rate."""
     from topojax.training.recovery import lowered
 
-    none = Cases(*(np.array(x) for x in cases))
+    none = Cases(*(np.array(x[:A_CALL]) for x in cases))
     none.kind[:] = -1
-    _, told = stepper.epochs(lowered(good, 0.5, 1e-6), Cases(*(x[: stepper.batches] for x in none)))
-    counts["epochs gone on with"] += stepper.batches
+    _, told = stepper.epochs(lowered(good, 0.5, 1e-6), none)
+    counts["epochs gone on with"] += A_CALL
     if not told["sound"].all() or told["skipped"].any():
         counts.broke("the state that the run goes back to is not sound")
 
@@ -165,11 +168,16 @@ class Stepper:
         self.first = jit(made.init)()
         one = Cases(jnp.int32(0), jnp.int32(0), jnp.float32(0), jnp.float32(0), jnp.int32(0))
         jax.eval_shape(epoch, self.first, one)  # counts the leaves
-        self.epochs = lambda state, cases: _fetched(compiled(state, cases))
+        self.epochs = lambda state, cases: _by_calls(compiled, state, cases)
 
 
-def _fetched(found: tuple[Any, dict[str, Any]]) -> tuple[Any, dict[str, Any]]:
-    return found[0], {name: np.asarray(value) for name, value in found[1].items()}
+def _by_calls(compiled: Any, state: Any, cases: Cases) -> tuple[Any, dict[str, np.ndarray]]:
+    """All cases from one state, some in each call: (state after the last case, what is told of each)."""
+    told, last = [], state
+    for start in range(0, len(cases.kind), A_CALL):
+        last, found = compiled(state, Cases(*(x[start : start + A_CALL] for x in cases)))
+        told.append({name: np.asarray(value) for name, value in found.items()})
+    return last, {name: np.concatenate([each[name] for each in told]) for name in told[0]}
 
 
 def _poison(leaves: dict[str, int], fault: list[Any]) -> Any:
