@@ -7,9 +7,9 @@
 
 `full` and `unsupervised` take about 4 minutes on 2 cores. What comes out, seed by seed, is in docs/results.md.
 
-Variants: `subset` (also with no variant): at most 300 epochs of 18 batches; `full`: all images, a wider atlas; `unsupervised`:
-the same, but labels reach the detached readout alone. Charts come from pairs: an example, and a neighbour of it turned,
-moved and scaled, should lie in one chart, and all charts should be used.
+Variants: `subset` (also with no variant): at most 300 epochs of 18 batches; `full`: all images, a wider atlas;
+`unsupervised`: the same, but labels reach the detached readout alone. Charts come from pairs: an example, and a
+neighbour of it turned, moved and scaled, should lie in one chart, and all charts should be used.
 
 `report_3k`, `report_adaptive` and `report_lr7` are the report's own commands (§6), with the original's sizes and rates;
 they resume, also to more epochs, as `--config=configs/mnist.py:report_lr7 --config.train.epochs=2000`.
