@@ -212,6 +212,8 @@ def _is_argument(config: Any, active: Mapping[str, Contract], name: str, value: 
         return config.optim.rate in ("governor", "constant")
     if _named(name, UNLESS_ZERO):
         return bool(value)
+    if name == "optim.warmup_epochs" and config.optim.rate == "schedule_free":
+        return False
     return _named(name, PLAIN) or name in LENGTHS
 
 
