@@ -15,6 +15,7 @@ from topojax.atlas.phases import PHASES
 from topojax.atlas.system import ESTIMATES, Control
 from topojax.atlas.table import Contract
 from topojax.control.bank import bank
+from topojax.control.ending import ENDINGS, Ending
 from topojax.control.gate import gate
 from topojax.control.governor import CAUSES, governor
 
@@ -26,7 +27,7 @@ RATE = {"initial": 0.01, "minimum": 1e-4, "maximum": 1.0, "grow": 1.1, "recovery
 RATE |= {"stable_patience": 1, "unstable_patience": 1, "loss_decay": 0.0, "grounding_decay": 0.0}
 # Grounded, not over-mixed, scales in their healthy order, nothing to complain of.
 CALM = {"I_XK": 1.2, "H_K": 1.5, "I_XK_usage": 1.2, "H_K_usage": 1.5, "I_XK_probe": 1.2, "H_K_probe": 1.5}
-CALM |= {"task": 1.0, "lyapunov": 1.0, "update_ratio": 0.5, "m": 1.0}
+CALM |= {"task": 1.0, "progress": 1.0, "lyapunov": 1.0, "update_ratio": 0.5, "m": 1.0}
 CALM |= {"alpha": 1.0, "beta": 0.1, "gamma": 0.1, "delta": 0.01}
 
 
@@ -38,12 +39,12 @@ def behind(gate_name):
 FULL = Contract("full", "dual", "m", "<=", 0.5, initial=0.2, maximum=0.2)  # at its maximum, and violated
 
 
-def make(*rows, opens=(2, 2), epsilon=EPSILON, mode="target", **fields):
+def make(*rows, opens=(2, 2), epsilon=EPSILON, mode="target", ending=None, **fields):
     """Control of a few rows, the window's included unless it comes among them."""
     rows = rows if WINDOW in rows else (WINDOW, *rows)
     window = Coupling(mode=mode, target=epsilon, log_charts=LOG_N, capacity_fraction=0.5, floor_fraction=0.1)
     parts = bank(rows, UNITS, patience=1), governor(**RATE), window, gate(*opens), Hierarchy(decay=0.0)
-    return Control(*parts, **fields)
+    return Control(*parts, ending or Ending(limit=1000), **fields)
 
 
 def typed(signals):
@@ -134,7 +135,7 @@ def test_over_mixing_keeps_the_gate_closed():
     state, _, said = drive(system, [{"I_XK": 0.15, "H_K": 1.9}] * 2)
     assert column("window/over_mixing", said) == [1.0, 1.0]
     assert (int(state.window.held), float(state.window.ramp)) == (0, 0.0)
-    assert causes(said)[0] == "over_mixing"
+    assert causes(said) == ["grow", "over_mixing"]  # I ≥ ε in the first epoch, of which the second is the loss
     state, _, said = drive(system, [{"I_XK": 0.15, "H_K": 1.5}] * 2)
     assert column("window/over_mixing", said) == [0.0, 0.0]
     assert float(state.window.ramp) == 1.0
@@ -147,11 +148,11 @@ def test_over_mixing_keeps_the_gate_closed():
 def test_decisions_read_the_estimate_that_was_asked_for(estimate):
     information, usage = ESTIMATES[estimate]
     system = make(estimate=estimate)
-    _, _, said = drive(system, [{information: 0.9, usage: 1.7}])  # all others say 1.2 and 1.5
-    assert column("window/I_XK", said) == pytest.approx([0.9])
-    assert column("window/H_K", said) == pytest.approx([1.7])
-    assert column("governor/grounded", said) == [0.0]
-    assert causes(said) == ["grounding"]
+    _, _, said = drive(system, [{}, {information: 0.9, usage: 1.7}])  # all others say 1.2 and 1.5
+    assert column("window/I_XK", said) == pytest.approx([1.2, 0.9])
+    assert column("window/H_K", said) == pytest.approx([1.5, 1.7])
+    assert column("governor/grounded", said) == [1.0, 0.0]
+    assert causes(said) == ["grow", "grounding"]
     lost = {name: 0.9 for pair in ESTIMATES.values() for name in pair[:1] if name != information}
     assert column("governor/grounded", drive(system, [lost])[2]) == [1.0]
 
@@ -181,7 +182,7 @@ def test_a_step_that_is_not_finite_reaches_the_governor_alone():
     state, _, _ = drive(system, [{}] * 2)
     broken = typed(CALM | {"m": 7.0, "I_XK": 0.1, "H_K_usage": 1.9})
     after, _ = system.update(state, broken, dt=1.0, finite=jnp.bool_(False))
-    for name in ("bank", "coupling", "window", "hierarchy", "sums", "steps"):
+    for name in ("bank", "coupling", "window", "hierarchy", "ending", "sums", "steps"):
         assert bits(getattr(after, name)) == bits(getattr(state, name)), name
     assert int(after.governor.failures) == 1
     assert float(after.governor.rate) == pytest.approx(0.5 * float(state.governor.rate))
@@ -219,6 +220,33 @@ def test_a_rate_that_is_held_is_still_cut():
     assert causes(said) == ["none", "spike"]
 
 
+@pytest.mark.parametrize(
+    "rows, signals, settles",
+    [
+        ([], {}, True),
+        ([], {"update_ratio": 0.0}, True),  # there is no cap
+        ([], {"update_ratio": 0.2}, False),  # the rate is far below what the caps allow
+        ([], {"H_K": 1.9, "I_XK": 0.15}, False),
+        ([behind("none")], {}, False),  # violated, and its weight still rises
+        ([behind("none")], {"m": 0.4}, True),
+        ([FULL], {}, True),  # violated, and there is no more to be done
+    ],
+)
+def test_a_run_settles_once_rate_and_contracts_have(rows, signals, settles):
+    system = make(*rows, ending=Ending(limit=1000))
+    _, _, said = drive(system, [signals] * 14)
+    expected = ["going"] * 11 + ["settled"] * 3 if settles else ["going"] * 14
+    assert [ENDINGS[int(out["ending/cause"])] for out in said] == expected
+    assert column("ending/last", said)[-1] == (18.0 if settles else 0.0)
+
+
+def test_where_the_end_has_begun_the_governor_does_not_grow_but_cuts():
+    state, _, said = drive(make(ending=Ending(limit=1000)), [{}] * 14)
+    assert causes(said) == ["grow"] * 12 + ["none"] * 2  # settled at the end of the twelfth
+    _, _, said = drive(make(ending=Ending(limit=1000)), [{"task": 2.0}], state=state)
+    assert causes(said) == ["spike"]
+
+
 def test_capacity_mode_sets_the_target_of_the_window_row():
     system = make(mode="capacity")
     state = system.init()
@@ -238,7 +266,7 @@ def test_target_mode_leaves_it_and_a_run_without_the_row_has_its_window_too():
     system = make()
     assert float(system.targets(drive(system, [{"I_XK": 1.9}])[0])["window"]) == EPSILON
     parts = bank([], UNITS), governor(**RATE), Coupling(mode="target", target=1.0, log_charts=LOG_N)
-    bare = Control(*parts, gate(1, 1), Hierarchy())
+    bare = Control(*parts, gate(1, 1), Hierarchy(), Ending(limit=1000))
     state, weights, said = drive(bare, [{}, {"I_XK": 0.5}])
     assert weights == [{}, {}]
     assert said[0]["contract/*/error"].shape == (0,)

@@ -41,6 +41,21 @@ def test_damping_adds_to_the_loss_weight_only():
     assert [float(control.effective(s)) for s in (first, second)] == pytest.approx([1.1, 0.0])
 
 
+def test_damping_of_a_multiplicative_weight_is_a_factor():
+    # λ = 0.1 · exp(0.5 · 0.4) = 0.122140; in the loss ·exp(2 · 0.4) = 0.271828.
+    # λ = 0.122140 · exp(−0.1) = 0.110517; in the loss ·exp(−0.4) = 0.074082: it never reaches 0.
+    control = dual_ascent(0.5, damping=2.0, form="multiplicative", minimum=1e-6, initial=0.1)
+    assert float(control.effective(control.init())) == pytest.approx(0.1)
+    first, second = run(control, (0.4, -0.2))
+    assert [float(first.weight), float(second.weight)] == pytest.approx([0.1221403, 0.1105171])
+    assert [float(control.effective(s)) for s in (first, second)] == pytest.approx([0.2718282, 0.0740818])
+    # Ten times the weight is damped by the same factor; bounds hold for what is in the loss, too.
+    larger = dual_ascent(0.5, damping=2.0, form="multiplicative", minimum=1e-6, initial=1.0)
+    assert float(larger.effective(run(larger, (0.4,))[0])) == pytest.approx(2.718282)
+    bounded = dual_ascent(0.5, damping=2.0, form="multiplicative", minimum=1e-6, maximum=2.0, initial=1.0)
+    assert float(bounded.effective(run(bounded, (0.4,))[0])) == 2.0
+
+
 def test_max_step_bounds_the_weight_and_the_factor():
     # additive asks for +1, gets 0.1; multiplicative asks for e^1, gets e^0.1
     assert weights(dual_ascent(0.5, initial=1.0, max_step=0.1), (2.0,)) == pytest.approx([1.1])

@@ -116,19 +116,41 @@ def test_the_tolerance_is_relative_and_holds_for_negative_losses(level):
 # Grounding, over-mixing, barrier, size.
 
 
-def test_grounding_loss_cuts_at_once_then_by_patience_and_never_raises():
-    # I = 0 < 0.5 from the start, patience 2, limit 2: cuts in epochs 1 and 3, then held
-    state, rates, causes = drive([{"information": 0.0}] * 8, freeze_limit=2)
-    assert causes == ["grounding", "none", "grounding"] + ["none"] * 5
-    assert rates[-1] == pytest.approx(0.0025)
+LOST = {"information": 0.0}  # < 0.5
+
+
+def test_lost_grounding_cuts_at_once_then_by_patience_and_a_spent_one_lets_the_rate_grow():
+    # patience 2, limit 2: cuts in epochs 2 and 4; the cuts are used up in epoch 6, and growth has its patience
+    settings = {"freeze_limit": 2, "grounding_decay": 0.0}
+    state, rates, causes = drive([{}] + [LOST] * 8, **settings)
+    assert causes == ["none", "grounding", "none", "grounding", "none", "none", "grow", "grow", "grow"]
+    assert rates == pytest.approx([0.01, *[0.005] * 2, *[0.0025] * 3, *(0.0025 * 1.1**k for k in (1, 2, 3))])
     assert int(state.ungrounded) == 8
+    # once it is back, its loss cuts again
+    assert drive([{}, LOST], state=state, **settings)[2] == ["grow", "grounding"]
+
+
+def test_what_was_never_grounded_has_lost_nothing():
+    control = governor(**BASE)
+    state, causes = control.init(), []
+    for _ in range(20):
+        state, decision = control.update_epoch(state, **{**CALM, **LOST}, over_mixing=True)
+        causes.append(CAUSES[int(decision.cause)])
+        assert not bool(decision.grounded)
+        assert not bool(decision.exhausted)
+    assert causes == ["none"] + ["grow"] * 19
+    assert (bool(state.grounded), int(state.ungrounded)) == (False, 0)
+    # It is grounded at the end of an epoch with enough: the next one without is lost.
+    assert drive([{}, LOST], state=state, grounding_decay=0.0)[2] == ["grow", "grounding"]
 
 
 def test_a_spent_reaction_is_reported():
-    control = governor(**BASE, freeze_limit=2)
+    control = governor(**BASE, freeze_limit=2, grounding_decay=0.0)
     state, reports = control.init(), []
+    state, decision = control.update_epoch(state, **CALM)
+    assert bool(decision.grounded)
     for _ in range(6):
-        state, decision = control.update_epoch(state, **{**CALM, "information": 0.0})
+        state, decision = control.update_epoch(state, **{**CALM, **LOST})
         reports.append(bool(decision.exhausted))
         assert not bool(decision.grounded)
     assert reports == [False] * 4 + [True] * 2
@@ -141,18 +163,21 @@ def test_grounding_is_judged_by_its_average():
 
 
 def test_over_mixing_cuts_and_blocks_growth():
-    _, rates, causes = drive([{"over_mixing": True}, {"over_mixing": True}, {}, {}])
-    assert causes == ["over_mixing", "none", "none", "grow"]
-    assert rates == pytest.approx([0.005, 0.005, 0.005, 0.0055])
+    _, rates, causes = drive([{}, {"over_mixing": True}, {"over_mixing": True}, {}, {}])
+    assert causes == ["none", "over_mixing", "none", "none", "grow"]
+    assert rates == pytest.approx([0.01, 0.005, 0.005, 0.005, 0.0055])
 
 
 def test_grounding_warmup_mutes_grounding_and_nothing_else():
-    lost = {"information": 0.0, "over_mixing": True}
-    assert drive([lost] * 4, grounding_warmup=3)[2] == ["none", "grow", "grow", "grounding"]
-    spikes = [lost, *[{**lost, "loss": 2.0}] * 2]
-    assert drive(spikes, grounding_warmup=10)[2] == ["none", "none", "spike"]
-    assert drive([{**lost, "barrier": True}], grounding_warmup=10)[2] == ["barrier"]
-    assert drive([{**lost, "update_ratio": 3.0}] * 2, grounding_warmup=10)[2] == ["none", "oversized"]
+    lost = {**LOST, "over_mixing": True}
+
+    def muted(epochs, warmup=10):
+        return drive([{}, *epochs], grounding_warmup=warmup, grounding_decay=0.0)[2]
+
+    assert muted([lost] * 3, warmup=3) == ["none", "grow", "grow", "grounding"]
+    assert muted([lost, *[{**lost, "loss": 2.0}] * 2]) == ["none", "grow", "none", "spike"]
+    assert muted([{**lost, "barrier": True}]) == ["none", "barrier"]
+    assert muted([{**lost, "update_ratio": 3.0}] * 2) == ["none", "none", "oversized"]
 
 
 def test_the_barrier_is_bounded_and_released():
@@ -202,15 +227,59 @@ def test_a_hold_stops_growth_and_recovery_and_no_cut():
     assert drive([{**held, "barrier": True}])[2] == ["barrier"]
 
 
-def test_an_oversized_update_cuts_until_the_request_fits():
-    # the request is 8 times the allowance: 1/2, 1/4, 1/8 and there it stays (ratio 1 is not oversized)
-    control, state, causes = governor(**{**BASE, "grow": 1.0}), None, []
-    state = control.init()
-    for _ in range(10):
-        state, decision = control.update_epoch(state, **CALM, update_ratio=state.rate / (0.01 / 8))
-        causes.append(CAUSES[int(decision.cause)])
-    assert causes == ["none", "oversized"] * 3 + ["none"] * 4
-    assert float(state.rate) == pytest.approx(0.01 / 8)
+def capped(epochs, allowed, **changes):
+    """Calm epochs whose updates are `allowed` at most: rates and causes."""
+    control = governor(**{**BASE, **changes})
+
+    def body(state, _):
+        new, decision = control.update_epoch(state, **CALM, update_ratio=state.rate / allowed)
+        return new, (new.rate, decision.cause)
+
+    _, (rates, causes) = jax.lax.scan(body, control.init(), length=epochs)
+    return [float(rate) for rate in rates], [CAUSES[int(cause)] for cause in causes]
+
+
+def test_an_oversized_rate_goes_down_to_what_is_allowed():
+    # the request is 8 times the allowance: an eighth after its patience of 2, and there it stays (1 is not oversized)
+    rates, causes = capped(10, 0.01 / 8, grow=1.0)
+    assert causes == ["none", "oversized"] + ["none"] * 8
+    assert rates == pytest.approx([0.01] + [0.01 / 8] * 9)
+
+
+# As the default configuration has it: any start, patience 1 of health and 3 of trouble, tenfold recovery.
+FREE = {"minimum": 1e-8, "maximum": 1.0, "grow": 1.05, "recover": 10.0, "recovery_threshold": 0.5}
+FREE |= {"stable_patience": 1, "unstable_patience": 3}
+
+
+def test_a_rate_far_too_small_recovers_to_half_of_what_is_allowed_and_grows_to_all_of_it():
+    # of 4e-3: 1e-6, 1e-5, 1e-4, 1e-3 (a quarter), then not tenfold but to the half, and by 1.05 up to 1.05^15 / 2 > 1
+    rates, causes = capped(40, 4e-3, initial=1e-6, **FREE)
+    assert causes[:4] == ["recover"] * 4
+    assert rates[:4] == pytest.approx([1e-5, 1e-4, 1e-3, 2e-3], rel=1e-5)
+    assert set(causes[5:19]) == {"grow"}
+    assert rates[18] == pytest.approx(2e-3 * 1.05**15, rel=1e-5)  # 1.05^14 / 2 = 0.990 may still grow, 1.039 may not
+    assert causes[19:22] == ["none", "none", "oversized"]  # after three epochs; it stays within 1.05 of what is allowed
+    assert all(0.99 * 4e-3 < rate < 1.06 * 4e-3 for rate in rates[18:])
+
+
+def test_a_rate_far_too_large_goes_down_to_what_is_allowed_at_once():
+    rates, causes = capped(6, 4e-3, initial=1.0, **FREE)
+    assert causes[:3] == ["none", "none", "oversized"]
+    assert rates[:3] == pytest.approx([1.0, 1.0, 4e-3], rel=1e-5)
+    assert all(4e-3 * (1 - 1e-6) <= rate <= 4e-3 * 1.051 for rate in rates[2:])
+
+
+@pytest.mark.parametrize("allowed", (1e-5, 3.3e-4, 7e-3, 0.11))
+def test_a_rate_just_below_the_threshold_grows_no_slower_than_above_it(allowed):
+    # Half of what is allowed, but for rounding: what would bring it there, a factor of 1.0000001, is no growth.
+    rates, causes = capped(3, allowed, initial=float(np.nextafter(np.float32(allowed / 2), np.float32(0))), **FREE)
+    assert set(causes) <= {"grow", "recover"}
+    assert rates[-1] == pytest.approx(allowed / 2 * 1.05**3, rel=1e-5)
+
+
+def test_no_growth_beyond_what_is_allowed():
+    for ratio, cause in ((0.99, "grow"), (1.0, "none")):
+        assert drive([{"update_ratio": ratio}] * 3)[2] == ["none", cause, cause]
 
 
 def test_plateau_is_off_by_default_and_exact_when_on():
@@ -278,9 +347,9 @@ def test_any_signals_leave_every_leaf_finite_and_the_rate_in_bounds(epochs):
         assert np.isfinite(leaf).all(), name
     assert (states.rate >= np.float32(1e-5)).all()
     assert (states.rate <= np.float32(1e-1)).all()
-    # An event if and only if the rate moved; upward never while the data do not ground the charts.
+    # An event if and only if the rate moved; upward never while grounding is lost and cuts are left: 5 of patience 2.
     assert ((causes != 0) == (states.rate != before)).all()
-    assert (states.rate <= before)[states.ungrounded > 0].all()
+    assert (states.rate <= before)[(states.ungrounded > 0) & (states.ungrounded <= 10)].all()
 
 
 @jax.jit

@@ -114,7 +114,7 @@ class Ending:
         slow, fast = averaged(state.slow, _SLOW), averaged(state.fast, _FAST)
         new = state._replace(epoch=epoch, seen=seen, slow=slow, fast=fast)
         little = jnp.asarray(ready, bool) & (self.gain(new) < self.least_gain) & (epoch >= self.least)
-        idle = in_a_row(state.idle, little)
+        idle = jnp.where(finite, in_a_row(state.idle, little), state.idle)
         settled = (idle >= self.patience) & self.settles
         due = (epoch * (1.0 + jnp.asarray(self.share, jnp.float32))).astype(jnp.int32) >= limit
         begins = (state.began == 0) & (settled | due)

@@ -90,7 +90,7 @@ class Governor(Rules):
             cause,
             factor,
         )
-        grounded = ~(health.lost | measured.over_mixing)
+        grounded = ~(health.below | measured.over_mixing)
         return new, Decision(cause, state.rate, health.spike, grounded, self.exhausted(health))
 
     def update_step(self, state: GovernorState, finite: ArrayLike) -> tuple[GovernorState, Decision]:

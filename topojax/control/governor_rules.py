@@ -12,7 +12,7 @@ Per epoch at most one change, η ← clip(factor · η, minimum, maximum), of th
   oversized    ÷ ratio    update_ratio > 1, `unstable_patience` epochs in a row: down to what is allowed
   plateau      × shrink   no new best for `plateau_patience` epochs in a row, if > 0
   recover      × recover  `stable_patience` healthy epochs, rate < recovery_threshold · maximum, and update_ratio <
-                          recovery_threshold, if there is one: by no more than brings it there
+                          recovery_threshold, if there is one: by no more than brings it there, or than `grow`
   grow         × grow     `stable_patience` healthy epochs, update_ratio < 1
 
 While grounding is lost or mixing is excessive, and cuts are left, the rate does not go up. What was never grounded has
@@ -60,7 +60,8 @@ class Health(NamedTuple):
     finite: Array  # bool: the loss is
     spike: Array  # bool: the loss stands above its EMA by more than the tolerance
     oversized: Array  # bool: the update asked for more than is allowed
-    lost: Array  # bool: the average of information is below its target
+    below: Array  # bool: the average of information is below its target
+    lost: Array  # bool: so it is, and it was not once
     barred: Array  # bool: the barrier was measured, holds, and has cuts left
     unproven: Array  # bool: the barrier held when last measured, and was not measured now
     confirmed: Array  # bool: one of the first three has held for its patience
@@ -167,6 +168,7 @@ class Rules:
             finite=finite,
             spike=spike,
             oversized=oversized,
+            below=below,
             lost=lost,
             barred=barred,
             unproven=unproven,
@@ -211,7 +213,7 @@ class Rules:
             ("over_mixing", turn, self.shrink),
             ("oversized", health.confirmed & health.oversized, 1.0 / jnp.maximum(ratio, 1.0)),
             ("plateau", (plateau >= self.plateau_patience) & (self.plateau_patience > 0), self.shrink),
-            ("recover", grows & far, jnp.clip(near, 1.0, self.recovery)),
+            ("recover", grows & far, jnp.clip(near, self.grow, self.recovery)),
             ("grow", grows & (ratio < 1.0), self.grow),
         )
         holds = [condition for _, condition, _ in rules]
