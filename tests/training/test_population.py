@@ -9,9 +9,14 @@ import pytest
 from tiny_config import get_config
 
 import topojax
+from topojax.config import found as of_data
+from topojax.config import sweep as of_sweep
+from topojax.config.defaults import default_config
+from topojax.data import sets
 from topojax.errors import UserError
 from topojax.scoring.split import evaluate
 from topojax.storage.checkpoint import Checkpoints, digest
+from topojax.training import population
 from topojax.training.population import train_population
 
 SWEEP = "losses.recon_weight=1.0,3e38; seed=0,1"  # the second weight overflows: no step is finite
@@ -126,6 +131,23 @@ def test_one_run_and_a_population_are_not_mistaken_for_each_other(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(UserError, match="a run of its own"):
         train_population(config("seed=0,1"), tmp_path)
+
+
+def test_what_is_measured_is_one_for_all_members(tmp_path):
+    """Seeds split the data differently, and measure different numbers; the members have one program."""
+    c = config("seed=0..2")
+    c.model.ball_scale = default_config().model.ball_scale
+    c.view.noise_std = 0.2
+    c.contracts.orbit.enabled = True
+    each = of_sweep.members(c)
+    alone = [of_data.fitted(one, sets.load(one.data, seed=one.seed), in_memory=False)[0] for one in each]
+    assert len({one.model.ball_scale for one in alone}) > 1
+    made = population._Population(c, each, tmp_path, 0.0, ())
+    first = made.members[0].config
+    assert first.model.ball_scale == alone[0].model.ball_scale
+    assert first.view.noise_std == 0.2
+    assert all(member.config.view == first.view for member in made.members)
+    assert all(member.config.model == first.model for member in made.members)
 
 
 def test_a_chunk_that_does_not_divide_is_refused_before_anything_is_written(tmp_path):

@@ -31,6 +31,8 @@ STEPS = 7200
 MOST_EPOCHS = 400
 BALL = 2.0
 """Standard deviations of the inputs' first principal axis that come to a unit of the ball."""
+MEASURED = ("view.rotation", "view.shift", "view.scale", "view.noise_std", "model.ball_scale")
+"""Fields that the training examples tell, of all data."""
 _WITHIN_A_BATCH = ("energy", "separation", "disentangle", "sup_metric")
 """Signals that compare examples of a batch."""
 

@@ -18,6 +18,8 @@ import numpy as np
 
 from topojax.atlas.controllers import start_rate
 from topojax.config import numbers as of_config
+from topojax.config.found import MEASURED
+from topojax.config.io import flat
 from topojax.config.sweep import changed, differing, members, numbers_in
 from topojax.config.validate import validate
 from topojax.data import sets
@@ -174,10 +176,13 @@ class _Population:
         self.swept = tuple(differing(config))
         datasets = {one.seed: sets.load(one.data, seed=one.seed) for one in configs}
         configs = [workdirs.adopted(path / _folder(i), one) for i, one in enumerate(configs)]
-        self.members = [
-            Member(one, path / _folder(i), started, datasets[one.seed], keep=keep) for i, one in enumerate(configs)
+        first = Member(configs[0], path / _folder(0), started, datasets[configs[0].seed], keep=keep)
+        # One program: what is measured is measured once, whatever examples the other seeds train on.
+        alike = [configs[0], *(_measured_as(first.config, configs[0], one) for one in configs[1:])]
+        self.members = [first] + [
+            Member(one, path / _folder(i), started, datasets[one.seed], keep={*keep, *MEASURED})
+            for i, one in enumerate(alike[1:], start=1)
         ]
-        first = self.members[0]
         told = [[of_config.described(member.config), member.dataset.sizes()] for member in self.members]
         if any(one != told[0] for one in told):
             raise UserError(
@@ -477,6 +482,14 @@ def _read(file: pathlib.Path) -> dict[str, Any]:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+
+
+def _measured_as(measured: Any, asked: Any, config: Any) -> Any:
+    """A member's configuration with what was measured for another, in the fields that ask for what that one asked."""
+    before, after, own = (dict(flat(one)) for one in (asked, measured, config))
+    out = config.copy_and_resolve_references()
+    out.update_from_flattened_dict({name: after[name] for name in MEASURED if own[name] == before[name]})
+    return out
 
 
 def _finished(path: pathlib.Path, config: Any) -> dict[str, Any] | None:
