@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from topojax.config.defaults import default_config
 from topojax.config.found import batch_size, fitted, named, out_of_reach
-from topojax.data import sets
+from topojax.data import measured, sets
 from topojax.storage import workdir as workdirs
 
 
@@ -29,22 +29,38 @@ def test_charts_are_classes_batches_fit_and_tables_are_not_turned():
     after, changes = changed(default_config(), dataset(200, 3))
     assert after.model.num_charts == 3
     assert after.train.batch_size == 16  # 160 to train on, eight steps: 20
-    assert changes["augment.rotation"] == changes["view.shift"] == 0.0
+    assert changes["view.rotation"] == changes["view.shift"] == 0.0
     assert after.supervised.enabled
-    assert "augment.rotation" not in changed(default_config(), dataset(200, 3, image=True))[1]
+    assert "view.scale" not in changes  # 0 already
+    assert not any(name.startswith("augment.") for name in changes)
+
+
+def test_views_and_ball_are_measured_in_all_data():
+    for data in (dataset(200, 3), dataset(200, 3, image=True), sets.load(default_config().data, seed=0)):
+        after, changes = changed(default_config(), data)
+        images = np.asarray(data.train.image)
+        reach = measured.ranges(images, data.image_shape)
+        assert after.view.to_dict() == pytest.approx(reach._asdict(), rel=5e-3)  # three digits
+        assert changes["model.ball_scale"] == pytest.approx(2 / measured.spread(images), rel=5e-3)
+    config = default_config()
+    config.view.shift, config.model.ball_scale = 0.7, 0.9
+    after, changes = changed(config, dataset(200, 3, image=True), keep={"view.noise_std"})
+    assert not {"view.shift", "view.noise_std", "model.ball_scale"} & changes.keys()
+    assert (after.view.shift, after.model.ball_scale) == (0.7, 0.9)
 
 
 def test_labelled_images_have_views_and_the_steps_of_mnist():
     after, changes = changed(default_config(), dataset(3000, 10, image=True))
     assert after.contracts.orbit.enabled
     assert changes["train.epochs"] == 400  # 18 steps each: 7,200
-    assert changes["view.shift"] == pytest.approx(1.5 * 6 / 28, abs=0.005)
-    assert changes["losses.recon_weight"] == pytest.approx(90 * 6 / 28, abs=0.1)
+    assert not any(name.startswith(("losses.", "optim.", "contracts.")) for name in changes)
     config = default_config()
     config.train.epochs = 3
     assert "train.epochs" not in changed(config, dataset(3000, 10, image=True))[1]
     assert "train.epochs" not in changed(default_config(), dataset(200, 3, image=True), keep={"train.epochs"})[1]
-    off = changed(default_config(), dataset(200, 3, image=True), keep={"contracts.orbit.enabled"})[1]
+    config = default_config()
+    config.contracts.orbit.enabled = False
+    off = changed(config, dataset(200, 3, image=True), keep={"contracts.orbit.enabled"})[1]
     assert not any(name.startswith(("view.", "contracts.orbit.")) for name in off)
 
 
@@ -52,7 +68,10 @@ def test_without_labels_the_contracts_of_pairs_take_over():
     after, changes = changed(default_config(), dataset(200, 3, labelled=False))
     assert not after.supervised.enabled
     assert after.contracts.orbit.enabled
-    assert changes["data.neighbours"] == 5
+    assert changes["data.neighbours"] == 8
+    assert changed(default_config(), dataset(20, 3, labelled=False))[1]["data.neighbours"] == 4  # a quarter of 16
+    assert (after.losses.orbit_distance, after.contracts.orbit.mechanism) == ("overlap", "constant")
+    assert (after.contracts.orbit.initial, after.contracts.diversity.initial) == (1.0, 3.0)
     assert after.model.num_charts == 10
 
 
@@ -67,9 +86,13 @@ def test_what_was_set_stays():
     assert set(changed(config, dataset(200, 3))[1]) == {"data.name", "name"}
 
 
-def test_built_in_sets_change_nothing():
+def test_built_in_sets_change_nothing_but_what_is_measured():
     config = default_config()
-    after, changes = fitted(config, sets.load(config.data, seed=0), in_memory=False)
+    data = sets.load(config.data, seed=0)
+    _, changes = fitted(config, data, in_memory=False)
+    assert {change.field for change in changes} <= {*(f"view.{name}" for name in config.view), "model.ball_scale"}
+    config.data.auto = False
+    after, changes = fitted(config, data, in_memory=False)
     assert not changes
     assert after.to_dict() == config.to_dict()
 

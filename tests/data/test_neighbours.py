@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny_config import get_config
 
-from topojax.config.recipes import charts_from_pairs
+from topojax.config.recipes import unlabelled
 from topojax.data import sets
 from topojax.data.neighbours import nearest, partners
 from topojax.errors import UserError
@@ -90,7 +90,7 @@ def test_orbit_compares_with_a_neighbour():
 def test_no_label_reaches_an_atlas_made_of_pairs():
     """Shuffled labels leave every parameter but the readout's as it was, bit for bit."""
     c = get_config()
-    charts_from_pairs(c, neighbours=3, strength=4.0)
+    unlabelled(c, neighbours=3)
     train = jax.tree.map(jnp.asarray, sets.load(c.data, seed=0).train)
     about = {"num_train": 160, "input_dim": 64, "image_shape": (8, 8, 1), "num_classes": 10}
     program = build(c, about)[1]

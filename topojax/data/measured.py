@@ -50,11 +50,10 @@ def spread(images: np.ndarray) -> float:
     some = np.asarray(images[:2000], np.float64)
     some = some - some.mean(axis=0)
     axis = some[np.argmax(np.sum(some**2, axis=1))]
+    if np.linalg.norm(axis) <= 1e-6 * max(np.abs(images).max(), 1e-30):  # constant, but for rounding
+        return 0.0
     for _ in range(30):
-        size = np.linalg.norm(axis)
-        if not size:
-            return 0.0
-        axis = some.T @ (some @ (axis / size)) / len(some)
+        axis = some.T @ (some @ (axis / np.linalg.norm(axis))) / len(some)
     return float(np.sqrt(np.linalg.norm(axis)))
 
 
