@@ -13,6 +13,7 @@ def get_config():
     c.model.covariant = False
     # Tests are of behaviour: what is tuned for scores is pinned, so that tuning it again moves no test.
     c.model.router_gain = c.model.key_offset = c.model.chart_gain = c.model.chart_bias = 0.0
+    c.model.ball_scale = 2.0
     c.losses.recon_weight = 1.0
     # The plane of the original, whose numbers can be worked out by hand; discs have tests of their own.
     c.model.discs = c.model.bounded = False

@@ -12,7 +12,7 @@ CHANGEABLE = (
     *("optim.learning_rate", "optim.learning_rate_max", "optim.learning_rate_min", "optim.schedule"),
     *("optim.warmup_epochs", "optim.update_ratio", "optim.latent_speed", "optim.group_rates.*", "optim.grad_clip"),
     *("optim.b1", "optim.b2", "optim.eps", "optim.plateau_factor", "optim.plateau_patience"),
-    *("governor.*", "baselines.learning_rate", "baselines.commitment"),
+    *("governor.*", "ending.*", "baselines.learning_rate", "baselines.commitment"),
     # Weights, targets and schedules of contracts, whether they take part, and who moves them.
     *("contracts.*.*", "targets.*", "gates.*", "losses.*", "hierarchy.*", "revival.*", "geometry.*"),
     *("window.ground", "window.capacity_fraction", "window.capacity_floor", "window.estimate"),

@@ -465,6 +465,7 @@ RESUMABLE = (
     "name",
     "mesh.data",
     "train.epochs",
+    "train.until",
     "train.compilation_cache",
     "checkpoint",
     "log",
