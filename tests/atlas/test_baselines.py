@@ -20,9 +20,11 @@ from topojax.step.program import make_program
 from topojax.types import Batch
 
 CLASSES, TRAIN, X = 3, 26, 9
+ALL = jnp.float32(1.0)  # of the rate is left
 BOTH = {"baselines__autoencoder": True, "baselines__vq": True, "baselines__learning_rate": 1e-3}
 # What holds the atlas back and must not hold the baselines: caps, a group that stands still, a clip norm reached.
 TIGHT = {"optim__update_ratio": 1e-3, "optim__group_rates__heads": 0.0, "losses__recon_weight": 1e3}
+TIGHT |= {"optim__grad_clip": 1.0}
 
 
 def config(**fields):
@@ -63,7 +65,7 @@ def after(c):
 def one_step(baselines):
     states = baselines.init(jax.random.key(0))
     grads = jax.jit(jax.grad(baselines.loss, has_aux=True))(params_of(states), data())[0]
-    return jax.jit(baselines.update)(states, grads, jnp.int32(0))[0]
+    return jax.jit(baselines.update)(states, grads, jnp.int32(0), ALL)[0]
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +159,7 @@ def test_no_label_reaches_a_body():
         # Nor through a shared norm: the step of the body does not see the probe's gradient.
         scaled = {**one, name: {**one[name], "probe": jax.tree.map(lambda g: 1e6 * g, one[name]["probe"])}}
         step = jnp.int32(0)
-        a, b = update(states, one, step)[0][name], update(states, scaled, step)[0][name]
+        a, b = (update(states, grads, step, ALL)[0][name] for grads in (one, scaled))
         assert bits(a.params["body"]) == bits(b.params["body"])
 
 
@@ -177,7 +179,7 @@ def test_their_step_is_clipped_adam_whatever_control_does(with_both):
     """Three steps of the whole program against optax, on the same batches."""
     trained, metrics, start, program = with_both
     assert metrics["lr"] < 1e-3  # the atlas is held back
-    c, train = config(**BOTH), data()
+    c, train = config(**BOTH, **TIGHT), data()
     member = program.baselines.members["ae"]
     tx = optax.chain(optax.clip_by_global_norm(c.optim.grad_clip), optax.scale_by_adam(b2=c.optim.b2, eps=c.optim.eps))
     params = start.baselines["ae"].params["body"]
@@ -207,7 +209,7 @@ def test_their_rate_falls_with_the_schedule():
         baselines, _ = compared(c)
         states = jax.jit(baselines.init)(jax.random.key(0))
         grads = jax.jit(jax.grad(baselines.loss, has_aux=True))(params_of(states), data())[0]
-        moved = jax.jit(baselines.update)(states, grads, jnp.int32(30))[0]["ae"].params  # half of 20 epochs of 3
+        moved = jax.jit(baselines.update)(states, grads, jnp.int32(30), ALL)[0]["ae"].params  # half of 20 epochs of 3
         difference = jax.tree.map(lambda a, b: a - b, moved["body"], states["ae"].params["body"])
         rates.append(max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(difference)))
     # Adam's first step has size 1 where the gradient is not tiny; half-way a cosine from 1 to 0.01 is 0.505.
@@ -219,12 +221,12 @@ def test_what_is_measured_of_them_is_their_average():
     baselines, _ = compared(config(**BOTH))
     states = jax.jit(baselines.init)(jax.random.key(0))
     grads = jax.jit(jax.grad(baselines.loss, has_aux=True))(params_of(states), data())[0]
-    new = jax.jit(baselines.update)(states, grads, jnp.int32(0))[0]["ae"]
-    # d = min(0.995, 1/10) at the first step: a tenth of where it began, nine of where it went.
+    new = jax.jit(baselines.update)(states, grads, jnp.int32(3), ALL)[0]["ae"]
+    # Of the 16th power, 17/20 at the fourth step: three twentieths of where it began, the rest of where it went.
     for averaged, before, after in zip(
         *map(jax.tree.leaves, (new.measured, states["ae"].params, new.params)), strict=True
     ):
-        np.testing.assert_allclose(averaged, 0.1 * before + 0.9 * after, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(averaged, 0.15 * before + 0.85 * after, rtol=1e-5, atol=1e-7)
     x = data().image
     member = baselines.members["ae"]
     found = baselines.reconstruct({"ae": new, "vq": states["vq"]}, x)["ae"]
@@ -240,10 +242,23 @@ def test_a_gradient_that_is_not_finite_moves_nothing_of_its_baseline():
     states = jax.jit(baselines.init)(jax.random.key(0))
     grads = jax.jit(jax.grad(baselines.loss, has_aux=True))(params_of(states), data())[0]
     grads["ae"]["body"]["output"]["bias"] = grads["ae"]["body"]["output"]["bias"].at[0].set(jnp.nan)
-    new, sound = jax.jit(baselines.update)(states, grads, jnp.int32(0))
+    new, sound = jax.jit(baselines.update)(states, grads, jnp.int32(0), ALL)
     assert not sound
     assert bits(new["ae"]) == bits(states["ae"])
     assert bits(new["vq"]) != bits(states["vq"])
+
+
+def test_their_rate_falls_with_the_end_of_the_run():
+    baselines, _ = compared(config(**BOTH))
+    states = jax.jit(baselines.init)(jax.random.key(0))
+    grads = jax.jit(jax.grad(baselines.loss, has_aux=True))(params_of(states), data())[0]
+    update = jax.jit(baselines.update)
+    moved = []
+    for left in (1.0, 0.25):
+        new = update(states, grads, jnp.int32(0), jnp.float32(left))[0]["ae"].params["body"]
+        moved.append(jax.tree.map(lambda a, b: a - b, new, states["ae"].params["body"]))
+    for all_of_it, quarter in zip(*map(jax.tree.leaves, moved), strict=True):
+        np.testing.assert_allclose(quarter, 0.25 * all_of_it, rtol=1e-3, atol=1e-7)
 
 
 @pytest.mark.parametrize("name, field", [("ae", "autoencoder"), ("vq", "vq")])

@@ -84,6 +84,29 @@ def test_entropies_by_hand():
     )
 
 
+@pytest.mark.parametrize("scale", (1e-2, 1.0, 30.0))
+def test_the_gradient_of_a_log_error_is_that_of_any_scale(scale):
+    """∇ log E = ∇E / E: in units of the data, the same push whatever the units and the error reached."""
+    x, wrong = jnp.array([[0.2, 0.7], [0.5, 0.1]]), jnp.array([[0.3, -0.1], [0.2, 0.4]])
+
+    def push(scale):
+        def loss(factor):
+            return losses.log_error(losses.recon(scale * (x + factor * wrong), scale * x))
+
+        return jax.grad(loss)(1.0)
+
+    # E ∝ factor²: d log E / d factor = 2 at 1, but for the floor of 1e-7 beside E = 0.075 · 1e-4
+    assert float(push(scale)) == pytest.approx(2.0, rel=0.02 if scale < 1 else 1e-4)
+    error = jax.grad(lambda e: losses.log_error(e))(0.25)
+    assert float(error) == pytest.approx(4.0, rel=1e-5)
+    # A likelihood at its own best variance, up to constants: min_v E/(2 v) + ½ log v = ½ log E + ½, at v = E
+    v = np.geomspace(0.01, 10, 20_001)
+    assert np.min(0.25 / (2 * v) + 0.5 * np.log(v)) == pytest.approx(
+        0.5 * float(losses.log_error(0.25)) + 0.5, abs=1e-6
+    )
+    assert np.isfinite(losses.log_error(0.0))
+
+
 def test_window_by_hand():
     sharp = jnp.array([[1.0, 0.0], [0.0, 1.0]])  # I = H(K) = log 2 = 0.6931
     assert losses.window(sharp, 0.5) == 0
@@ -91,6 +114,10 @@ def test_window_by_hand():
     # with a ceiling of 0.4 the excess of H(K) is penalised, whatever I
     assert float(losses.window(sharp, 0.5, 0.4)) == pytest.approx((math.log(2) - 0.4) ** 2, rel=1e-4)
     assert losses.window(sharp, 0.5, 0.7) == 0
+    # Of the first power: the same distance, and a slope of 1 up to the edge.
+    assert float(losses.window(sharp, 1.0, power=1)) == pytest.approx(1 - math.log(2), rel=1e-4)
+    assert float(losses.window(sharp, 0.5, 0.4, power=1)) == pytest.approx(math.log(2) - 0.4, rel=1e-4)
+    assert float(jax.grad(lambda ground: losses.window(sharp, ground, power=1))(0.6932)) == pytest.approx(1.0)
 
 
 @FEW

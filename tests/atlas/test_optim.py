@@ -165,12 +165,28 @@ def test_a_running_average_is_what_is_evaluated():
     averaged = optim.average(config, {}, thetas[0], jnp.int32(0))
     for step, params in enumerate(thetas[1:], start=1):
         averaged = optim.average(config, averaged, params, jnp.int32(step))
-    # d = min(½, (1 + t)/(10 + t)): 2/11, 3/12; 2/11 · 1 + 9/11 · 2 = 20/11; ¼ · 20/11 + ¾ · 4
-    np.testing.assert_allclose(averaged["atlas"]["encoder"]["kernel"], [0.25 * 20 / 11 + 3.0], rtol=1e-6)
-    np.testing.assert_allclose(averaged["atlas"]["readout"]["bias"], [0.5 * 20 / 11 + 6.0], rtol=1e-6)
+    # (a + 1)/(t + a) after the second and third step: 1.5/2.5 = 3/5, 1.5/3.5 = 3/7; 2/5 · 1 + 3/5 · 2 = 8/5;
+    # 4/7 · 8/5 + 3/7 · 4 = 92/35
+    np.testing.assert_allclose(averaged["atlas"]["encoder"]["kernel"], [92 / 35], rtol=1e-6)
+    np.testing.assert_allclose(averaged["atlas"]["readout"]["bias"], [184 / 35], rtol=1e-6)
     assert optim.eval_params(config, at(thetas[-1], None, averaged)) is averaged
     config.average = 0.0
     assert optim.average(config, averaged, thetas[0], jnp.int32(3)) == {}
+
+
+@pytest.mark.parametrize("steps", (100, 1000))
+def test_the_mean_age_of_the_average_is_a_share_of_the_run(steps):
+    """Of weights s^a it is t/(a + 2): of the 16th power an eighteenth."""
+    config = default_config().optim
+
+    def body(averaged, step):
+        value = small([0.0], [0.0])
+        value["atlas"]["encoder"]["kernel"] += step
+        return optim.average(config, averaged, value, step), None
+
+    averaged, _ = jax.lax.scan(body, small([0.0], [0.0]), jnp.arange(steps, dtype=jnp.float32))
+    age = steps - float(averaged["atlas"]["encoder"]["kernel"][0])
+    assert age == pytest.approx(steps / 18, rel=0.02, abs=1.0)
 
 
 def test_schedule_free_keeps_no_second_average():
@@ -223,12 +239,13 @@ def test_a_step_that_is_not_finite_leaves_every_bit(finite):
 
 def test_the_cosine_cap_warms_up_and_ends_at_a_hundredth():
     config = default_config().optim
-    config.learning_rate_max, config.warmup_epochs = 0.5, 1
+    config.schedule, config.learning_rate_max, config.warmup_epochs = "cosine", 0.5, 1
     cap = optim.schedule(config, steps_per_epoch=10, epochs=11)
     # linear from 0.005 to 0.5 in 10 steps; half of the cosine's 100 steps on, the mean of its ends
     values = [float(cap(step)) for step in (0, 5, 10, 60, 110)]
     assert values == pytest.approx([0.005, 0.2525, 0.5, 0.2525, 0.005], rel=1e-5)
     config.warmup_epochs = 0
     assert float(optim.schedule(config, steps_per_epoch=10, epochs=11)(0)) == pytest.approx(0.5)
-    config.schedule = "none"
-    assert optim.schedule(config, steps_per_epoch=10, epochs=11)(7) == np.inf
+    for schedule in ("none", "ending"):  # the run's end is no function of time
+        config.schedule = schedule
+        assert optim.schedule(config, steps_per_epoch=10, epochs=11)(7) == np.inf

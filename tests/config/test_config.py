@@ -68,12 +68,12 @@ def test_the_default_is_valid():
         ({"data__name": "minst"}, r"did you mean 'mnist'"),
         ({"optim__learning_rate": 0.0}, r"learning_rate = 0\.0: must lie in \(0, inf\)"),
         (
-            {"optim__learning_rate": 0.5, "optim__rate": "constant"},
-            r"= 0\.5: must lie between .* learning_rate_max = 0\.004",
+            {"optim__learning_rate": 1.5, "optim__rate": "constant"},
+            r"= 1\.5: must lie between .* learning_rate_max = 1\.0",
         ),
         (
-            {"optim__learning_rate_min": 0.015},
-            r"config\.optim\.learning_rate_min = 0\.015: must not exceed learning_rate_max = 0\.004",
+            {"optim__learning_rate_min": 1.5},
+            r"config\.optim\.learning_rate_min = 1\.5: must not exceed learning_rate_max = 1\.0",
         ),
         ({"train__epochs": 0}, r"epochs = 0"),
         ({"train__batch_size": 0}, r"batch_size = 0"),
@@ -134,6 +134,14 @@ def test_the_default_is_valid():
         ({"optim__eps": 1e-50}, r"config\.optim\.eps = 1e-50: must lie in \(0, inf\)"),
         ({"optim__b1": 0.99999999999}, r"b1 = 0\.99999999999: must lie in \[0, 1\)"),
         ({"monitor__max_rollbacks": -1}, r"max_rollbacks = -1"),
+        ({"train__until": "setled"}, r"did you mean 'settled'"),
+        ({"losses__likelihood": "profil"}, r"did you mean 'profile'"),
+        ({"losses__window_power": 0}, r"window_power = 0: must lie in \[1, inf\)"),
+        ({"optim__average": -1.0}, r"optim\.average = -1\.0: must lie in \[0, inf\)"),
+        ({"optim__grad_clip": -1.0}, r"grad_clip = -1\.0: must lie in \[0, inf\)"),
+        ({"ending__share": 0.0}, r"ending\.share = 0\.0: must lie in \(0, inf\)"),
+        ({"ending__floor": 0.0}, r"ending\.floor = 0\.0: must lie in \(0, 1\]"),
+        ({"ending__least_gain": -0.1}, r"ending\.least_gain = -0\.1: must lie in \[0, inf\)"),
     ],
 )
 def test_a_bad_value_is_named_with_its_field(fields, said):
@@ -247,7 +255,7 @@ def test_differences_name_fields_and_leave_out_what_may_change():
         "optim.b1: 0.9 → 0.5",
         "seed: 0 → 3",
     ]
-    assert "train.epochs: 100 → 7" in io.differences(default_config(), new)
+    assert "train.epochs: 200 → 7" in io.differences(default_config(), new)
     assert io.differences({}, {"a": {"b": 1}}) == ["a.b: absent → 1"]
 
 
@@ -280,16 +288,16 @@ def test_an_unknown_variant_is_refused_with_the_known_ones(name):
 def test_guesses_beyond_the_bounds_of_their_controller_start_at_the_bound_and_are_told():
     config = default_config()
     assert clipped(config) == []
-    config.optim.learning_rate = 0.5
+    config.optim.learning_rate = 1.5
     config.contracts.diversity.initial = 1e3
     config.contracts.commitment.initial = 1.0  # constant: nothing controls it
     validate.validate(config)
     told = {guess["field"]: (guess["value"], guess["start"]) for guess in clipped(config)}
     most = config.contracts.diversity.maximum
-    assert told == {"optim.learning_rate": (0.5, 0.004), "contracts.diversity.initial": (1e3, most)}
+    assert told == {"optim.learning_rate": (1.5, 1.0), "contracts.diversity.initial": (1e3, most)}
     system, rows = make_control(config, num_classes=10)
     state = system.init()
-    assert state.governor.rate == np.float32(0.004)
+    assert state.governor.rate == np.float32(1.0)
     assert next(row for row in rows if row.name == "diversity").initial == most
     config.optim.rate = "constant"
     assert [guess["field"] for guess in clipped(config)] == ["contracts.diversity.initial"]
@@ -329,5 +337,5 @@ def test_a_configuration_older_than_discs_is_of_the_model_that_it_was_saved_for(
 
 def test_glue_wants_a_second_view():
     with pytest.raises(UserError, match=r"losses\.glue = True: needs"):
-        validate.validate(changed(losses__glue=True))
-    validate.validate(changed(losses__glue=True, contracts__orbit__enabled=True))
+        validate.validate(changed(losses__glue=True, contracts__orbit__enabled=False))
+    validate.validate(changed(losses__glue=True))

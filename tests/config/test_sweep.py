@@ -51,7 +51,7 @@ def test_what_is_written_is_read(values):
         ("log.every_epochs=1,2", "no number of the program"),
         ("augment.noise_std=0.1,0.2", "set it to a positive number"),
         ("optim.update_ratio=0,0.1", "a 0 takes code out"),
-        ("contracts.orbit.kp=0.1,0.2", "contract takes no part"),
+        ("contracts.vicreg_inv.kp=0.1,0.2", "contract takes no part"),
         ("contracts.window.kp=0.1,0.2", "mechanism 'dual', which does not read it"),
         ("governor.stable_patience=1.5", "of type int"),
         ("optim.b1=0.9,1.5", r"optim.b1=1.5.*must lie in \\[0, 1\\)"),

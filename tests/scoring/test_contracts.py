@@ -37,7 +37,7 @@ def test_each_contract_is_satisfied_saturated_or_not_measured():
     assert "hidden_dim" in consistency["advice"]
     assert jump["satisfied"] is None
     assert jump["gated"] is True
-    assert "orbit" not in table
+    assert "vicreg_inv" not in table
 
 
 def test_an_inequality_is_missed_on_one_side_only():
