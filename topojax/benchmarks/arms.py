@@ -41,8 +41,8 @@ class Setting:
     Attributes:
       rate: initial learning rate. Where the rate is constant it is the schedule's maximum too; the governor's bounds
         stay what they were, and clip it.
-      scale: factor on the initial weight of every contract; where a controller moves it, its bounds stay and clip the
-        product. Not on sup_temperature, whose `weight` is the log of a temperature.
+      scale: factor on the initial weight of every contract; where a controller moves it, and in all of control, its
+        bounds stay and clip the product. Not on sup_temperature, whose `weight` is the log of a temperature.
       gates: False opens every gate from the start, so that weights are constant to the letter.
       clipped: weights are kept within the bounds that control has, for a fair sweep of wrong guesses.
     """
@@ -145,8 +145,8 @@ def configure(config: Any, arm: Arm, setting: Setting = Setting(), *, seed: int 
         for name, row in c.contracts.items():
             if name != "sup_temperature":
                 row.initial = setting.scale * row.initial
-                if row.mechanism == "constant" and arm.overrides:
-                    if setting.clipped:
+                if row.mechanism == "constant":
+                    if setting.clipped or not arm.overrides:
                         row.initial = min(max(row.initial, row.minimum), row.maximum)
                     row.minimum, row.maximum = min(row.minimum, row.initial), max(row.maximum, row.initial)
     if setting.gates is False:
