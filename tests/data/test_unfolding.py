@@ -11,8 +11,7 @@ import zlib
 import numpy as np
 import pytest
 
-from topojax.config import memory
-from topojax.data import readers
+from topojax.data import readers, unfolding
 from topojax.data.raw import Options
 from topojax.errors import UserError
 from topojax.storage import named_tensors
@@ -23,7 +22,7 @@ SMALL = 2**16
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(memory, "UNFOLDED", SMALL)
+    monkeypatch.setattr(unfolding, "UNFOLDED", SMALL)
 
 
 def head(shape, kind="<f8"):
@@ -75,7 +74,7 @@ def test_what_unfolds_to_far_more_than_it_is_is_refused_before_it_does(name, tmp
     tracemalloc.stop()
     assert str(tmp_path) in str(refused.value)
     assert "\n" not in str(refused.value)
-    assert most < 2**21 + memory.LARGEST_FACTOR * len(BOMBS[name]) + SMALL
+    assert most < 2**21 + unfolding.LARGEST_FACTOR * len(BOMBS[name]) + SMALL
 
 
 def test_what_is_as_large_as_it_says_is_read(tmp_path):
@@ -89,7 +88,7 @@ def test_what_is_as_large_as_it_says_is_read(tmp_path):
 
 def test_what_this_machine_does_not_hold_is_refused(tmp_path, monkeypatch):
     np.save(tmp_path / "a.npy", np.zeros((1000, 10)))
-    monkeypatch.setattr(memory, "available", lambda: 10_000)
+    monkeypatch.setattr(unfolding, "available", lambda: 10_000)
     with pytest.raises(UserError, match=r"a\.npy: 80000 bytes, and this machine has 10000"):
         readers.read(tmp_path / "a.npy", Options())
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from topojax.config.memory import require_unfolded
+from topojax.data.unfolding import require_unfolded
 from topojax.errors import UserError
 from topojax.storage import torch_pickle
 

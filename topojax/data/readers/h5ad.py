@@ -5,9 +5,9 @@ import pathlib
 
 import numpy as np
 
-from topojax.config.memory import require_unfolded
 from topojax.data.raw import NO_LABEL, Options, Raw, Split
 from topojax.data.readers.tabular import label_of
+from topojax.data.unfolding import require_unfolded
 from topojax.errors import UserError, needing
 
 KIND = "a file of anndata"

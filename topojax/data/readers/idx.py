@@ -10,7 +10,7 @@ import re
 
 import numpy as np
 
-from topojax.config import memory
+from topojax.data import unfolding
 from topojax.data.raw import NO_LABEL, Options, Raw, Split
 from topojax.errors import UserError
 
@@ -71,10 +71,10 @@ def _load(path: pathlib.Path) -> np.ndarray:
 
 def _unpacked(data: bytes, path: pathlib.Path) -> bytes:
     """What gzip packed, up to what a file may unfold to: its own word about that is not asked."""
-    most = memory.LARGEST_FACTOR * len(data) + memory.UNFOLDED
+    most = unfolding.LARGEST_FACTOR * len(data) + unfolding.UNFOLDED
     with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
         found = file.read(most + 1)
-    memory.require_unfolded(path, len(data), len(found))
+    unfolding.require_unfolded(path, len(data), len(found))
     return found
 
 

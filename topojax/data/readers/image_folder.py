@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from topojax.config.memory import require_unfolded
 from topojax.data.raw import NO_LABEL, Options, Raw, Split
+from topojax.data.unfolding import require_unfolded
 from topojax.errors import UserError
 
 KIND = "images"

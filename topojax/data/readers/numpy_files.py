@@ -8,8 +8,8 @@ from typing import IO
 
 import numpy as np
 
-from topojax.config.memory import require_unfolded
 from topojax.data.raw import LABELS, NO_LABEL, Options, Raw, Split
+from topojax.data.unfolding import require_unfolded
 from topojax.errors import UserError
 
 KIND = "a file of NumPy's arrays"

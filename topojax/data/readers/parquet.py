@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from topojax.config.memory import require_unfolded
 from topojax.data.raw import Options, Raw
 from topojax.data.readers.image_folder import decode
 from topojax.data.readers.tabular import divided, typed
+from topojax.data.unfolding import require_unfolded
 from topojax.errors import UserError, needing
 
 KIND = "a Parquet file"
