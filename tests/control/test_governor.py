@@ -130,11 +130,12 @@ def test_lost_grounding_cuts_at_once_then_by_patience_and_a_spent_one_lets_the_r
     assert drive([{}, LOST], state=state, **settings)[2] == ["grow", "grounding"]
 
 
-def test_what_was_never_grounded_has_lost_nothing():
+@pytest.mark.parametrize("over_mixing", (False, True))
+def test_what_was_never_grounded_has_lost_nothing(over_mixing):
     control = governor(**BASE)
     state, causes = control.init(), []
     for _ in range(20):
-        state, decision = control.update_epoch(state, **{**CALM, **LOST}, over_mixing=True)
+        state, decision = control.update_epoch(state, **{**CALM, **LOST}, over_mixing=over_mixing)
         causes.append(CAUSES[int(decision.cause)])
         assert not bool(decision.grounded)
         assert not bool(decision.exhausted)
