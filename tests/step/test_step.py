@@ -199,10 +199,11 @@ def test_weights_in_the_log_are_those_the_loss_was_made_of(tiny, run):
     closed = 0
     for state, metrics in zip(run[0][:-1], run[1], strict=True):
         m = {name: np.float64(value) for name, value in tiny.named(metrics).items()}
-        total = m["loss/recon"] + m["loss/codebook"] + sum(m[f"weight/{name}"] * m[f"loss/{name}"] for name in terms)
+        likelihood = np.log(m["loss/recon"] + 1e-7)  # of weight 1
+        total = likelihood + m["loss/codebook"] + sum(m[f"weight/{name}"] * m[f"loss/{name}"] for name in terms)
         each = np.float64(tiny.system.weights(state.control)[charts])  # Σ_n λ_n C_n with C_n ≥ 0, of mean C̄
         low, high = (len(each) * bound(each) * m[f"loss/{charts}"] for bound in (np.min, np.max))
-        slack = 1e-5 * abs(total)
+        slack = 1e-5 * abs(total) + 1e-6
         assert total + low - slack <= m["loss/total"] <= total + high + slack
         closed += m["gate/window"] == 0
     assert closed >= 5 * STEPS  # where nothing is left between the bounds
@@ -210,7 +211,7 @@ def test_weights_in_the_log_are_those_the_loss_was_made_of(tiny, run):
 
 def test_gated_weights_wait_for_the_window(run):
     first = run[1][0]
-    for name in ("jump", "entropy", "orbit"):
+    for name in ("jump", "entropy"):
         assert first[f"weight/{name}"] == 0
     ramps = [float(m["gate/window"]) for m in run[1]]
     assert np.all(np.diff(ramps) >= 0)

