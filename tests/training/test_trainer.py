@@ -68,9 +68,8 @@ def test_what_a_run_leaves(finished):
         assert {"lr", "loss/recon", "weight/window", "signal/I_XK", "norm/update", "test/ami"} <= row.keys()
         # The ratios of gradients that commitment and route hold are measured only where their weights track them.
         assert row["contract/route/error"] > 0
-        unknown = {"ending/gain"} if row["epoch"] < 3 else set()
-        assert {name for name, value in row.items() if value is None} == unknown
-        assert row.get("nonfinite", 0) == len(unknown)
+        assert None not in row.values()
+        assert "nonfinite" not in row
     assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["2", "4"]
     assert json.loads((workdir / "config.json").read_text())["model"]["num_charts"] == 4
     final = result(workdir)
