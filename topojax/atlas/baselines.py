@@ -183,6 +183,6 @@ def _optimizer(config: Any) -> optax.GradientTransformation:
 
     def direction() -> optax.GradientTransformation:
         adam = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
-        return optax.flatten(optax.chain(optax.clip_by_global_norm(config.grad_clip), adam))
+        return optax.flatten(optax.chain(optim.clipping(config), adam))
 
     return optax.partition({"body": direction(), "probe": direction()}, {"body": "body", "probe": "probe"})

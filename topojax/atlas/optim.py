@@ -67,10 +67,14 @@ def make_optimizer(config: Any, *, steps_per_epoch: int) -> optax.GradientTransf
 
     def direction() -> optax.GradientTransformation:
         # On one flat vector: forty leaves would be forty small kernels for every line of Adam.
-        clip = optax.identity() if is_off(config.grad_clip) else optax.clip_by_global_norm(config.grad_clip)
-        return optax.flatten(optax.chain(clip, rule()))
+        return optax.flatten(optax.chain(clipping(config), rule()))
 
     return optax.partition({"atlas": direction(), "readout": direction()}, labels)
+
+
+def clipping(config: Any) -> optax.GradientTransformation:
+    """By global norm; nothing where `config.optim.grad_clip` is 0."""
+    return optax.identity() if is_off(config.grad_clip) else optax.clip_by_global_norm(config.grad_clip)
 
 
 def labels(params: Params) -> Params:
