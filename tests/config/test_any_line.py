@@ -25,6 +25,7 @@ WORD = st.one_of(ASSIGNED, ASSIGNED, ASSIGNED, NO_FIELD, st.sampled_from(fuzz.JU
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections' way to load a file
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(words=st.lists(WORD, min_size=1, max_size=3))
 def test_any_line_is_a_valid_configuration_or_one_line(words):

@@ -11,7 +11,7 @@ from topojax.atlas.system import Control
 from topojax.atlas.table import Contract, by_name, select, unit_values
 from topojax.control.bank import bank
 from topojax.control.base import is_known
-from topojax.control.ending import Ending
+from topojax.control.ending import NEVER, Ending
 from topojax.control.gate import gate
 from topojax.control.governor import governor
 
@@ -115,13 +115,17 @@ def make_control(config: Any, *, num_classes: int) -> tuple[Control, Rows]:
 
 
 def _ending(config: Any) -> Ending:
-    """When the run is over: `train.epochs` is a limit, or the length, of which the rate's fall is the last part."""
+    """When the run is over: `train.epochs` is a limit, or the length, of which the rate's fall is the last part.
+
+    Where the rate does not fall by it nothing depends on the length: a longer run is then the same run.
+    """
+    falls = config.optim.schedule == "ending"
     made = Ending(
-        limit=config.train.epochs,
+        limit=config.train.epochs if falls else NEVER,
         least_gain=config.ending.least_gain,
         share=config.ending.share,
         floor=config.ending.floor,
-        settles=config.train.until == "settled" and config.optim.schedule == "ending",
+        settles=config.train.until == "settled" and falls,
     )
     try:
         made.check()

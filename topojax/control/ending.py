@@ -25,6 +25,8 @@ from topojax.types import Array
 ENDINGS = ("going", "settled", "horizon")
 """Names of the codes of `EndingState.cause`."""
 SETTLED, HORIZON = 1, 2
+NEVER = 2**31 - 1
+"""As a limit: there is none."""
 _SLOW, _FAST = 2.0, 14.0
 _DOUBLINGS = math.log2(((_FAST + 1) / (_FAST + 2)) / ((_SLOW + 1) / (_SLOW + 2)))
 

@@ -498,6 +498,10 @@ def _finished(path: pathlib.Path, config: Any) -> dict[str, Any] | None:
     if not found:
         return None
     workdirs.same_config(path, config)
-    over = all(line["state"] != "running" for line in found["members"])
-    over = over and (found["epochs"] == config.train.epochs or config.train.until == "settled")
-    return found if over else None
+    full = found["epochs"] == config.train.epochs
+
+    def over(folder: pathlib.Path, state: str) -> bool:
+        ended = config.train.until == "settled" and (workdirs.read_result(folder) or {}).get("ended") == "settled"
+        return state == "stopped" or (state == "finished" and (full or ended))
+
+    return found if all(over(path / _folder(i), line["state"]) for i, line in enumerate(found["members"])) else None
