@@ -30,7 +30,7 @@ def get_config(variant: str = ""):
     if variant == "report_3k":
         report_3k(c)
     else:
-        unlabelled(c, neighbours=0)
+        unlabelled(c)
         c.model.hidden_dim = 128
         c.model.transport = False
         c.train.epochs = 100 if variant else 40

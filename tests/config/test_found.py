@@ -50,10 +50,14 @@ def test_views_and_ball_are_measured_in_all_data():
 
 
 def test_labelled_images_have_views_and_the_steps_of_mnist():
-    after, changes = changed(default_config(), dataset(3000, 10, image=True))
+    data = dataset(3000, 10, image=True)
+    after, changes = changed(default_config(), data)
     assert after.contracts.orbit.enabled
     assert changes["train.epochs"] == 400  # 18 steps each: 7,200
-    assert not any(name.startswith(("losses.", "optim.", "contracts.")) for name in changes)
+    labels = data.train.label
+    assert changes["contracts.route.target"] == pytest.approx(measured.surprise(data.train.image, labels), rel=5e-3)
+    told = {name for name in changes if name.startswith(("losses.", "optim.", "contracts."))}
+    assert told == {"contracts.route.target"}
     config = default_config()
     config.train.epochs = 3
     assert "train.epochs" not in changed(config, dataset(3000, 10, image=True))[1]
@@ -68,8 +72,13 @@ def test_without_labels_the_contracts_of_pairs_take_over():
     after, changes = changed(default_config(), dataset(200, 3, labelled=False))
     assert not after.supervised.enabled
     assert after.contracts.orbit.enabled
-    assert changes["data.neighbours"] == 8
-    assert changed(default_config(), dataset(20, 3, labelled=False))[1]["data.neighbours"] == 4  # a quarter of 16
+    assert changes["data.neighbours"] == 5  # log of 160
+    assert "contracts.route.target" not in changes
+    config = default_config()
+    config.data.neighbours = 2
+    assert "data.neighbours" not in changed(config, dataset(200, 3, labelled=False))[1]
+    # Without pairs nothing asks for neighbours.
+    assert "data.neighbours" not in changed(default_config(), dataset(200, 3))[1]
     assert (after.losses.orbit_distance, after.contracts.orbit.mechanism) == ("overlap", "constant")
     assert (after.contracts.orbit.initial, after.contracts.diversity.initial) == (1.0, 3.0)
     assert after.model.num_charts == 10
@@ -90,7 +99,8 @@ def test_built_in_sets_change_nothing_but_what_is_measured():
     config = default_config()
     data = sets.load(config.data, seed=0)
     _, changes = fitted(config, data, in_memory=False)
-    assert {change.field for change in changes} <= {*(f"view.{name}" for name in config.view), "model.ball_scale"}
+    told = {*(f"view.{name}" for name in config.view), "model.ball_scale", "contracts.route.target"}
+    assert {change.field for change in changes} <= told
     config.data.auto = False
     after, changes = fitted(config, data, in_memory=False)
     assert not changes

@@ -1,6 +1,8 @@
 """What the training examples say of views and of the ball."""
 
 import jax.numpy as jnp
+import math
+
 import numpy as np
 import pytest
 
@@ -103,3 +105,34 @@ def test_a_range_moves_pictures_as_far_as_to_the_nearest_one_and_no_farther():
 def test_pictures_of_which_there_are_two_of_each_may_not_be_moved_at_all():
     pictures = smooth(20, (8, 8, 1)).reshape(20, -1)
     assert measured.ranges(np.concatenate([pictures, pictures]), (8, 8, 1)) == pytest.approx((0, 0, 0, 0), abs=1e-4)
+
+
+def test_as_many_neighbours_as_the_log_of_the_examples_where_none_is_everybodys():
+    chance = np.random.default_rng(0)
+    plane = chance.uniform(size=(500, 2))
+    assert measured.neighbours(plane) == round(math.log(500))
+    assert measured.neighbours(np.tile(plane, (20, 1))) == round(math.log(10_000))
+    # Distances between Gaussian points in many dimensions say little, and those near the mean are near to everybody.
+    assert measured.neighbours(chance.normal(size=(500, 40))) == 0
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_few_examples_have_few_neighbours(n):
+    assert measured.neighbours(np.arange(3.0 * n).reshape(n, 3)) <= max(n - 1, 0)
+
+
+def test_neighbours_are_surprised_as_often_as_they_are_wrong():
+    points = np.concatenate([grid(10, 1.0, 2), grid(10, 1.0, 2) + 100])
+    labels = np.repeat([0, 1], 100)
+    e = 1 / 202
+    known = -e * math.log(e) - (1 - e) * math.log(1 - e)
+    assert measured.surprise(points, labels) == pytest.approx(known)
+    wrong = labels.copy()
+    wrong[5] = 1  # alone among others
+    assert measured.surprise(points, wrong) > known
+    # A label that is not known counts for nothing, and the more classes there are the less is known of them by chance.
+    wrong[5] = -1
+    assert measured.surprise(points, wrong) == pytest.approx(known, rel=0.02)
+    chance = np.random.default_rng(0)
+    assert measured.surprise(points, chance.integers(0, 10, 200)) == pytest.approx(math.log(10), rel=0.05)
+    assert measured.surprise(points[:2], labels[:2]) == math.log(2)

@@ -90,7 +90,8 @@ def test_orbit_compares_with_a_neighbour():
 def test_no_label_reaches_an_atlas_made_of_pairs():
     """Shuffled labels leave every parameter but the readout's as it was, bit for bit."""
     c = get_config()
-    unlabelled(c, neighbours=3)
+    unlabelled(c)
+    c.data.neighbours = 3
     train = jax.tree.map(jnp.asarray, sets.load(c.data, seed=0).train)
     about = {"num_train": 160, "input_dim": 64, "image_shape": (8, 8, 1), "num_classes": 10}
     program = build(c, about)[1]

@@ -50,15 +50,16 @@ MOST = 100.0
 """Where a weight stops that nothing it weighs against can hold: the contract cannot be kept, and that is said."""
 
 TABLE: tuple[Contract, ...] = (
-    # Weights of likelihoods: gradients of codebook and commitment comparable, labels known to within 0.05 nats.
+    # Weights of likelihoods: gradients of codebook and commitment comparable; labels known as well as neighbours know
+    # them (config.found), at least to within 0.05 nats. A likelihood in nats weighs 1, and more where that is too little.
     Contract(
         "commitment",
-        "constant",
+        "track",
         "vq_balance",
         "=",
         1.0,
         "1",
-        "let it track the gradients' ratio (mechanism track)",
+        "lift its bounds",
         initial=0.25,
         minimum=0.05,
         maximum=2.0,
@@ -73,7 +74,7 @@ TABLE: tuple[Contract, ...] = (
         "nat",
         "use more charts, a wider model or weaker augmentation",
         initial=1.0,
-        minimum=0.5,
+        minimum=1.0,
         maximum=MOST,
         form="multiplicative",
         rate=0.3,
@@ -110,10 +111,8 @@ TABLE: tuple[Contract, ...] = (
         form="multiplicative",
         rate=0.03,
     ),
-    # The window answers for everything else: its weight never fades, and returns within two epochs.
-    Contract(
-        "window", "dual", "I_XK", ">=", 0.4, "log_charts", WIDER, initial=0.5, minimum=0.2, maximum=MOST, rate=0.5
-    ),
+    # The window answers for everything else: its weight returns within two epochs.
+    Contract("window", "dual", "I_XK", ">=", 0.4, "log_charts", WIDER, initial=0.5, maximum=MOST, rate=0.5),
     # Geometry of the latent: charts apart, no collapse, weights isotropic.
     Contract("separation", "dual", "separation", "<=", 0.1, "1", "use fewer charts or a smaller margin", gate="warmup"),
     Contract(

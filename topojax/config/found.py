@@ -3,7 +3,8 @@ cannot be kept with the data and sizes at hand.
 
 A field that was set stays as it was set, on the command line also where it was set to its default;
 `config.data.auto=False` leaves all of them. Own data say how many charts, codes and examples a step; all data say
-how far a view goes and how wide the ball is.
+how far a view goes, how wide the ball is and, where pairs make the charts, how many neighbours an example has; where
+labels do, how well these are to be known.
 """
 
 import math
@@ -18,7 +19,7 @@ from topojax.atlas.table import unit_values
 from topojax.atlas.terms import INVARIANCES
 from topojax.config.defaults import default_config
 from topojax.config.io import flat
-from topojax.config.recipes import NEIGHBOURS, unlabelled
+from topojax.config.recipes import unlabelled
 from topojax.data import given, measured, sets
 
 MOST_CHARTS = 128
@@ -31,7 +32,10 @@ STEPS = 7200
 MOST_EPOCHS = 400
 BALL = 2.0
 """Standard deviations of the inputs' first principal axis that come to a unit of the ball."""
-MEASURED = ("view.rotation", "view.shift", "view.scale", "view.noise_std", "model.ball_scale")
+MEASURED = (
+    *("view.rotation", "view.shift", "view.scale", "view.noise_std"),
+    *("model.ball_scale", "data.neighbours", "contracts.route.target"),
+)
 """Fields that the training examples tell, of all data."""
 _WITHIN_A_BATCH = ("energy", "separation", "disentangle", "sup_metric")
 """Signals that compare examples of a batch."""
@@ -69,8 +73,10 @@ def fitted(
         found["name"] = named(config, in_memory=in_memory), "after the data"
     if config.data.auto:
         suits = _suited(config, dataset) if dataset.own else {}
-        suits |= _measured(config, dataset)
         found |= {field: change for field, change in suits.items() if field not in keep}
+        told = config.copy_and_resolve_references()
+        told.update_from_flattened_dict({field: value for field, (value, _) in found.items()})
+        found |= {field: change for field, change in _measured(told, dataset).items() if field not in keep}
         if "contracts.orbit.enabled" in keep and not config.contracts.orbit.enabled:  # then nothing reads a view
             found = {n: change for n, change in found.items() if not n.startswith(("view.", "contracts.orbit."))}
     after = config.copy_and_resolve_references()
@@ -99,7 +105,7 @@ def _suited(config: Any, dataset: sets.Dataset) -> dict[str, tuple[Any, str]]:
     labelled = bool((dataset.train.label >= 0).any())
     why = dict.fromkeys((name for name, _ in flat(usual)), "")
     if not labelled and config.supervised.enabled:
-        unlabelled(suited, neighbours=min(NEIGHBOURS, max(1, n // 4)))
+        unlabelled(suited)
         why = dict.fromkeys(why, "there are no labels")
     if labelled:
         suited.model.num_charts, why["model.num_charts"] = min(max(classes, 2), MOST_CHARTS), "one a class"
@@ -129,6 +135,13 @@ def _measured(config: Any, dataset: sets.Dataset) -> dict[str, tuple[Any, str]]:
     spread = measured.spread(images)
     if spread:
         found["model.ball_scale"] = float(f"{BALL / spread:.3g}"), "after the inputs' spread"
+    labels = np.asarray(dataset.train.label)
+    if config.supervised.enabled and config.contracts.route.enabled and (labels >= 0).any():
+        known = max(measured.surprise(images, labels), usual["contracts.route.target"])
+        found["contracts.route.target"] = float(f"{known:.3g}"), "what the nearest neighbours know of a label"
+    # Pairs are of neighbours, where there are any; other invariances are an example's own.
+    if config.contracts.orbit.enabled and config.losses.orbit_distance == "overlap":
+        found["data.neighbours"] = measured.neighbours(images), "as many as connect the examples"
     return {name: value for name, value in found.items() if asked[name] == usual[name]}
 
 

@@ -1,8 +1,10 @@
-"""What the training examples say of a configuration: how far a view may go, and how wide the inputs spread.
+"""What the training examples say of a configuration: how far a view may go, how wide the inputs spread, how many of the
+nearest examples are neighbours, and how well those know an example's label.
 
 A view is to be taken for its example: it may lie as far away as the nearest other example does, no farther.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +15,10 @@ QUERIES, EXAMPLES = 256, 10_000
 """Examples whose nearest neighbour is looked for, and among how many at most; the first ones of the split."""
 PICTURES = 64
 """Those that are turned, moved and enlarged to see."""
+HUBS = 1.4
+"""Skewness from which a few examples are everybody's neighbours (Schnitzer et al. 2012)."""
+LOOKED_AT = 3000
+"""Examples among which hubs are looked for."""
 STEPS = 24
 """Strengths of a transform that are tried."""
 _MOST = {"rotation": 0.6, "shift": 0.25, "scale": 0.4}
@@ -39,6 +45,62 @@ def nearest(images: np.ndarray) -> float:
     some = np.asarray(images[:EXAMPLES], np.float32)
     index = NearestNeighbors(n_neighbors=2).fit(some)
     return float(np.median(index.kneighbors(some[:QUERIES])[0][:, 1]))
+
+
+def neighbours(images: np.ndarray) -> int:
+    """How many of the nearest examples are neighbours: log n of them, or none where there are hubs.
+
+    A graph of the k nearest is connected from k ~ log n on (Xue & Kumar 2004): with fewer, parts of a class may never
+    meet, and more lie farther away than they have to. Where distances say little, as between photographs, a few
+    examples are near to everybody, and the number of times that an example is a neighbour is skewed (Radovanović et
+    al. 2010).
+
+    Args:
+      images: [n, X], of the training split.
+
+    Returns:
+      k ≥ 1, or 0.
+    """
+    from topojax.data.neighbours import nearest as rows_nearest
+
+    n = len(images)
+    some = np.asarray(images[:LOOKED_AT], np.float32)
+    if n < 3:
+        return 0
+    found = rows_nearest(some, _log(len(some)))
+    times = np.bincount(found.ravel(), minlength=len(some)).astype(np.float64)
+    off = times - times.mean()
+    skewness = np.mean(off**3) / max(np.mean(off**2), 1e-12) ** 1.5
+    return _log(n) if skewness <= HUBS else 0
+
+
+def surprise(images: np.ndarray, labels: np.ndarray) -> float:
+    """The mean surprise of a label, in nats, to one who is right as often as an example's neighbours, and knows how often.
+
+      h(e) = −e log(e / (C − 1)) − (1 − e) log(1 − e)
+
+    with e the share of examples whose log n nearest others vote for another label, one error added to those seen, and
+    the other classes alike to it (Fano's bound).
+
+    Args:
+      images: [n, X], of the training split.
+      labels: [n] integer; below 0: not known, and left out.
+    """
+    from topojax.data.neighbours import nearest as rows_nearest
+
+    known = np.flatnonzero(labels >= 0)[:EXAMPLES]
+    if len(known) < 3:
+        return math.log(2)
+    own = np.asarray(labels)[known]
+    votes = own[rows_nearest(np.asarray(images[known], np.float32), _log(len(known)))]
+    elected = [np.bincount(row).argmax() for row in votes]
+    wrong = (np.sum(elected != own) + 1) / (len(own) + 2)
+    others = max(len(np.unique(own)) - 1, 1)
+    return float(-wrong * math.log(wrong / others) - (1 - wrong) * math.log1p(-wrong))
+
+
+def _log(n: int) -> int:
+    return min(max(round(math.log(n)), 1), n - 1)
 
 
 def spread(images: np.ndarray) -> float:

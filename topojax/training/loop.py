@@ -213,7 +213,7 @@ class Training:
         self.dataset = found or sets.load(config.data, seed=config.seed, data=data)
         data = None if found else data
         self.config, self.changes = fitted(config, self.dataset, in_memory=data is not None, keep=keep)
-        if self.config.data.neighbours != config.data.neighbours:
+        if self.config.data.neighbours and self.dataset.train.neighbours is None:
             train = sets.with_neighbours(self.dataset.train, self.config.data.neighbours)
             self.dataset = self.dataset._replace(train=train)
         if self.changes:
