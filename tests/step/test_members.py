@@ -75,9 +75,7 @@ def test_every_number_is_read_by_the_program():
     idle = {"optim.group_rates.router"}
     # Under a cosine no rate falls by `ending`, which still says when there is no more to gain.
     assert unread(c, used) <= idle | {"ending.floor"}
-    plain = everything(
-        window__ground="target", contracts__diversity__target_rule="absolute", optim__schedule="ending"
-    )
+    plain = everything(window__ground="target", contracts__diversity__target_rule="absolute", optim__schedule="ending")
     assert unread(plain, used) <= idle | {"optim.warmup_epochs", "window.capacity_fraction", "window.capacity_floor"}
 
 

@@ -23,6 +23,10 @@ GATES = ("none", "warmup", "hold", "window")
 UNITS = ("1", "nat", "log_charts", "log_codes", "log_classes")
 
 
+MOST = 100.0
+"""Where a weight stops that nothing it weighs against can hold: the contract cannot be kept, and that is said."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Contract(control_rows.Contract):
     """A row of the atlas's table: a row of control, with what only an atlas has.
@@ -37,7 +41,12 @@ class Contract(control_rows.Contract):
         0 until then, and ramps after.
       wants_labels: the row is left out when labels are not used.
       per_chart: one weight, error and controller for each chart.
+      initial: every weight starts where a likelihood in nats stands, and control takes it from there.
+      maximum: no weight is bounded for the sake of one data set.
     """
+
+    initial: float = 1.0
+    maximum: float = MOST
 
     wants_labels: bool = False
     per_chart: bool = False
@@ -45,9 +54,6 @@ class Contract(control_rows.Contract):
 
 WIDER = "use a wider model (hidden_dim) or look at the router's temperature"
 FEWER_CODES = "use fewer codes per chart"
-
-MOST = 100.0
-"""Where a weight stops that nothing it weighs against can hold: the contract cannot be kept, and that is said."""
 
 TABLE: tuple[Contract, ...] = (
     # Weights of likelihoods: gradients of codebook and commitment comparable; labels known as well as neighbours know
@@ -60,9 +66,7 @@ TABLE: tuple[Contract, ...] = (
         1.0,
         "1",
         "lift its bounds",
-        initial=0.25,
-        minimum=0.05,
-        maximum=2.0,
+        minimum=1e-6,
         follows="vq_ratio",
     ),
     Contract(
@@ -73,16 +77,14 @@ TABLE: tuple[Contract, ...] = (
         0.05,
         "nat",
         "use more charts, a wider model or weaker augmentation",
-        initial=1.0,
         minimum=1.0,
-        maximum=MOST,
         form="multiplicative",
         rate=0.3,
         follows="route_ratio",
         wants_labels=True,
     ),
     # Routing: sharp charts, all of them used, the decoder in step with the encoder, charts that say something of x.
-    Contract("entropy", "pid", "H_K_given_X", "<=", 0.2, "log_charts", WIDER, initial=0.01, gate="window"),
+    Contract("entropy", "pid", "H_K_given_X", "<=", 0.2, "log_charts", WIDER, gate="window"),
     Contract(
         "diversity",
         "pid",
@@ -91,8 +93,6 @@ TABLE: tuple[Contract, ...] = (
         0.95,
         "log_charts",
         "use fewer charts",
-        initial=0.3,
-        maximum=MOST,
         gate="warmup",
     ),
     # Places tell their charts by structure. What it takes to keep the decoder reading them is found within orders of
@@ -105,14 +105,12 @@ TABLE: tuple[Contract, ...] = (
         0.02,
         "nat",
         WIDER,
-        initial=1.0,
         minimum=1e-6,
-        maximum=MOST,
         form="multiplicative",
         rate=0.03,
     ),
     # The window answers for everything else: its weight returns within two epochs.
-    Contract("window", "dual", "I_XK", ">=", 0.4, "log_charts", WIDER, initial=0.5, maximum=MOST, rate=0.5),
+    Contract("window", "dual", "I_XK", ">=", 0.4, "log_charts", WIDER, rate=0.5),
     # Geometry of the latent: charts apart, no collapse, weights isotropic.
     Contract("separation", "dual", "separation", "<=", 0.1, "1", "use fewer charts or a smaller margin", gate="warmup"),
     Contract(
@@ -123,7 +121,6 @@ TABLE: tuple[Contract, ...] = (
         0.1,
         "1",
         "use a smaller margin",
-        initial=0.05,
         gate="warmup",
     ),
     Contract("variance", "dual", "energy", ">=", 0.4, "1", "use a larger latent_dim", gate="warmup"),
@@ -137,12 +134,11 @@ TABLE: tuple[Contract, ...] = (
         0.8,
         "log_codes",
         FEWER_CODES + ", or revive dead ones",
-        initial=0.01,
         gate="window",
         per_chart=True,
     ),
-    Contract("code_entropy", "pid", "H_code", ">=", 0.8, "log_codes", FEWER_CODES, enabled=False, initial=0.01),
-    Contract("codebook_center", "dual", "codebook_center", "<=", 0.1, "1", FEWER_CODES, initial=0.05, gate="hold"),
+    Contract("code_entropy", "pid", "H_code", ">=", 0.8, "log_codes", FEWER_CODES, enabled=False),
+    Contract("codebook_center", "dual", "codebook_center", "<=", 0.1, "1", FEWER_CODES, gate="hold"),
     Contract(
         "residual_scale",
         "dual",
@@ -151,7 +147,6 @@ TABLE: tuple[Contract, ...] = (
         0.2,
         "1",
         "use more codes per chart",
-        initial=0.01,
         gate="hold",
     ),
     Contract(
@@ -162,7 +157,6 @@ TABLE: tuple[Contract, ...] = (
         0.02,
         "1",
         "use more codes per chart",
-        initial=0.01,
         gate="hold",
     ),
     Contract("prior_n", "dual", "prior_n", "<=", 0.5, "1", "targets of residual and prior disagree", enabled=False),
@@ -177,7 +171,7 @@ TABLE: tuple[Contract, ...] = (
         enabled=False,
     ),
     # An example and a view of it, as far away as its nearest neighbour, are routed alike.
-    Contract("orbit", "pid", "orbit", "<=", 0.1, "nat", "use weaker views", initial=1.0, maximum=MOST),
+    Contract("orbit", "pid", "orbit", "<=", 0.1, "nat", "use weaker views"),
     # Invariances of the latent, and jumps: only once charts are grounded.
     Contract(
         "vicreg_inv",
@@ -200,7 +194,7 @@ TABLE: tuple[Contract, ...] = (
         "1",
         "use a larger jump_rank",
         gate="window",
-        minimum=0.01,
+        minimum=1e-6,
         follows="reaction",
         factor=0.1,
     ),
@@ -225,7 +219,6 @@ TABLE: tuple[Contract, ...] = (
         "nat",
         "use fewer charts",
         enabled=False,
-        initial=0.01,
         wants_labels=True,
     ),
     Contract(
@@ -236,7 +229,6 @@ TABLE: tuple[Contract, ...] = (
         0.05,
         "1",
         "use more charts",
-        initial=0.01,
         gate="hold",
         wants_labels=True,
     ),
