@@ -124,7 +124,7 @@ def test_a_pasted_line_with_interpreter_environment_and_equals_signs_is_read():
     [
         ("--lr 0.002", {"optim.learning_rate": 0.002, "optim.learning_rate_max": 0.002}),
         ("--adaptive_lr false", {"optim.rate": "constant", "optim.schedule": "cosine"}),
-        ("--kl_prior_weight 0", {"contracts.prior_n.enabled": False, "contracts.prior_n.initial": 0.1}),
+        ("--kl_prior_weight 0", {"contracts.prior_n.enabled": False, "contracts.prior_n.initial": 1.0}),
         ("--window_eps_ground 0.3", {"contracts.window.target": 0.3, "contracts.window.unit": "nat"}),
         ("--jump_warmup 10 --jump_ramp_end 40", {"gates.ramp_epochs": 30}),
         ("--lr 0.01 --classifier_lr 0.002", {"optim.group_rates.heads": 0.2}),

@@ -1,8 +1,8 @@
 """What the training examples say of views and of the ball."""
 
-import jax.numpy as jnp
 import math
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 

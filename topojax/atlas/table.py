@@ -57,7 +57,7 @@ FEWER_CODES = "use fewer codes per chart"
 
 TABLE: tuple[Contract, ...] = (
     # Weights of likelihoods: gradients of codebook and commitment comparable; labels known as well as neighbours know
-    # them (config.found), at least to within 0.05 nats. A likelihood in nats weighs 1, and more where that is too little.
+    # them (config.found), at least to within 0.05 nats. A likelihood weighs 1, and more where that is too little.
     Contract(
         "commitment",
         "track",

@@ -36,8 +36,8 @@ def default_config() -> ConfigDict:
     # Noise on manifold points: standard deviation as a fraction of the extent along each axis.
     c.data.noise = 0.05
     # Nearest training examples (by inputs, no label) of which one, drawn anew each time, takes the place of an example
-    # in the view that orbit and vicreg_inv compare with; 0 is none: the view is of the example itself. At 0, where pairs
-    # make the charts (losses.orbit_distance), the training examples tell it: their log, or none (data.auto).
+    # in the view that orbit and vicreg_inv compare with; 0 is none: the view is of the example itself. Left at 0 where
+    # pairs make the charts (losses.orbit_distance), it is told by the training examples (data.auto).
     c.data.neighbours = 0
     # Own data: key or column of the labels, `none` for none; unset: label, labels, y, target, class or classes.
     c.data.label = placeholder(str)

@@ -75,7 +75,7 @@ def neighbours(images: np.ndarray) -> int:
 
 
 def surprise(images: np.ndarray, labels: np.ndarray) -> float:
-    """The mean surprise of a label, in nats, to one who is right as often as an example's neighbours, and knows how often.
+    """The mean surprise of a label, in nats, to one who is right as often as an example's neighbours, and knows it.
 
       h(e) = −e log(e / (C − 1)) − (1 − e) log(1 − e)
 
