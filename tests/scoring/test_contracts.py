@@ -59,7 +59,7 @@ def test_a_weight_that_does_not_move_is_a_constant():
     config = default_config()
     config.contracts.entropy.adaptive = False
     mechanisms = {line["contract"]: line["mechanism"] for line in audit(config, {})}
-    expected = {"commitment": "constant", "entropy": "constant", "window": "dual", "diversity": "pid", "jump": "track"}
+    expected = {"commitment": "track", "entropy": "constant", "window": "dual", "diversity": "pid", "jump": "track"}
     assert {name: mechanisms[name] for name in expected} == expected
 
 

@@ -86,11 +86,17 @@ def last_fifth(workdir: pathlib.Path, epoch: int) -> list[dict[str, Any]]:
     return [row for row in rows_of(workdir / "metrics.jsonl") if 0.8 * epoch < row["epoch"] <= epoch]
 
 
-def show(workdir: pathlib.Path, step: int | None = None) -> str:
+def show(workdir: pathlib.Path, step: int | None = None, *, averaged: bool = False) -> str:
     """The table of a checkpoint as text.
 
+    Args:
+      workdir: of a run.
+      step: which checkpoint, by epoch; the last unless told.
+      averaged: what is held is measured once more, on the parameters that evaluation reads and on examples that are not
+        moved (`scoring.averaged`); the data must be at hand.
+
     Raises:
-      UserError: nothing there, or no such checkpoint.
+      UserError: nothing there, no such checkpoint, or the data are gone.
     """
     from topojax.storage.checkpoint import Checkpoints
     from topojax.storage.workdir import config_of, read_config
@@ -100,5 +106,15 @@ def show(workdir: pathlib.Path, step: int | None = None) -> str:
     with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
         meta = checkpoints.newest(checkpoints.meta) if step is None else checkpoints.meta(step)
     config = config_of(workdir, meta)
-    table = audit(config, meta["previous"], last_fifth(workdir, meta["epoch"]))
-    return f"{config.name}, epoch {meta['epoch']}\n\n{contract_table(table)}"
+    row, about = meta["previous"], ""
+    if averaged:
+        from topojax.scoring.averaged import measured
+        from topojax.scoring.run import restore
+        from topojax.scoring.split import load_splits
+
+        run = restore(workdir, meta["epoch"])
+        again = measured(run, load_splits(run)[0])
+        row = row | {name: value for name, value in again.items() if name.startswith("contract/")}
+        about = ", averaged parameters, training examples as they are"
+    table = audit(config, row, last_fifth(workdir, meta["epoch"]))
+    return f"{config.name}, epoch {meta['epoch']}{about}\n\n{contract_table(table)}"
