@@ -14,7 +14,7 @@ rate and the weights of the losses:
   reduce_on_plateau, greedy_lr, schedule_free, prodigy
                      weights as in constants, the rate by this rule, without schedule and caps
 
-All arms train train.epochs epochs; what the data tell of views and ball is told to all.
+All arms train train.epochs epochs; what the data tell (`config.found`) is told to all.
 
 Tuning. constants: initial rate × one factor on all initial weights, over the grid that control.json holds, then
 with the gates open from the start or as configured. reduce_on_plateau and schedule_free: the rate, over the same grid,
