@@ -43,10 +43,12 @@ class Contract(control_rows.Contract):
       per_chart: one weight, error and controller for each chart.
       initial: every weight starts where a likelihood in nats stands, and control takes it from there.
       maximum: no weight is bounded for the sake of one data set.
+      release: from `maximum` to 1 in some ten epochs, where there is nothing to hold.
     """
 
     initial: float = 1.0
     maximum: float = MOST
+    release: float = 1.0
 
     wants_labels: bool = False
     per_chart: bool = False
@@ -108,6 +110,7 @@ TABLE: tuple[Contract, ...] = (
         minimum=1e-6,
         form="multiplicative",
         rate=0.03,
+        release=0.0,
     ),
     # The window answers for everything else: its weight returns within two epochs.
     Contract("window", "dual", "I_XK", ">=", 0.4, "log_charts", WIDER, rate=0.5),

@@ -26,6 +26,8 @@ from topojax.types import Batch
 
 MEASURES = ("ami", "router_accuracy", "readout_accuracy", "mse", "I_XK", "epochs_to_90", "satisfied")
 """What a run is reported by."""
+SWEEP_SEEDS = 3
+"""Seeds of a wrong guess, whose mean is told."""
 HELD_OUT = 0.2
 """Share of the training split that tuning scores on."""
 TUNING_SEED = 0
@@ -90,7 +92,7 @@ def compare(
     }
     if sweep is not None:
         swept = [name for name in ("control", "constants") if name in arms]
-        out["sweep"] = {name: _sweep(runner, name, settings[name], sweep) for name in swept}
+        out["sweep"] = {name: _sweep(runner, name, settings[name], sweep, min(seeds, SWEEP_SEEDS)) for name in swept}
     return out
 
 
@@ -229,13 +231,20 @@ def tune(run: Callable[..., Mapping[str, Any]], name: str, setting: Setting, gri
     return setting
 
 
-def _sweep(runner: Runner, name: str, tuned: Setting, sweep: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """Test AMI of seed 0 over wrong guesses, one field at a time from the configuration's own rate and weights."""
+def _sweep(
+    runner: Runner, name: str, tuned: Setting, sweep: Mapping[str, Sequence[float]], seeds: int
+) -> dict[str, Any]:
+    """Test AMI and error over wrong guesses, one field at a time from the configuration's own rate and weights."""
     points = []
     for field, values in sweep.items():
         for value in values:
-            line = runner.run(name, "test", _guess(runner.config, tuned, field, value), 0)
-            points.append({"field": field, "value": value, "ami": line["ami"], "mse": line["mse"]})
+            guess = _guess(runner.config, tuned, field, value)
+            lines = [runner.run(name, "test", guess, seed) for seed in range(seeds)]
+            errors = [line["mse"] for line in lines if line["mse"] is not None]
+            point = {"ami": statistics.fmean(line["ami"] for line in lines)}
+            points.append(
+                {"field": field, "value": value, **point, "mse": statistics.fmean(errors) if errors else None}
+            )
     out: dict[str, Any] = {"points": points}
     for field in ("all", *sweep):
         found = [point["ami"] for point in points if field in ("all", point["field"])]

@@ -62,8 +62,8 @@ LENGTHS = ("train.epochs", "optim.warmup_epochs")
 """Numbers of the schedule; a population trains all its members as long."""
 OF_EVERY_ROW = ("target", "initial", "minimum", "maximum")
 BY_MECHANISM = {
-    "pid": ("kp", "ki", "kd", "derivative_filter", "error_clip"),
-    "dual": ("rate", "damping", "error_clip"),
+    "pid": ("kp", "ki", "kd", "derivative_filter", "error_clip", "release"),
+    "dual": ("rate", "damping", "error_clip", "release"),
     "track": ("factor", "lag"),
     "constant": (),
 }

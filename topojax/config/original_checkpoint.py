@@ -211,7 +211,8 @@ def _contracts(there: Mapping[str, Any], weights: Mapping[str, float]) -> dict[s
     adaptive, top = bool(there.get("adaptive_weights", True)), float(there.get("adaptive_lambda_max", 10.0))
     blocks: dict[str, dict[str, Any]] = {}
     for row in TABLE:
-        block: dict[str, Any] = {"enabled": False, "adaptive": adaptive, "gate": "none", "form": "", "damping": 0.0}
+        block: dict[str, Any] = {"enabled": False, "adaptive": adaptive, "gate": "none", "form": ""}
+        block |= {"damping": 0.0, "release": 0.0}
         block["target_rule"] = "warmup" if row.name in TARGETS else "absolute"
         if row.name in WEIGHTS:
             value = weights[row.name]

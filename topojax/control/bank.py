@@ -17,6 +17,8 @@ from topojax.types import Array
 
 EQUAL_TOLERANCE = 0.05
 """Relative deviation up to which a signal counts as equal to its target."""
+SPARE = 0.5
+"""Slack, as a share of the bound, that a weight which regulates may have without being released."""
 
 
 class BankState(NamedTuple):
@@ -181,12 +183,17 @@ class Bank:
         count = jnp.where(state.seen > 0, state.seen, jnp.nan)
         error, signal = state.error / count, state.signal / count
         weight = self._gather([controlled.weight for controlled in state.groups])
+        released = self._released(state, weight, signal, self._adapts(state, moving))
         violated = jnp.where(self.columns.equal, jnp.abs(error) > EQUAL_TOLERANCE, error > 0)
         stuck = self._adapts(state, moving) & (weight >= self.columns.maximum * (1 - 1e-6)) & violated
         working = self._adapts(state, moving) & (weight < self.columns.maximum * (1 - 1e-6)) & violated
         saturated = jnp.where(stuck, state.saturated + 1, 0)
         baseline, warmed, target = self._warmed_up(state, signal)
         return state._replace(
+            groups=tuple(
+                moved._replace(weight=released[group.where])
+                for group, moved in zip(self.groups, state.groups, strict=True)
+            ),
             error=jnp.zeros_like(state.error),
             signal=jnp.zeros_like(state.error),
             seen=jnp.zeros_like(state.seen),
@@ -204,6 +211,13 @@ class Bank:
     def targets(self, state: BankState) -> dict[str, Array]:
         """Name → target, shape=(), in the signal's unit; of a row with many weights the first one's."""
         return {row.name: state.target[self.slices[row.name].start] for row in self.rows}
+
+    def _released(self, state: BankState, weight: Array, signal: Array, moves: Array) -> Array:
+        """λ exp(−ρ max(0, s − ½)), s the slack over the bound: steps that suit a weight of 1 take too long from 100."""
+        share = self.columns.sign * (state.target - signal) / jnp.maximum(jnp.abs(state.target), 1e-12)
+        slack = jnp.where(jnp.isfinite(share), jnp.maximum(0.0, share - SPARE), 0.0)
+        less = jnp.maximum(weight * jnp.exp(-self.columns.release * slack), self.columns.minimum)
+        return jnp.where(moves, less, weight)
 
     def _warmed_up(self, state: BankState, signal: Array) -> tuple[Array, Array, Array]:
         """Averages of the warm-up with this epoch's signals, epochs that measured them, and the targets from now on."""

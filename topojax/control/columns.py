@@ -13,6 +13,10 @@ from topojax.control.rows import Contract
 from topojax.types import Array
 
 
+MOVED = ("pid", "dual")
+"""Mechanisms that a contract's error moves."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Columns:
     """n weights of a few rows, row by row; every array is static, of shape (n,) unless it says otherwise.
@@ -25,7 +29,8 @@ class Columns:
       by_target: bool: errors are divided by the target, not by its unit.
       sign: float32, +1 where the weight lowers the signal.
       adaptive: bool: the weight is moved at all.
-      maximum: float32, largest weight.
+      minimum, maximum: float32, bounds of the weight.
+      release: float32, log-weight per epoch and unit of slack; 0 of equalities and of what is not moved by its error.
       warming: bool: a warm-up sets the target.
       equal: bool: a deviation to either side is a violation.
       ratio: float32, of a warm-up's target to the average.
@@ -39,7 +44,9 @@ class Columns:
     by_target: Gain
     sign: Gain
     adaptive: Gain
+    minimum: Gain
     maximum: Gain
+    release: Gain
     warming: Gain
     equal: Gain
     ratio: Gain
@@ -82,7 +89,9 @@ def columns(rows: Sequence[Contract], units: Mapping[str, float]) -> Columns:
         by_target=column(lambda row: row.mechanism != "pid" or units[row.unit] == 1, bool),
         sign=column(lambda row: row.sign, np.float32),
         adaptive=column(lambda row: row.adaptive and row.mechanism != "constant", bool),
+        minimum=column(lambda row: row.minimum, np.float32),
         maximum=column(lambda row: row.maximum, np.float32),
+        release=column(lambda row: row.release if row.relation != "=" and row.mechanism in MOVED else 0.0, np.float32),
         warming=column(lambda row: row.target_rule == "warmup", bool),
         equal=column(lambda row: row.relation == "=", bool),
         ratio=column(lambda row: row.ratio, np.float32),

@@ -42,6 +42,8 @@ class Contract:
       form: PID form `incremental`, `report` or `position`; dual form `additive` or `multiplicative`; empty is the
         mechanism's default.
       rate: dual step per epoch at unit error.
+      release: log-weight per epoch and unit of slack beyond half the bound: a weight far too large comes down by
+        factors, not by steps. Not of equalities. 0 is none.
       damping: augmented-Lagrangian term of `dual`: extra weight per unit error.
       derivative_filter: time constant of the PID's derivative, epochs.
       error_clip: errors are clipped to ± this.
@@ -73,6 +75,7 @@ class Contract:
     kd: float = 0.0
     form: str = ""
     rate: float = 0.05
+    release: float = 0.0
     damping: float = 0.0
     derivative_filter: float = 1.0
     error_clip: float = 2.0
