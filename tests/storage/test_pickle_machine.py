@@ -9,7 +9,8 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from topojax.storage.pickle_machine import Built, Machine, shown
+from topojax.errors import shown
+from topojax.storage.pickle_machine import Built, Machine
 from topojax.storage.pickle_walk import Refused
 
 

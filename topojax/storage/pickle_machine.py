@@ -16,6 +16,7 @@ import pickletools
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from topojax.errors import shown
 from topojax.storage.pickle_walk import Refused, require_finite
 
 CONTAINERS: Final = 100_000
@@ -164,11 +165,6 @@ class Machine:
             self._spend(target.build(state))
         elif type(target) is not dict:  # torch hangs versions of layers on a dict: passed over
             raise Refused(f"a pickle that changes {type(target).__name__}")
-
-
-def shown(text: str, length: int = 80) -> str:
-    """A text of a stranger on one line, of printable ASCII, shortened."""
-    return "".join(c if 32 <= ord(c) < 127 else ascii(c)[1:-1] for c in text[:length])
 
 
 _STEPS: dict[str, Callable[[Machine, Any], None]] = {

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from topojax.errors import UserError
-from topojax.storage.pickle_machine import Built, Machine, shown
+from topojax.errors import UserError, shown
+from topojax.storage.pickle_machine import Built, Machine
 
 _LARGEST_PROGRAM = 16 << 20
 """Bytes of a pickle, its tensors not among them; the original's has 160 kB after 150 epochs, 2.3 MB after 3,000."""
