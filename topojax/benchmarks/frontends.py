@@ -61,8 +61,8 @@ GROUPS: dict[str, Group] = {
         {"euclid": {"model.metric": "euclid"}, "soft_equivariant": {"model.metric": "soft_equivariant"}},
     ),
     "photographs": Group(
-        "CIFAR-10, labels not used",
-        "configs/cifar10.py",
+        "CIFAR-10, 3,000 images, labels not used",
+        "configs/cifar10.py:subset",
         {"flat": {"model.frontend": "flat"}, "conv": _with("conv", 40)},
     ),
 }
