@@ -163,14 +163,15 @@ def run(names: Sequence[str], seeds: int, workdir: pathlib.Path, root: pathlib.P
     file = root / FILE
     found: Found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     for name in names:
-        group, common = GROUPS[name], {} if epochs is None else {"train.epochs": epochs}
+        group = GROUPS[name]
+        common: dict[str, Any] = {} if epochs is None else {"train.epochs": epochs}
         if group.turned:
             path = turned_data(group.config, workdir / f"{name}.npz").absolute()
             common |= {"data.name": str(path), "data.num_examples": None, "data.test_fraction": None}
         for seed in range(seeds):
             for arm, fields in group.arms.items():
                 folder = workdir / name / f"{arm}_{epochs or 'all'}" / f"seed{seed}"
-                row = measure(group, common | fields, seed, folder)
+                row = measure(group, {**common, **fields}, seed, folder)
                 print(f"{name} {arm} {seed}: {row}", flush=True)
                 found.setdefault(name, {}).setdefault(arm, {})[str(seed)] = row
                 write_json(file, found)

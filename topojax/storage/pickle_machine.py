@@ -60,6 +60,7 @@ class Machine:
           Refused: an opcode or a name that is not on the list, a bound that is not kept, a stack that does not fit.
           ValueError: a program that is cut off; what a function of the table does not take.
         """
+        argument: Any
         for opcode, argument, _ in pickletools.genops(self._program):
             if opcode.name in ("GLOBAL", "INST"):  # told before anything is done; STACK_GLOBAL when it comes
                 self._named(*argument.split(" ", 1))
@@ -74,7 +75,7 @@ class Machine:
             elif name in _CONSTANTS:
                 self._stack.append(_CONSTANTS[name])
             elif name == "FRAME":
-                if argument > len(self._program) - position:
+                if argument > len(self._program) - (position or 0):
                     raise Refused(f"a frame of {argument} bytes in a pickle of {len(self._program)}")
             elif name in _STEPS:
                 _STEPS[name](self, argument)
