@@ -19,7 +19,7 @@ from topojax.config.original_checkpoint import PARITY
 from topojax.errors import UserError
 from topojax.scoring.run import restore
 from topojax.scoring.split import load_splits
-from topojax.training import original_import
+from topojax.training import original_import, original_verify
 from topojax.training.original_import import import_original
 
 
@@ -268,7 +268,7 @@ JUNK = st.one_of(
 
 
 @hypothesis.given(st.data())
-@hypothesis.settings(max_examples=60, deadline=None, phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate])
+@hypothesis.settings(max_examples=25, deadline=None, phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate])
 def test_junk_anywhere_is_one_line_or_passed_over(tmp_path_factory, data):
     """Up to where the model would be built."""
     tree = original_file.tree()
@@ -297,6 +297,24 @@ def test_a_reference_that_says_otherwise_is_refused(tmp_path):
     with pytest.raises(UserError, match="x_hat: off by 9"):
         import_original(tmp_path / "file.pt", tmp_path / "run", reference=tmp_path / "other.npz")
     assert not (tmp_path / "run").exists()
+
+
+def test_what_this_machine_rounds_is_not_held_against_a_checkpoint(tmp_path, run):
+    """Off in float32 and right in float64 is right, and says so."""
+    data = original_file.tensors()[1]
+    np.savez(tmp_path / "reference.npz", x=data["in/x"], x_hat=data["out/x_hat"])
+    computed = original_verify._computed
+
+    def rounded(model):
+        def outputs(params, spectral, x):
+            found = computed(model)(params, spectral, x)
+            return found | {"x_hat": found["x_hat"] * (1.001 if x.dtype == np.float32 else 1.0)}
+
+        return outputs
+
+    with mock.patch.object(original_verify, "_computed", rounded):
+        (line,) = original_verify.verified(tmp_path / "reference.npz", run.model, run.state)
+    assert line.endswith("allowed (in float64)")
 
 
 def test_the_command(tmp_path, capsys, imported):
