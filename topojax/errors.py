@@ -42,6 +42,16 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, as Ctrl-C is a KeyboardInterrupt: commands exit with status 143 after it."""
 
 
+def shown(text: str, length: int = 80) -> str:
+    """A text of a stranger on one line, of printable ASCII, shortened.
+
+    Args:
+      text: of a file that anybody may have written.
+      length: characters of it that are shown.
+    """
+    return "".join(c if 32 <= ord(c) < 127 else ascii(c)[1:-1] for c in text[:length])
+
+
 @contextlib.contextmanager
 def needing(extra: str, what: str) -> Iterator[None]:
     """Import what an extra brings: where it is missing, one line says which extra, and how it is installed.

@@ -10,7 +10,7 @@ import pytest
 import scipy.ndimage
 
 from topojax.atlas.model import make_model
-from topojax.atlas.model.frontends import GroupConvolution, Rotations, ring_masks, turned_basis
+from topojax.atlas.model.frontends import GroupConvolution, Rotations, frontend, ring_masks, turned_basis
 from topojax.atlas.model.layers import perturb
 
 SHAPE = (28, 28, 1)
@@ -55,6 +55,17 @@ def test_a_quarter_turn_changes_no_feature(rotations, shape):
         other = features(flat(np.rot90(images, quarters, axes=(1, 2))))
         assert change(features(flat(images)), other) < 1e-5
     assert change(features(flat(images)), features(flat(images[::-1]))) > 0.3  # other pictures are others
+
+
+@pytest.mark.parametrize("kind", ["conv", "rotation"])
+def test_features_are_at_first_as_long_as_is_asked_for(kind):
+    """However many there are: the scale of the latent is measured on pictures, not on features."""
+    shape, norm = (16, 16, 1), 30.0
+    module = frontend(kind, shape, 4, 4, 1.0, norm)
+    variables = module.init(jax.random.key(0), jnp.zeros((1, 256)))
+    params, _ = perturb(jax.random.key(1), variables["params"], variables["spread"], variables["spectral"])
+    features = jax.jit(lambda x: module.apply({"params": params}, x))(flat(blobs(shape)))
+    np.testing.assert_allclose(np.linalg.norm(features, axis=1), norm, rtol=0.02)
 
 
 def test_a_turn_of_the_group_changes_little_and_less_than_one_between():

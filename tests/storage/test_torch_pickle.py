@@ -1,6 +1,5 @@
 """Files of torch.save: read as they are, and harmless whatever they say."""
 
-import collections
 import contextlib
 import os
 import pickle
@@ -137,8 +136,7 @@ def test_nothing_is_imported(tmp_path, checkpoint):
     }
     assert len(names) == 7
     for name in names:
-        stand_in = torch_pickle._allowed(*name.split(" "))
-        assert stand_in is collections.OrderedDict or stand_in.__module__ == torch_pickle.__name__
+        assert torch_pickle._GLOBALS[tuple(name.split(" "))].__module__ == torch_pickle.__name__
 
 
 def _program(path):
@@ -209,3 +207,73 @@ def test_an_npz_with_a_pickle_or_a_shape_that_lies_is_refused(tmp_path):
         archive.writestr("x.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
     with pytest.raises(UserError, match="shorter than its shape"):
         named_tensors.load(path)
+
+
+OTHERS = {
+    "is empty": b"",
+    "an HDF5 file": b"\x89HDF\r\n\x1a\n" + bytes(100),
+    "a gzip file": b"\x1f\x8b\x08" + bytes(100),
+    "before 1.6": pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2),
+    "a bare pickle": pickle.dumps({"config": {}, "state": {}}),
+    "not a whole zip file": b"epoch,loss\n1,0.5\n",
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_files_of_other_programs_are_named(tmp_path, kind):
+    path = tmp_path / "file.pt"
+    path.write_bytes(OTHERS[kind])
+    with pytest.raises(UserError, match=kind):
+        named_tensors.load(path)
+
+
+def test_folders_pipes_and_zip_files_of_other_programs(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pt")
+    (tmp_path / "folder.pt").mkdir()
+    for name in ("pipe.pt", "folder.pt"):
+        with pytest.raises(UserError, match="is no file"):
+            named_tensors.load(tmp_path / name)
+    with zipfile.ZipFile(tmp_path / "book.pt", "w") as archive:
+        archive.writestr("word/document.xml", "<a/>")
+    with pytest.raises(UserError, match=r"without a data\.pkl"):
+        named_tensors.load(tmp_path / "book.pt")
+    original_file.save(tmp_path / "list.pt", [original_file.Tensor(1.0)])
+    with pytest.raises(UserError, match="it holds list"):
+        named_tensors.load(tmp_path / "list.pt")
+
+
+def test_a_part_that_claims_another_size_than_it_has_is_refused(tmp_path, checkpoint):
+    """In the central directory, which is what is believed: size 4 bytes before, and size packed."""
+    content = bytearray(checkpoint.read_bytes())
+    entry = content.index(b"PK\x01\x02")
+    content[entry + 24 : entry + 28] = (2**31).to_bytes(4, "little")
+    (tmp_path / "file.pt").write_bytes(bytes(content))
+    with pytest.raises(UserError, match="claims another size"):
+        named_tensors.load(tmp_path / "file.pt")
+
+
+def test_a_storage_that_claims_10_gb_is_refused(tmp_path):
+    program = EXPANDED.replace(b"K\x01tQ", b"\x8a\x05\x00\xe4\x0b\x54\x02tQ")
+    original_file.save(tmp_path / "file.pt", original_file.Tensor(1.0), program=by_hand(program))
+    with pytest.raises(UserError, match="storage 0 should have 40000000000 bytes, it has 4"):
+        named_tensors.load(tmp_path / "file.pt")
+
+
+def test_one_storage_seen_as_thousands_of_tensors_is_refused(tmp_path):
+    """Each is as large as the file: whoever copies them has thousands of files."""
+    once = (
+        b"ctorch._utils\n_rebuild_tensor_v2\nq\x00((X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000"
+        b"X\x03\x00\x00\x00cpuM\xe8\x03tQK\x00M\xe8\x03\x85K\x01\x85\x89ccollections\nOrderedDict\n)Rtq\x01R"
+    )
+    path = tmp_path / "file.pt"
+    for times, good in ((1, True), (500, False)):
+        original_file.save(
+            path,
+            original_file.Tensor(np.zeros(1000)),
+            program=by_hand(b"}K\x00](", once, b"h\x00h\x01R" * times, b"es"),
+        )
+        if good:
+            assert len(named_tensors.load(path)[0]) == times + 1
+        else:
+            with pytest.raises(UserError, match="unfolds to more than the file"):
+                named_tensors.load(path)

@@ -1,8 +1,11 @@
 """A checkpoint of the original becomes a run: its outputs, its controllers, and training that goes on from it."""
 
 import json
+from unittest import mock
 
 import golden_files
+import hypothesis
+import hypothesis.strategies as st
 import jax
 import numpy as np
 import optax
@@ -16,6 +19,7 @@ from topojax.config.original_checkpoint import PARITY
 from topojax.errors import UserError
 from topojax.scoring.run import restore
 from topojax.scoring.split import load_splits
+from topojax.training import original_import, original_verify
 from topojax.training.original_import import import_original
 
 
@@ -185,6 +189,8 @@ REFUSED = {
     "covariant_attn_denom_min": (0.01, "covariant_attn_denom_min"),
     "vision_preproc": (True, "vision_preproc = True"),
     "soft_equiv_metric": (True, "soft_equiv_metric = True"),
+    "covariant_attn_transport_eps": (0.01, "covariant_attn_transport_eps = 0.01: here it can be 0.001 alone"),
+    "quantum_router": ("both\nways", r"options that do not exist here: quantum_router = 'both\\nways'"),
     "hidden_dim": (48, "hidden_dim = 48"),
     "latent_dim": ("two", "latent_dim = two"),
     "num_charts": (10**9, "num_charts = 1000000000"),
@@ -202,6 +208,11 @@ def test_what_means_something_else_is_refused_and_nothing_is_written(tmp_path, n
     with pytest.raises(UserError, match=message):
         import_original(tmp_path / "file.pt", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_options_that_do_not_exist_here_but_are_off_are_passed_over(imported, tmp_path):
+    original_file.save(tmp_path / "file.pt", original_file.tree(quantum_router=False, other=0, third=None, text=""))
+    import_original(tmp_path / "file.pt", tmp_path / "run")
 
 
 def spoiled(tree, way, value):
@@ -237,6 +248,48 @@ def test_a_file_with_something_missing_or_wrong(tmp_path, way, value, message):
     assert not (tmp_path / "run").exists()
 
 
+def ways(tree, prefix=()):
+    """Every place of a nested dict."""
+    for key, value in tree.items():
+        yield (*prefix, key)
+        if isinstance(value, dict):
+            yield from ways(value, (*prefix, key))
+
+
+JUNK = st.one_of(
+    st.sampled_from(
+        [None, True, -1, 0, 2**62, 1e300, float("nan"), float("-inf"), "", "x\ny", (), [], {}, b"\xff", {0: {}}]
+    ),
+    st.sampled_from([(0,), (1,), (3, 0), (2, 2, 2)]).map(lambda shape: original_file.Tensor(np.zeros(shape))),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=9),
+)
+
+
+@hypothesis.given(st.data())
+@hypothesis.settings(max_examples=25, deadline=None, phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate])
+def test_junk_anywhere_is_one_line_or_passed_over(tmp_path_factory, data):
+    """Up to where the model would be built."""
+    tree = original_file.tree()
+    for _ in range(data.draw(st.integers(1, 3))):
+        *above, last = data.draw(st.sampled_from(list(ways(tree))))
+        at = tree
+        for key in above:
+            at = at[key]
+        at[last] = data.draw(JUNK)
+    folder = tmp_path_factory.mktemp("junk")
+    original_file.save(folder / "file.pt", tree)
+
+    def stop(*_):
+        raise UserError("as far as this")
+
+    with mock.patch.object(original_import, "build", stop), pytest.raises(UserError) as caught:
+        import_original(folder / "file.pt", folder / "run")
+    assert "\n" not in str(caught.value)
+    assert not (folder / "run").exists()
+
+
 def test_a_reference_that_says_otherwise_is_refused(tmp_path):
     original_file.save(tmp_path / "file.pt", original_file.tree())
     data = original_file.tensors()[1]
@@ -244,6 +297,24 @@ def test_a_reference_that_says_otherwise_is_refused(tmp_path):
     with pytest.raises(UserError, match="x_hat: off by 9"):
         import_original(tmp_path / "file.pt", tmp_path / "run", reference=tmp_path / "other.npz")
     assert not (tmp_path / "run").exists()
+
+
+def test_what_this_machine_rounds_is_not_held_against_a_checkpoint(tmp_path, run):
+    """Off in float32 and right in float64 is right, and says so."""
+    data = original_file.tensors()[1]
+    np.savez(tmp_path / "reference.npz", x=data["in/x"], x_hat=data["out/x_hat"])
+    computed = original_verify._computed
+
+    def rounded(model):
+        def outputs(params, spectral, x):
+            found = computed(model)(params, spectral, x)
+            return found | {"x_hat": found["x_hat"] * (1.001 if x.dtype == np.float32 else 1.0)}
+
+        return outputs
+
+    with mock.patch.object(original_verify, "_computed", rounded):
+        (line,) = original_verify.verified(tmp_path / "reference.npz", run.model, run.state)
+    assert line.endswith("allowed (in float64)")
 
 
 def test_the_command(tmp_path, capsys, imported):

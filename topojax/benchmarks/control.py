@@ -36,8 +36,9 @@ the split (where it is not official), the initial parameters, the order of the d
                     last epoch, on the training split as trained on; signals against targets, also where weights are
                     constant (`contracts.audit`). Contracts on ratios of gradients are left out in all arms
 
---sweep: test AMI and error, mean over at most three seeds, over wrong guesses by the user: initial rate 1e-6 … 1, all initial weights × 1e-3 …
-1e3, and both at once; control against constants, whose weights are clipped to control's bounds.
+--sweep: test AMI and error, mean over at most three seeds, over wrong guesses by the user: initial rate 1e-6 … 1, all
+initial weights × 1e-3 … 1e3, and both at once; control against constants, whose weights are clipped to control's
+bounds.
 
 A run that is finished is a line of WORKDIR/runs.jsonl, under a hash of its configuration, split and the package's
 version, and is not run again: after a change of the code without a new version, delete the file. Writes control.json,

@@ -14,7 +14,7 @@ from topojax.atlas.table import TABLE
 from topojax.config.defaults import default_config
 from topojax.config.original_flags import BY_NAME, translate
 from topojax.config.validate import validate
-from topojax.errors import UserError
+from topojax.errors import UserError, shown
 
 
 class Saved(NamedTuple):
@@ -37,6 +37,12 @@ _ONLY = {
     "soft_equiv_metric": False,
 }
 """Options of the original with the one value that they have here."""
+
+_KNOWN = (
+    *("input_dim", "num_codes_standard", "vq_commitment_cost", "separation_margin", "num_classes"),
+    *("enable_supervised", "enable_classifier_head", "resume_checkpoint"),
+)
+"""Fields of the original's configuration, beside its flags and weights."""
 
 _SIZES = ("hidden_dim", "latent_dim", "num_charts", "codes_per_chart", "input_dim", "batch_size", "epochs")
 
@@ -161,7 +167,10 @@ def config_of(
             raise UserError(f"the checkpoint's configuration has no {field}: it is not of the original program")
     for field, value in _ONLY.items():
         if there[field] != value:
-            raise UserError(f"the checkpoint has {field} = {there[field]}: here it can be {value} alone")
+            raise UserError(f"the checkpoint has {field} = {shown(str(there[field]))}: here it can be {value} alone")
+    known = {*BY_NAME, *WEIGHTS.values(), *_ONLY, *_KNOWN}
+    if unknown := [f"{shown(str(field))} = {shown(repr(there[field]))}" for field in _set(there) - known]:
+        raise UserError(f"the checkpoint has options that do not exist here: {', '.join(sorted(unknown)[:5])}")
     config = default_config()
     given = {name: there[name] for name in BY_NAME if there.get(name) is not None}
     given["disable_supervised"] = not there.get("enable_supervised", True)
@@ -172,13 +181,18 @@ def config_of(
         if fresh:
             fields = {k: v for k, v in fields.items() if not k.startswith(_TRAINED_BY)}
         config.update_from_flattened_dict({name: _typed(config, name, value) for name, value in fields.items()})
-    except (TypeError, ValueError, KeyError) as error:
-        raise UserError(f"the checkpoint's configuration cannot be read: {error}") from error
-    if not fresh:
-        config.losses.separation_margin = float(there.get("separation_margin", 2.0))
-    config.train.epochs = max(1, int(there["epochs"]))
+        if not fresh:
+            config.losses.separation_margin = float(there.get("separation_margin", 2.0))
+        config.train.epochs = max(1, int(there["epochs"]))
+    except (TypeError, ValueError, KeyError, OverflowError, AttributeError) as error:
+        raise UserError(f"the checkpoint's configuration cannot be read: {shown(str(error), 200)}") from error
     validate(config)
     return config
+
+
+def _set(there: Mapping[str, Any]) -> set[str]:
+    """Fields that are not off: what is off changes nothing, whatever it is."""
+    return {field for field, value in there.items() if not isinstance(value, (int, float, str, type(None))) or value}
 
 
 def _typed(config: ConfigDict, name: str, value: Any) -> Any:
@@ -201,7 +215,7 @@ def weights_of(there: Mapping[str, Any], states: Mapping[str, Any]) -> dict[str,
     for name, key in WEIGHTS.items():
         value = states[key]["value"] if key in states else there.get(key, 0.0)
         if not isinstance(value, int | float) or not 0 <= value <= _LARGEST_WEIGHT:
-            raise UserError(f"the checkpoint has {key} = {value}: a weight is a number ≥ 0")
+            raise UserError(f"the checkpoint has {key} = {shown(str(value))}: a weight is a number ≥ 0")
         out[name] = float(value) * (float(there.get("sup_weight", 1.0)) if name.startswith("sup_") else 1.0)
     return out
 

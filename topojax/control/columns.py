@@ -12,7 +12,6 @@ from topojax.control.base import Gain, is_known
 from topojax.control.rows import Contract
 from topojax.types import Array
 
-
 MOVED = ("pid", "dual")
 """Mechanisms that a contract's error moves."""
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from topojax.atlas.controllers import make_control
 from topojax.config.original_checkpoint import Saved, config_of, weights_of
 from topojax.data import sets
-from topojax.errors import UserError
+from topojax.errors import UserError, shown
 from topojax.scoring.run import build
 from topojax.step.original_state import imported
 from topojax.step.state import TrainState
@@ -66,6 +67,38 @@ def import_original(
     if workdir.exists() and any(workdir.iterdir()):
         raise UserError(f"--workdir={workdir} is not empty: an import begins a run of its own")
     tree = named_tensors.load(path)
+    with _reading(path):
+        saved, config, arrays, about = _understood(path, tree, workdir, fresh)
+    model, program = build(config, about)
+    try:
+        state, lines = imported(config, program, saved, num_classes=about["num_classes"], fresh=fresh)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+    if arrays is None:
+        lines.append("no examples in the file: the split is this program's, and may test on what was trained on there")
+    compared = [] if reference is None else verified(reference, model, state)
+    with _written(workdir):
+        if arrays is not None:
+            np.savez_compressed(workdir / "data.npz", **arrays)  # type: ignore[arg-type]
+        _write(path, workdir, config, state, saved, tree, lines)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    return [f"{path}: epoch {saved.epoch}, {parameters} parameters", *lines, *compared]
+
+
+@contextlib.contextmanager
+def _reading(path: pathlib.Path) -> Iterator[None]:
+    """One line for what is of another type or size than it should be, wherever in the file it is met."""
+    try:
+        yield
+    except (TypeError, ValueError, KeyError, IndexError, OverflowError, AttributeError) as error:
+        told = shown(f"{type(error).__name__}: {error}", 200)
+        raise UserError(f"{path} cannot be read as a checkpoint of the original: {told}") from error
+
+
+def _understood(
+    path: pathlib.Path, tree: Mapping[str, Any], workdir: pathlib.Path, fresh: bool
+) -> tuple[Saved, ConfigDict, dict[str, np.ndarray] | None, dict[str, Any]]:
+    """What the file says: its parts, the configuration that goes on from it, its examples if any, and their sizes."""
     saved = _saved(path, tree)
     _sizes_agree(path, saved)
     rate = float(saved.rate.get("lr") or saved.config.get("lr") or 1e-3)
@@ -85,20 +118,7 @@ def import_original(
         if len(shape) != 3:
             config.data.shape = "none"
     config.train.batch_size = min(config.train.batch_size, about["num_train"])
-    model, program = build(config, about)
-    try:
-        state, lines = imported(config, program, saved, num_classes=about["num_classes"], fresh=fresh)
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from error
-    if arrays is None:
-        lines.append("no examples in the file: the split is this program's, and may test on what was trained on there")
-    compared = [] if reference is None else verified(reference, model, state)
-    with _written(workdir):
-        if arrays is not None:
-            np.savez_compressed(workdir / "data.npz", **arrays)  # type: ignore[arg-type]
-        _write(path, workdir, config, state, saved, tree, lines)
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    return [f"{path}: epoch {saved.epoch}, {parameters} parameters", *lines, *compared]
+    return saved, config, arrays, about
 
 
 @contextlib.contextmanager
@@ -179,7 +199,7 @@ def _saved(path: pathlib.Path, tree: Mapping[str, Any]) -> Saved:
         raise UserError(f"{path} is no checkpoint of the original: it has no config and state/atlas")
     epoch = tree.get("epoch", 0)
     if not isinstance(epoch, int) or not 0 <= epoch < 10**7:
-        raise UserError(f"{path}: epoch = {epoch!r} is no epoch")
+        raise UserError(f"{path}: epoch = {shown(repr(epoch))} is no epoch")
     tensors = dict(named_tensors.leaves({part: state.get(part) for part in _PARTS}))
     bad = [name for name, value in tensors.items() if not np.isfinite(value).all()]
     if bad:
@@ -211,7 +231,7 @@ def _sizes_agree(path: pathlib.Path, saved: Saved) -> None:
             raise UserError(f"{path} is no checkpoint of the original: it has no state/{name}")
         said = [saved.config.get(size) for size in sizes]
         if list(saved.tensors[name].shape) != said:
-            told = ", ".join(f"{size} = {value}" for size, value in zip(sizes, said, strict=True))
+            told = ", ".join(f"{size} = {shown(str(value))}" for size, value in zip(sizes, said, strict=True))
             raise UserError(f"{path}: {name} has shape {list(saved.tensors[name].shape)}, its configuration {told}")
 
 
@@ -249,7 +269,9 @@ def _arrays(path: pathlib.Path, tree: Mapping[str, Any], saved: Saved) -> dict[s
     if x.ndim != 2 or x.shape[1:] != x_test.shape[1:] or y.shape != (len(x),) or y_test.shape != (len(x_test),):
         raise UserError(f"{path}: examples {x.shape}, {x_test.shape} and labels {y.shape}, {y_test.shape} do not fit")
     if x.shape[1] != saved.config.get("input_dim"):
-        raise UserError(f"{path}: examples have {x.shape[1]} numbers, the model takes {saved.config.get('input_dim')}")
+        raise UserError(
+            f"{path}: examples have {x.shape[1]} numbers, the model takes {shown(str(saved.config.get('input_dim')))}"
+        )
     shape = _shape(x)
     return {
         "x_train": x.astype(np.float32).reshape(len(x), *shape),

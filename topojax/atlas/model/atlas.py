@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from topojax.atlas.model.discs import BALL_RADIUS, coordinates, packed, places
-from topojax.atlas.model.frontends import Painter, frontend
+from topojax.atlas.model.frontends import NORM, Painter, frontend
 from topojax.atlas.model.layers import (
     IsotropicBlock,
     MixtureGate,
@@ -117,7 +117,8 @@ class Encoder(nn.Module):
         codebook = random_param(self, "codebook", sizes, spread * self.code_scale)
 
         if self.frontend != "flat":
-            x = frontend(self.frontend, self.picture, self.channels, self.rotations, self.gate_bias_init)(x)
+            pictures = (self.picture, self.channels, self.rotations)
+            x = frontend(self.frontend, *pictures, self.gate_bias_init, NORM / self.ball_scale)(x)
         features = gate("gate_0")(SpectralDense(self.hidden, matmul=self.matmul, name="features_0")(x))
         features = gate("gate_1")(SpectralDense(self.hidden, matmul=self.matmul, name="features_1")(features))
         v = SpectralDense(self.latent, name="value")(features)

@@ -28,7 +28,11 @@ _FREQUENCIES = 3
 _RINGS = 4
 _LARGE = 20
 """Pixels across a picture, from which the front end `rotation` looks at it at half its resolution."""
-_GAIN = 4.0
+NORM = 8.0
+"""Of an example's features at first, over `ball_scale`. The spread along the first principal axis is about a quarter of
+the norm, of pictures (MNIST 0.23, CIFAR-10 0.25) and of features (0.21 to 0.30) alike, and `ball_scale` is measured as
+2 over that spread: features as long as the pictures would be leave the latent where it was meant to be. At 4 a feature
+all latents lay at the ball's rim, and training began, and stayed, in a single chart."""
 
 
 def convolve(x: Array, kernel: Array, padding: str = "VALID") -> Array:
@@ -78,12 +82,19 @@ class Convolution(nn.Module):
 
 
 class Standardised(nn.Module):
-    """Features of mean 0 and variance 1 in each example, times a learned gain."""
+    """Features of mean 0 and variance 1 in each example, times a learned gain.
+
+    Attributes:
+      norm: of an example's features at first.
+    """
+
+    norm: float
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """[B, F] → [B, F]."""
-        gain = self.param("log_gain", nn.initializers.constant(math.log(_GAIN)), ())
+        first = math.log(self.norm / x.shape[-1] ** 0.5)
+        gain = self.param("log_gain", nn.initializers.constant(first), ())
         centred = x - jnp.mean(x, axis=-1, keepdims=True)
         return centred * (jnp.exp(gain) / jnp.sqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + 1e-6))
 
@@ -94,11 +105,13 @@ class Pictures(nn.Module):
     Attributes:
       shape: (H, W, C) of the inputs.
       channels: of the first layer; the second has twice as many.
+      norm: of an example's features at first.
     """
 
     shape: tuple[int, int, int]
     channels: int
     bias_init: float = 1.0
+    norm: float = NORM
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -106,7 +119,7 @@ class Pictures(nn.Module):
         x = x.reshape(-1, *self.shape)
         x = halved(_even(Convolution(self.channels, _SIZES[0], 4, self.bias_init, name="conv_0")(x)))
         x = halved(_even(Convolution(2 * self.channels, _SIZES[1], 4, self.bias_init, name="conv_1")(x)))
-        return Standardised(name="scale")(x.reshape(x.shape[0], -1))
+        return Standardised(self.norm, name="scale")(x.reshape(x.shape[0], -1))
 
 
 def _even(x: Array) -> Array:
@@ -127,6 +140,7 @@ class Rotations(nn.Module):
       shape: (H, W, C), H = W.
       channels: of each layer, each in n orientations.
       rotations: n.
+      norm: of an example's features at first.
 
     References:
       Cohen & Welling 2016 (group convolutions); Weiler & Cesa 2019 (steerable kernels and norm gates).
@@ -136,6 +150,7 @@ class Rotations(nn.Module):
     channels: int
     rotations: int = 8
     bias_init: float = 1.0
+    norm: float = NORM
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -149,7 +164,7 @@ class Rotations(nn.Module):
         both = jnp.concatenate([orbit.mean(axis=-1), jnp.sqrt(jnp.sum(orbit**2, axis=-1) + 1e-12) / n**0.5], axis=-1)
         rings = jnp.asarray(ring_masks(x.shape[1]))
         features = jnp.einsum("bhwc,rhw->brc", both, rings).reshape(x.shape[0], -1)
-        return Standardised(name="scale")(features)
+        return Standardised(self.norm, name="scale")(features)
 
     def _layer(self, name: str, x: Array, size: int, orientations: int) -> Array:
         return GroupConvolution(self.channels, size, self.rotations, orientations, self.bias_init, name=name)(x)
@@ -253,7 +268,12 @@ def _doubled(x: Array) -> Array:
 
 
 def frontend(
-    kind: str, shape: tuple[int, int, int] | None, channels: int, rotations: int, bias_init: float
+    kind: str,
+    shape: tuple[int, int, int] | None,
+    channels: int,
+    rotations: int,
+    bias_init: float,
+    norm: float = NORM,
 ) -> nn.Module:
     """The front end of a name other than `flat`, to be called `frontend` in the encoder.
 
@@ -265,7 +285,7 @@ def frontend(
     if kind == "conv":
         if channels % 4:
             raise ValueError(f"model.channels = {channels}: must be a multiple of 4 for model.frontend = 'conv'")
-        return Pictures(shape, channels, bias_init, name="frontend")
+        return Pictures(shape, channels, bias_init, norm, name="frontend")
     if shape[0] != shape[1]:
         raise ValueError(f"model.frontend = 'rotation' needs square pictures, the data have {shape}")
-    return Rotations(shape, channels, rotations, bias_init, name="frontend")
+    return Rotations(shape, channels, rotations, bias_init, norm, name="frontend")
