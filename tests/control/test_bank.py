@@ -345,6 +345,30 @@ def test_targets_can_be_read_and_moved():
 # Types.
 
 
+@pytest.mark.parametrize("mechanism", ["dual", "pid"])
+@pytest.mark.parametrize("relation, spared, kept", [("<=", 0.1, 0.6), (">=", 0.7, 0.5)])
+def test_a_weight_with_half_its_bound_to_spare_comes_down_by_factors(mechanism, relation, spared, kept):
+    """Bound 0.4: a signal of 0.1 or 0.7 has three quarters of it to spare, a quarter more than a weight may have."""
+    still = {"kp": 0.0, "ki": 0.0, "rate": 0.0}
+    row = Contract("row", mechanism, "h", relation, 0.4, initial=8.0, minimum=0.5, release=1.2, **still)
+    expected = 8.0 * np.exp(-1.2 * 0.25 * np.arange(1, 4))
+    np.testing.assert_allclose(path(row, 3 * [{"h": spared}]), expected, rtol=1e-5)
+    assert path(row, 30 * [{"h": spared}])[-1] == 0.5
+    # Neither violated, nor half the bound away from it; nor not measured, nor behind a gate that is closed.
+    assert path(row, 3 * [{"h": kept}]) == 3 * [8.0]
+    assert path(row, 3 * [{"h": np.nan}]) == 3 * [8.0]
+    gated = dataclasses.replace(row, gate="hold")
+    shut = run(gated, 3 * [{"h": spared}], moving={**ALL_MOVE, "hold": jnp.bool_(False)})
+    assert float(shut[1][-1]["row"]) == 8.0
+    assert path(dataclasses.replace(row, release=0.0), 3 * [{"h": spared}]) == 3 * [8.0]
+
+
+@pytest.mark.parametrize("mechanism, relation", [("dual", "="), ("constant", "<=")])
+def test_no_equality_and_no_constant_is_released(mechanism, relation):
+    row = Contract("row", mechanism, "h", relation, 0.4, initial=8.0, rate=0.0, release=1.0)
+    assert path(row, 3 * [{"h": 0.0}]) == 3 * [8.0]
+
+
 def test_violation_is_half_the_sum_of_squared_violations():
     kept, missing = Contract("kept", "dual", "m", "<=", 2.0), Contract("missing", "dual", "nowhere", "<=", 2.0)
     violated, off = Contract("violated", "dual", "m", "<=", 0.8), Contract("off", "dual", "m", "=", 4.0)

@@ -41,14 +41,11 @@ class Contract(control_rows.Contract):
         0 until then, and ramps after.
       wants_labels: the row is left out when labels are not used.
       per_chart: one weight, error and controller for each chart.
-      initial: every weight starts where a likelihood in nats stands, and control takes it from there.
-      maximum: no weight is bounded for the sake of one data set.
-      release: from `maximum` to 1 in some ten epochs, where there is nothing to hold.
     """
 
-    initial: float = 1.0
+    initial: float = 1.0  # where a likelihood in nats stands; control takes it from there
     maximum: float = MOST
-    release: float = 1.0
+    release: float = 1.0  # from `maximum` to 1 in some ten epochs, where there is nothing to hold
 
     wants_labels: bool = False
     per_chart: bool = False
