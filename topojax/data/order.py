@@ -53,6 +53,11 @@ def shuffled(key: Array, n: int) -> Array:
     return jnp.argsort(jax.random.bits(key, (n,))).astype(jnp.int32)
 
 
+def probe_indices(seed: int | Array, n: int, size: int) -> Array:
+    """The examples of the probe batch: the same for the whole run, [min(size, n)] int32."""
+    return shuffled(jax.random.key(seed), n)[:size]
+
+
 def batch_indices(seed: int | Array, epoch: int | Array, n: int, batch_size: int) -> Array:
     """Which examples make up each batch of an epoch; the last n mod batch_size of the order sit this one out.
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from topojax.data import classes, fit
 from topojax.data.raw import Inputs, Raw, Split, length, taken
+from topojax.data.rows import Given, Rows, blocks
 from topojax.data.units import Column, Units
 from topojax.errors import UserError
 
@@ -27,13 +28,14 @@ class Ready(NamedTuple):
     """Own data, split and scaled.
 
     Attributes:
-      train, test: rows [n, X] float32, and labels [n] int32, −1 where missing.
+      train, test: rows [n, X] float32, those to train on as `Rows` where they were `Given`; and labels [n] int32, −1
+        where missing.
       units: of the examples.
       num_classes: C ≥ 1.
       notes: what was found out, a line each.
     """
 
-    train: tuple[np.ndarray, np.ndarray]
+    train: tuple[np.ndarray | Rows, np.ndarray]
     test: tuple[np.ndarray, np.ndarray]
     units: Units
     num_classes: int
@@ -109,7 +111,7 @@ def ready(
         matrices = _filled(train.inputs, test.inputs)
     units = fit.units(matrices[0], pictures=raw.pictures, shape=shape, scale=scale)
     units = dataclasses.replace(units, columns=columns, classes=counted.names)
-    rows = [units.prepared(matrix) for matrix in matrices]
+    rows = [Rows(m, units) if isinstance(m, Given) else units.prepared(m) for m in matrices]
     label = [np.asarray(split.label) for split in (train, test)]
     notes = [*_about(units, counted, label), *notes, *_warnings(units, counted, label, rows)]
     if len(counted.names) == 1:  # it tells nothing apart
@@ -127,6 +129,8 @@ def _empty(inputs: Inputs, where: str, missing: str) -> np.ndarray:
             more = f" and {len(counts) - _NAMED} more columns" if len(counts) > _NAMED else ""
             raise UserError(f"{where}: empty cells in {named}{more}: {_WAYS}")
         return np.asarray(np.stack(list(by_column.values())).any(axis=0))
+    if inputs.dtype.kind in "biu":
+        return np.zeros(len(inputs), bool)
     blank = _blank(inputs, where)
     rows = np.asarray(blank.reshape(len(blank), -1).any(axis=1))
     if rows.any() and missing == "refuse":
@@ -144,7 +148,7 @@ def _blank(values: np.ndarray, where: str) -> np.ndarray:
     if values.dtype.kind not in "biuf":
         raise UserError(f"{where}: inputs are {values.dtype}: numbers are wanted")
     if values.dtype.kind != "f":
-        return np.zeros(values.shape, bool)
+        return np.zeros(len(values), bool)
     infinite = np.isinf(values)
     if infinite.any():
         first = int(infinite.reshape(len(values), -1).any(axis=1).argmax())
@@ -223,7 +227,9 @@ def _about(units: Units, counted: classes.Classes, label: list[np.ndarray]) -> l
     return lines
 
 
-def _warnings(units: Units, counted: classes.Classes, label: list[np.ndarray], rows: list[np.ndarray]) -> list[str]:
+def _warnings(
+    units: Units, counted: classes.Classes, label: list[np.ndarray], rows: list[np.ndarray | Rows]
+) -> list[str]:
     lines = []
     counts = np.bincount(label[0][label[0] >= 0], minlength=len(counted.names))
     if len(counts) == 1 and counts[0]:
@@ -231,12 +237,17 @@ def _warnings(units: Units, counted: classes.Classes, label: list[np.ndarray], r
     elif len(counts) > 1 and counts.max() > IMBALANCE * max(counts.min(), 1):
         least, most = counted.names[counts.argmin()], counted.names[counts.argmax()]
         lines.append(f"classes are unequal: {counts.min()} of {least!r}, {counts.max()} of {most!r}")
-    constant = rows[0].min(axis=0) == rows[0].max(axis=0)
-    if constant.any() and units.columns:
+    if units.columns:
+        table = np.asarray(rows[0])
+        constant = table.min(axis=0) == table.max(axis=0)
         names = [column.name for column in units.columns for _ in range(column.size)]
-        lines.append(f"constant: {classes.listed([names[i] for i in np.flatnonzero(constant)])}")
-    seen = {hash(row.tobytes()) for row in rows[0]}
-    twice, shared = len(rows[0]) - len(seen), sum(hash(row.tobytes()) in seen for row in rows[1])
+        if constant.any():
+            lines.append(f"constant: {classes.listed([names[i] for i in np.flatnonzero(constant)])}")
+    of_train, of_test = (
+        np.fromiter((hash(row.tobytes()) for block in blocks(each) for row in block), np.int64, len(each))
+        for each in rows
+    )
+    twice, shared = len(of_train) - len(np.unique(of_train)), int(np.isin(of_test, of_train).sum())
     if twice or shared:
         lines.append(
             f"duplicates: {twice} training examples repeat another, {shared} test examples are in training too"

@@ -1,8 +1,10 @@
 """What a reader brings: examples as they lie there, before anything is found out about them."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from topojax.data.rows import Given
 
 Inputs = np.ndarray | dict[str, np.ndarray]
 """[n, …] of numbers, or name → [n] of a table's columns: numbers, or texts as objects, None where a cell is empty."""
@@ -59,9 +61,12 @@ def length(inputs: Inputs) -> int:
     return len(next(iter(inputs.values()))) if isinstance(inputs, dict) else len(inputs)
 
 
-def taken(split: Split, index: np.ndarray) -> Split:
-    """Those of its examples."""
+def taken(split: Split, index: np.ndarray, *, on_host: bool = False) -> Split:
+    """Those of its examples; bytes that stay on the host are not copied (`Given`)."""
     inputs = split.inputs
+    if on_host and not isinstance(inputs, dict) and inputs.dtype == np.uint8:
+        given: Any = Given(inputs, index)
+        return Split(given, None if split.label is None else split.label[index])
     if len(index) == length(inputs) and (np.diff(index) == 1).all():
         return split  # all of them: no copy
     chosen = {k: v[index] for k, v in inputs.items()} if isinstance(inputs, dict) else inputs[index]

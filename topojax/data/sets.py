@@ -14,7 +14,9 @@ import numpy as np
 from topojax.data import classes, given, manifolds, own, readers, tfds_arrays
 from topojax.data.fetched import fetched
 from topojax.data.order import batch_indices, permutation, shuffled, stratified
+from topojax.data.modes import chosen
 from topojax.data.raw import Options, Raw, Split, taken
+from topojax.data.rows import Given, Rows, blocks
 from topojax.data.units import Units, unit_interval
 from topojax.errors import UserError
 from topojax.types import Array, Batch
@@ -43,7 +45,7 @@ class Dataset(NamedTuple):
     """A data set, split and checked. Its arrays are numpy's: they live on the host."""
 
     name: str
-    train: Batch  # image (n, X) float32 in [0, 1], label (n,) int32, −1 where own data have none
+    train: Batch  # image (n, X) float32 in [0, 1], in mode host `Rows`; label (n,) int32, −1 where own data have none
     test: Batch  # image (m, X), label (m,)
     image_shape: tuple[int, int, int] | None  # (H, W, C) with H·W·C = X; None for points of a manifold
     num_classes: int
@@ -51,6 +53,7 @@ class Dataset(NamedTuple):
     units: Units  # of the examples as they are given
     notes: tuple[str, ...] = ()  # what was found out of own data, a line each
     own: bool = False  # whether it is a person's own, of which nothing was known before
+    mode: str = "memory"  # where the training split lies (`modes`), never auto
 
     def sizes(self) -> dict[str, Any]:
         """What programs are built from: sizes, no values."""
@@ -74,7 +77,7 @@ class _Pool(NamedTuple):
     source: str
 
 
-def load(config_data: Any, *, seed: int, data: Any = None) -> Dataset:
+def load(config_data: Any, *, seed: int, data: Any = None, on_host: bool = False) -> Dataset:
     """Read or make the data set that `config.data` describes, split it, check it.
 
     Training pool: the official training split, all 1,797 digits, a manifold's points, or a person's own data.
@@ -88,6 +91,7 @@ def load(config_data: Any, *, seed: int, data: Any = None) -> Dataset:
         of each example.
       seed: of the draws and of a manifold's points; the result is a function of it and of `config_data`.
       data: in place of what `config_data.name` says (`given.raw`).
+      on_host: whether the caller takes a training split that stays on the host, where `config_data.mode` says so.
 
     Returns:
       A Dataset, in the pool's order.
@@ -101,12 +105,12 @@ def load(config_data: Any, *, seed: int, data: Any = None) -> Dataset:
     if num_examples is not None and num_examples < 2:
         raise UserError(f"data.num_examples = {num_examples}: needs at least 2, one to train on and one to test")
     if data is not None or name not in NAMES:
-        return _own(config_data, _raw(config_data, data), seed, in_memory=data is not None)
+        return _own(config_data, _raw(config_data, data), seed, in_memory=data is not None, on_host=on_host)
     if name in tfds_arrays.SOURCES:
         directory = tfds_arrays.find(name, config_data.data_dir)
         splits = tfds_arrays.load(directory, cache=config_data.cache)
         if splits.train_image.dtype != np.uint8:  # not as the maker of the set has it
-            return _own(config_data, tfds_arrays.raw(directory, splits), seed)
+            return _own(config_data, tfds_arrays.raw(directory, splits), seed, on_host=on_host)
         pool = _official(name, directory.name, splits)
     else:
         pool = _made(config_data, seed)
@@ -122,7 +126,12 @@ def load(config_data: Any, *, seed: int, data: Any = None) -> Dataset:
     sizes = {"input_dim": batches["train"].image.shape[1], "image_shape": pool.image_shape}
     units = built_in_units(name, sizes)
     manifest = _manifest(name, pool.source, splits_of)
-    return _finished(config_data, batches, pool.image_shape, pool.num_classes, manifest, units)
+    mode = _mode(config_data, batches["train"], on_host)
+    if mode != "memory":
+        image, label = splits_of["train"]
+        kept = image if image.dtype == np.uint8 else np.asarray(batches["train"].image)
+        batches["train"] = _held(Rows(Given(kept), units), label)
+    return _finished(config_data, batches, pool.image_shape, pool.num_classes, manifest, units, mode=mode)
 
 
 def locate(name: str, data_dir: str | None = None) -> str:
@@ -191,7 +200,7 @@ def _size(resize: str) -> tuple[int, int]:
     return sides[0], sides[-1]
 
 
-def _own(config_data: Any, raw: Raw, seed: int, *, in_memory: bool = False) -> Dataset:
+def _own(config_data: Any, raw: Raw, seed: int, *, in_memory: bool = False, on_host: bool = False) -> Dataset:
     """A person's own data: settled, split as the built-in sets are, scaled."""
     name = "data" if in_memory or config_data.name == given.NAME else pathlib.PurePath(config_data.name).name
     raw, _ = own.settle(raw, config_data.missing, name)
@@ -207,15 +216,32 @@ def _own(config_data: Any, raw: Raw, seed: int, *, in_memory: bool = False) -> D
         train, test = _each_class_to_train_on(counted.label, train, test)
         held = taken(pool, test)
     fitting = {"shape": config_data.shape, "scale": config_data.scale}
-    made = own.ready(raw, taken(pool, train), held, **fitting, counted=counted, where=name)
+    inputs = pool.inputs
+    size = len(inputs) if isinstance(inputs, dict) else int(np.prod(inputs.shape[1:]))
+    mode = chosen(config_data.mode, len(train), size) if on_host else "memory"
+    # A scale for each number is a table's: those are rows of floats on the host, too.
+    some = taken(pool, train, on_host=mode != "memory" and config_data.shape != "none")
+    made = own.ready(raw, some, held, **fitting, counted=counted, where=name)
     splits = {"train": made.train, "test": made.test}
     batches = {split: Batch(cast(Array, image), cast(Array, label)) for split, (image, label) in splits.items()}
+    if mode != "memory" and not isinstance(made.train[0], Rows):
+        batches["train"] = _held(Rows(Given(made.train[0]), made.units), made.train[1])
     if config_data.scale == "none":
         for split, batch in batches.items():
-            in_unit_interval(np.asarray(batch.image), f"{name} {split} split")
+            for block in blocks(batch.image):
+                in_unit_interval(np.asarray(block), f"{name} {split} split")
     manifest = _manifest(name, raw.source, splits)
     shape, units = made.units.image_shape, made.units
-    return _finished(config_data, batches, shape, made.num_classes, manifest, units, notes=made.notes, own=True)
+    about = {"notes": made.notes, "own": True, "mode": mode}
+    return _finished(config_data, batches, shape, made.num_classes, manifest, units, **about)
+
+
+def _mode(config_data: Any, train: Batch, on_host: bool) -> str:
+    return chosen(config_data.mode, *train.image.shape) if on_host else "memory"
+
+
+def _held(rows: Rows, label: np.ndarray) -> Batch:
+    return Batch(cast(Array, rows), cast(Array, label))
 
 
 def _each_class_to_train_on(label: np.ndarray, train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -249,7 +275,7 @@ def _split(
     return chosen[~held], chosen[held]
 
 
-def _manifest(name: str, source: str, splits: dict[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+def _manifest(name: str, source: str, splits: Mapping[str, tuple[Any, np.ndarray]]) -> dict[str, Any]:
     found: dict[str, Any] = {"name": name, "source": source}
     for split, raw in splits.items():
         found[split] = {"examples": len(raw[1]), "sha256": tfds_arrays.digest(*raw)}
@@ -323,7 +349,8 @@ def with_neighbours(batch: Batch, count: int) -> Batch:
         )
     from topojax.data.neighbours import nearest
 
-    return batch._replace(neighbours=cast(Array, nearest(np.asarray(batch.image), count)))
+    image = batch.image if isinstance(batch.image, Rows) else np.asarray(batch.image)
+    return batch._replace(neighbours=cast(Array, nearest(image, count)))
 
 
 def _made(config_data: Any, seed: int) -> _Pool:

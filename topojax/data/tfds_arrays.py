@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from topojax.data.raw import Raw, Split
+from topojax.data.rows import Rows, blocks
 from topojax.errors import UserError, needing
 
 _CACHE_FORMAT = 2
@@ -138,12 +139,13 @@ def _contents(file: pathlib.Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def digest(*arrays: np.ndarray) -> str:
+def digest(*arrays: np.ndarray | Rows) -> str:
     """sha256 of dtypes, shapes and contents, in hexadecimal."""
     sha = hashlib.sha256()
     for array in arrays:
         sha.update(f"{array.dtype.str}{array.shape}".encode())
-        sha.update(np.ascontiguousarray(array).data)
+        for block in blocks(array):
+            sha.update(np.ascontiguousarray(block).data)
     return sha.hexdigest()
 
 

@@ -128,6 +128,10 @@ class Units:
         """`rows` of a whole split in the shape of its data, without a look at its values."""
         return self.scaled(self._stacked(x)[0])
 
+    def prepared_bytes(self, x: np.ndarray) -> np.ndarray:
+        """[n, X], channel last, of a split in the shape of its data, its values as they are."""
+        return self._stacked(x)[0]
+
     def scaled(self, x: np.ndarray) -> np.ndarray:
         """[n, X] in the units given → [0, 1], float32."""
         if x.dtype.kind in "iub" and self.integers is not None:

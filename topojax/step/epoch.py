@@ -9,9 +9,10 @@ import jax.numpy as jnp
 
 from topojax.atlas.controllers import Rows
 from topojax.data.augment import Views
+from topojax.data.chunks import Chunk, at, scaled
 from topojax.data.mesh import make_mesh, split
 from topojax.data.neighbours import partners
-from topojax.data.sets import batch_indices, shuffled
+from topojax.data.order import batch_indices, probe_indices
 from topojax.step.closing import Closing
 from topojax.step.metrics import expanded, of_step, pack, reduce_epoch
 from topojax.step.state import TrainState
@@ -63,7 +64,7 @@ class Epochs:
         )
         probe = self.probe_of(data)
         names: set[str] = set()  # known once the body is traced
-        mesh = make_mesh(self.config.mesh.data)
+        mesh = self.mesh
 
         def views(step: Array, index: Array) -> Views:
             return split(self.views(state.key, data, step, index), mesh)
@@ -82,8 +83,54 @@ class Epochs:
         self._traced.append(expanded(names, self.rows))
         return state, reduce_epoch(self._traced[-1], metrics)
 
+    def chunk(self, state: TrainState, chunk: Chunk) -> tuple[TrainState, Array]:
+        """Some steps of an epoch on batches that were gathered before: the state after them, and the metrics of each.
+
+        The step is that of `epoch`, and so are its digits: only where the batches lie differs.
+
+        Args:
+          state: before them.
+          chunk: of S steps, of which the first `count` are taken.
+
+        Returns:
+          The state, and shape=(S, metrics), zeros for the steps that were not taken.
+        """
+        probe, size, mesh = scaled(chunk.probe, chunk.low, chunk.width), chunk.batches.label.shape[0], self.mesh
+        step_of = jax.jit(self.step)  # so that asking for the shapes of its metrics does not trace it twice
+
+        def views(step: Array, place: Array) -> Views:
+            return split(self.seen(state.key, step, at(chunk, place)), mesh)
+
+        def body(place: Array, carry: tuple[TrainState, Views, Array]) -> tuple[TrainState, Views, Array]:
+            state, now, rows = carry
+            after = views(state.step + 1, jnp.minimum(place + 1, size - 1))
+            state, metrics = step_of(state, now, probe)
+            return state, after, jax.lax.dynamic_update_index_in_dim(rows, pack(metrics), place, 0)
+
+        first = views(state.step, jnp.int32(0))
+        metrics = jax.eval_shape(step_of, state, first, probe)[1]
+        self._traced.append(expanded(metrics, self.rows))
+        rows = jnp.zeros((size, len(self._traced[-1])), jnp.float32)
+        state, _, rows = jax.lax.fori_loop(0, chunk.count, body, (state, first, rows))
+        return state, rows
+
+    @property
+    def mesh(self) -> Any:
+        """The devices that share a batch, None for one."""
+        return make_mesh(self.config.mesh.data)
+
+    def seen(self, key: Array, step: Array, batch: Batch) -> Views:
+        """What a step is given of its batch.
+
+        Args:
+          key: of the state.
+          step: optimizer steps made before it.
+          batch: its examples.
+        """
+        return self.views_of(jax.random.fold_in(key, step), batch)
+
     def views(self, key: Array, data: Batch, step: Array, index: Array) -> Views:
-        """What a step is given.
+        """What a step is given of a training split.
 
         Args:
           key: of the state.
@@ -94,11 +141,11 @@ class Epochs:
         batch = Batch(data.image[index], data.label[index])
         if self.compares and self.config.data.neighbours:
             batch = batch._replace(partner=partners(key, step, data, index))
-        return self.views_of(jax.random.fold_in(key, step), batch)
+        return self.seen(key, step, batch)
 
     def probe_of(self, data: Batch) -> Batch:
         """The probe batch: the same examples of a split for the whole run."""
-        index = shuffled(jax.random.key(self.config.seed), self.num_train)[: self.config.probe.size]
+        index = probe_indices(self.config.seed, self.num_train, self.config.probe.size)
         return Batch(data.image[index], data.label[index])
 
     def metric_names(self, init: Callable[[], TrainState], input_dim: int) -> tuple[str, ...]:

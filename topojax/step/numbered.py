@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from topojax.config.numbers import Numbers, placed
+from topojax.data.chunks import Chunk
 from topojax.step.program import Program
 from topojax.step.state import TrainState
 from topojax.types import Array, Batch
@@ -15,12 +16,14 @@ class Numbered(NamedTuple):
     Attributes:
       init: numbers → TrainState.
       epoch: (numbers, state, data) → (state, metrics).
+      chunk: (numbers, state, chunk) → (state, metrics of its steps).
       metric_names: () → names of the metrics, in the order of `epoch`'s vector.
     """
 
     init: Callable[[Numbers], TrainState]
     epoch: Callable[[Numbers, TrainState, Batch], tuple[TrainState, Array]]
     metric_names: Callable[[], tuple[str, ...]]
+    chunk: Callable[[Numbers, TrainState, Chunk], tuple[TrainState, Array]] | None = None
 
 
 def make_numbered(config: Any, program_of: Callable[[Any], Program]) -> Numbered:
@@ -41,4 +44,10 @@ def make_numbered(config: Any, program_of: Callable[[Any], Program]) -> Numbered
         names.append(program.metric_names())
         return out
 
-    return Numbered(init, epoch, lambda: names[-1] if names else program_of(config).metric_names())
+    def chunk(numbers: Numbers, state: TrainState, chunk: Chunk) -> tuple[TrainState, Array]:
+        program = program_of(placed(config, numbers))
+        out = program.chunk(state, chunk)
+        names.append(program.metric_names())
+        return out
+
+    return Numbered(init, epoch, lambda: names[-1] if names else program_of(config).metric_names(), chunk)

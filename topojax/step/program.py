@@ -20,6 +20,7 @@ from topojax.atlas.terms import INVARIANCES, Settings
 from topojax.control import precision
 from topojax.control.base import is_known
 from topojax.data.augment import make_views
+from topojax.data.chunks import Chunk
 from topojax.step.closing import Closing, empty_liveness
 from topojax.step.diagnosis import Diagnosis
 from topojax.step.epoch import Epochs
@@ -43,6 +44,7 @@ class Program(NamedTuple):
       epoch: (state, data) → (state, metrics): a scan of `train_step` in the order of (seed, epoch); losses, signals
         and norms are means over the epoch's finite steps, weights and rates its last values; one vector, since a
         hundred scalars would be a hundred buffers (`named` gives them their names back).
+      chunk: (state, chunk) → (state, metrics of its steps): some steps of an epoch, gathered before (`data.chunks`).
       evaluate: (state, batch) → per-example arrays, in evaluation mode (`predict.make_evaluate`).
       temperature: state → T of P(y|k).
       baselines: what is trained beside the atlas, to compare it with.
@@ -57,6 +59,7 @@ class Program(NamedTuple):
     probe_of: Callable[[Batch], Batch]
     train_step: Callable[[TrainState, Batch, Batch], tuple[TrainState, Metrics]]
     epoch: Callable[[TrainState, Batch], tuple[TrainState, Array]]
+    chunk: Callable[[TrainState, Chunk], tuple[TrainState, Array]]
     evaluate: Callable[[TrainState, Batch], dict[str, Array]]
     temperature: Callable[[TrainState], Array]
     baselines: Baselines
@@ -142,6 +145,7 @@ def make_program(
         probe_of=epochs.probe_of,
         train_step=epochs.train_step,
         epoch=epochs.epoch,
+        chunk=epochs.chunk,
         evaluate=make_evaluate(config, model, temperature, baselines),
         temperature=temperature,
         baselines=baselines,

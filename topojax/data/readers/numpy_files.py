@@ -1,4 +1,6 @@
-"""`.npz` and `.npy`: arrays under the names that people give them. Pickled objects are refused: they are programs."""
+"""`.npz`, `.npy` and folders of `.npy`: arrays under the names that people give them. Files of `.npy` are mapped, not
+read: what is larger than memory can be trained from the host. Pickled objects are refused: they are programs.
+"""
 
 import math
 import pathlib
@@ -21,49 +23,65 @@ _FAMILIES = (("", ""), ("", "_train"), ("train_", ""), ("", "train"))
 """What stands before such a name, and after it."""
 
 
+def knows(folder: pathlib.Path) -> bool:
+    """Whether it holds arrays under such names, a file each."""
+    keys = {file.stem.lower() for file in folder.glob("*.npy")}
+    return any(f"{before}{name}{after}" in keys for name in INPUTS for before, after in _FAMILIES)
+
+
 def read(path: pathlib.Path, options: Options) -> Raw:
     """x, y; or x_train, y_train and, if there is one, x_test, y_test; labels may be missing, class_names name them."""
+    if path.is_dir():
+        arrays = {file.stem: _mapped(file) for file in sorted(path.glob("*.npy"))}
+        return _named(arrays, path, options, "a folder of .npy files")
     held = path.stat().st_size
     if path.suffix.lower() == ".npy":
-        with path.open("rb") as handle:
-            require_unfolded(path, held, claimed(handle))
-        return Raw(Split(_array(np.load(path, allow_pickle=False), path), None), None, "a .npy file")
+        return Raw(Split(_array(_mapped(path), path), None), None, "a .npy file")
     with zipfile.ZipFile(path) as archive:
         strange = [name for name in archive.namelist() if ".." in pathlib.PurePosixPath(name).parts or name[:1] == "/"]
         if strange:
             raise UserError(f"{path}: holds {strange[0]!r}, a path out of the archive: refused")
         require_unfolded(path, held, unfolded(archive))
     with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
-        keys = {key.lower(): key for key in file.files}
-        for before, after in _FAMILIES:
-            found = [name for name in INPUTS if f"{before}{name}{after}" in keys]
-            if found:
-                break
-        else:
-            there = ", ".join(file.files) or "nothing"
-            raise UserError(f"{path}: no key x, image, x_train, image_train or the like in it; there are: {there}")
-        _one_family(path, keys, before + after)
-        names = LABELS if options.label is None else () if options.label == NO_LABEL else (options.label.lower(),)
+        return _named(file, path, options, "an .npz file")
 
-        def split(inputs: str, before: str, after: str) -> Split | None:
-            key = keys.get(f"{before}{inputs}{after}")
-            if key is None:
-                return None
-            labels = [keys[f"{before}{name}{after}"] for name in names if f"{before}{name}{after}" in keys]
-            if options.label is not None and names and not labels:
-                raise UserError(
-                    f"{path}: config.data.label = {options.label!r} is no key of it: {', '.join(file.files)}"
-                )
-            return Split(_array(file[key], path), _array(file[labels[0]], path) if labels else None)
 
-        train = split(found[0], before, after)
-        test = (
-            split(found[0], before.replace("train", "test"), after.replace("train", "test")) if before + after else None
-        )
-        named = keys.get("class_names")
-        classes = None if named is None else tuple(map(str, np.ravel(file[named])))
+def _named(file: Mapping[str, np.ndarray], path: pathlib.Path, options: Options, source: str) -> Raw:
+    """Arrays by their names."""
+    keys = {key.lower(): key for key in file}
+    for before, after in _FAMILIES:
+        found = [name for name in INPUTS if f"{before}{name}{after}" in keys]
+        if found:
+            break
+    else:
+        there = ", ".join(file) or "nothing"
+        raise UserError(f"{path}: no key x, image, x_train, image_train or the like in it; there are: {there}")
+    _one_family(path, keys, before + after)
+    names = LABELS if options.label is None else () if options.label == NO_LABEL else (options.label.lower(),)
+
+    def split(inputs: str, before: str, after: str) -> Split | None:
+        key = keys.get(f"{before}{inputs}{after}")
+        if key is None:
+            return None
+        labels = [keys[f"{before}{name}{after}"] for name in names if f"{before}{name}{after}" in keys]
+        if options.label is not None and names and not labels:
+            raise UserError(f"{path}: config.data.label = {options.label!r} is no key of it: {', '.join(file)}")
+        return Split(_array(file[key], path), _array(file[labels[0]], path) if labels else None)
+
+    train = split(found[0], before, after)
+    test = split(found[0], before.replace("train", "test"), after.replace("train", "test")) if before + after else None
+    named = keys.get("class_names")
+    classes = None if named is None else tuple(map(str, np.ravel(file[named])))
     assert train is not None
-    return Raw(train, test, "an .npz file", names=classes)
+    return Raw(train, test, source, names=classes)
+
+
+def _mapped(path: pathlib.Path) -> np.ndarray:
+    """The array of a file, mapped where it is of bytes, else read."""
+    with path.open("rb") as handle:
+        require_unfolded(path, path.stat().st_size, claimed(handle))
+    found = np.load(path, mmap_mode="r", allow_pickle=False)
+    return found if found.dtype == np.uint8 and found.ndim > 1 else np.array(found)
 
 
 def unfolded(archive: zipfile.ZipFile) -> int:

@@ -1,0 +1,122 @@
+"""Training inputs that stay on the host as they were given, bytes or a mapped file of bytes, until they are read.
+
+What is mapped is let go after each reading: a file takes part in the resident memory only with what is read at a time.
+"""
+
+import contextlib
+import mmap
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from topojax.data.units import Units
+
+BLOCK = 2**24
+"""Bytes, as float32, that are read at a time where all rows are."""
+
+
+class Given:
+    """Some examples of an array, in the units in which it lies there; nothing is copied before it is read.
+
+    Args:
+      source: [N, …], in memory or mapped.
+      index: [n] rows of it; None: all.
+    """
+
+    def __init__(self, source: np.ndarray, index: np.ndarray | None = None):
+        self._map = _mapped(source)
+        self._source, self._index = np.asarray(source), index
+        self.dtype = source.dtype
+        self.shape = (len(source) if index is None else len(index), *source.shape[1:])
+        self.ndim = source.ndim
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, at: Any) -> np.ndarray:
+        """A copy of the rows at a slice or an index, [m, …]."""
+        if self._index is not None:
+            at = self._index[at]
+        rows = self._source[at].copy() if isinstance(at, slice) else self._source[at]
+        self._let_go()
+        return rows
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """All rows, some at a time."""
+        count = max(1, BLOCK // (4 * int(np.prod(self.shape[1:], initial=1))))
+        for start in range(0, len(self), count):
+            yield self[start : start + count]
+
+    def min(self) -> Any:
+        """The least number of all."""
+        return min(block.min() for block in self.blocks())
+
+    def max(self) -> Any:
+        """The largest number of all."""
+        return max(block.max() for block in self.blocks())
+
+    def _let_go(self) -> None:
+        if self._map is not None:
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # not everywhere, and only for memory
+                self._map.madvise(mmap.MADV_DONTNEED)
+
+
+class Rows:
+    """[n, X] in [0, 1], float32 where they are read; `raw` gives them before that.
+
+    Args:
+      given: uint8, of any shape of `units`; or float32 [n, X], rows already.
+      units: of bytes.
+    """
+
+    def __init__(self, given: Given, units: Units):
+        self.given, self.units = given, units
+        self.shape = (len(given), units.size)
+        self.dtype = np.dtype(np.float32)
+        self.ndim = 2
+
+    def __len__(self) -> int:
+        return len(self.given)
+
+    def __getitem__(self, at: Any) -> np.ndarray:
+        rows = self.raw(at)
+        return self.units.scaled(rows) if rows.dtype == np.uint8 else rows
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """All of them, in memory."""
+        return self[:].astype(dtype or np.float32, copy=False)
+
+    def raw(self, at: Any) -> np.ndarray:
+        """Rows as they lie on the host, [m, X], in the type of the source."""
+        rows = self.given[at]
+        return rows if rows.ndim == 2 else self.units.prepared_bytes(rows)
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """All rows, some at a time."""
+        for block in self.given.blocks():
+            flat = block if block.ndim == 2 else self.units.prepared_bytes(block)
+            yield self.units.scaled(flat) if flat.dtype == np.uint8 else flat
+
+    @property
+    def affine(self) -> tuple[float, float]:
+        """(low, width) of the map of bytes, (x − low) / width; of rows (0, 1)."""
+        if self.given.dtype != np.uint8:
+            return 0.0, 1.0
+        if self.units.integers is not None:
+            return 0.0, float(self.units.integers)
+        return float(self.units.low[0]), float(self.units.width[0])
+
+
+def blocks(rows: Any) -> Iterator[np.ndarray]:
+    """An array whole, or what reads itself by blocks."""
+    return rows.blocks() if isinstance(rows, Rows | Given) else iter((rows,))
+
+
+def _mapped(array: Any) -> mmap.mmap | None:
+    """The map of a file that an array is a view of."""
+    while array is not None:
+        if isinstance(array, mmap.mmap):
+            return array
+        array = getattr(array, "base", None)
+    return None
