@@ -54,8 +54,8 @@ def default_config() -> ConfigDict:
     # Let what is found in the data set the views and the ball, and of own data charts, batch size and the like, where
     # these stand at their defaults.
     c.data.auto = True
-    # Where the training split lies: memory (on the device), host (there as it was given, bytes or a mapped file of them,
-    # and handed over chunk by chunk), or auto: memory where it takes at most a quarter of the device's memory, else host.
+    # Where the training split lies: memory (on the device), host (as it was given, bytes or a mapped file of them, and
+    # handed over chunk by chunk), or auto: memory where it takes a quarter of the device's memory at most, else host.
     c.data.mode = "auto"
     # Keep decoded tfds arrays in the user's cache, so that only the first run needs TensorFlow.
     c.data.cache = True
@@ -482,6 +482,7 @@ RESUMABLE = (
     "debug",
     "data.data_dir",
     "data.cache",
+    "data.mode",
 )
 """Fields (or blocks) that may differ when a workdir is resumed: they change no number of the run's past."""
 

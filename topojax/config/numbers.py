@@ -76,7 +76,7 @@ HOST = (
     "init_control",
     "debug",
     *(f"data.{field}" for field in ("name", "num_examples", "data_dir", "test_fraction", "noise", "cache", "label")),
-    *(f"data.{field}" for field in ("columns", "missing", "resize", "shape", "scale", "auto")),
+    *(f"data.{field}" for field in ("columns", "missing", "resize", "shape", "scale", "auto", "mode")),
     "train.compilation_cache",
     "monitor.max_failures",
     "monitor.max_rollbacks",

@@ -23,7 +23,7 @@ from topojax.atlas.table import unit_values
 from topojax.atlas.terms import INVARIANCES
 from topojax.config.io import flat
 from topojax.config.memory import require_sizes
-from topojax.data import fit, own, sets
+from topojax.data import fit, modes, own, sets
 from topojax.errors import UserError
 
 INTERVALS: dict[str, tuple[str, ...]] = {
@@ -159,6 +159,7 @@ INTERVALS: dict[str, tuple[str, ...]] = {
 CHOICES: dict[str, tuple[str, ...]] = {
     "init_control": ("fresh", "kept"),
     "data.missing": own.MISSING,
+    "data.mode": modes.MODES,
     "data.scale": fit.SCALES,
     "model.tensorization": ("sum", "full"),
     "model.straight_through": ("detached", "parity"),
@@ -230,6 +231,8 @@ def _mesh(config: Any) -> None:
         raise UserError(f"config.mesh.data = {devices}: must divide config.train.batch_size = {size}")
     if devices > 1 and (config.population.size or config.population.sweep):
         raise UserError(f"config.mesh.data = {devices}: a population spreads its members over the devices, set it to 1")
+    if config.data.mode == "host" and (config.population.size or config.population.sweep):
+        raise UserError("config.data.mode = 'host': a population trains from memory, set it to auto or memory")
 
 
 def _glue(config: Any) -> None:

@@ -14,25 +14,23 @@ class Chunk(NamedTuple):
     batches: Batch  # image shape=(S, B, X), label (S, B), partner (S, B, X) where neighbours take part
     probe: Batch  # of the whole run: image shape=(P, X), label (P,)
     count: Array  # shape=(), int32: how many of the S are to be taken
-    low: Array  # shape=(), float32: the byte that becomes 0
-    width: Array  # shape=(), float32: how many more become 1
+    table: Array  # shape=(256,), float32: what each byte becomes
 
 
 def at(chunk: Chunk, step: Array) -> Batch:
     """The batch of one step of a chunk, float32."""
     one = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, step, keepdims=False), chunk.batches)
-    return scaled(one, chunk.low, chunk.width)
+    return scaled(one, chunk.table)
 
 
-def scaled(batch: Batch, low: Array, width: Array) -> Batch:
+def scaled(batch: Batch, table: Array) -> Batch:
     """A batch of bytes in [0, 1], float32; one of rows as it is.
 
-    (x − low) / width,   the digits of `Units.scaled`: `width` is an argument of the program, for XLA makes a product of
-    a division by a constant.
+    By a table, whose digits are those of `Units.scaled` on any backend: XLA makes a product of a division by a scalar.
     """
 
     def rows(x: Array) -> Array:
-        return x if x.dtype == jnp.float32 else (x.astype(jnp.float32) - low) / width
+        return x if x.dtype == jnp.float32 else table.at[x.astype(jnp.int32)].get(mode="promise_in_bounds")
 
     partner = None if batch.partner is None else rows(batch.partner)
     return batch._replace(image=rows(batch.image), partner=partner)

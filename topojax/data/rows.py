@@ -99,13 +99,10 @@ class Rows:
             yield self.units.scaled(flat) if flat.dtype == np.uint8 else flat
 
     @property
-    def affine(self) -> tuple[float, float]:
-        """(low, width) of the map of bytes, (x − low) / width; of rows (0, 1)."""
-        if self.given.dtype != np.uint8:
-            return 0.0, 1.0
-        if self.units.integers is not None:
-            return 0.0, float(self.units.integers)
-        return float(self.units.low[0]), float(self.units.width[0])
+    def table(self) -> np.ndarray:
+        """What each byte becomes, [256] float32; of rows zeros, which nobody reads."""
+        every = np.arange(256, dtype=np.uint8)[:, None]
+        return self.units.scaled(every)[:, 0] if self.given.dtype == np.uint8 else np.zeros(256, np.float32)
 
 
 def blocks(rows: Any) -> Iterator[np.ndarray]:

@@ -13,8 +13,8 @@ import numpy as np
 
 from topojax.data import classes, given, manifolds, own, readers, tfds_arrays
 from topojax.data.fetched import fetched
-from topojax.data.order import batch_indices, permutation, shuffled, stratified
 from topojax.data.modes import chosen
+from topojax.data.order import batch_indices, permutation, shuffled, stratified
 from topojax.data.raw import Options, Raw, Split, taken
 from topojax.data.rows import Given, Rows, blocks
 from topojax.data.units import Units, unit_interval

@@ -12,6 +12,7 @@ import numpy as np
 
 from topojax.atlas.baselines import Baselines, BaselineState
 from topojax.data.padding import BATCH_SIZE, in_batches
+from topojax.data.rows import Rows
 from topojax.scoring.scores import Number, calibration, calibration_error, clustering, effective_rank, entropy, labelled
 from topojax.storage.runtime import compile_program
 from topojax.types import Batch
@@ -59,7 +60,8 @@ def baseline_scores(
       clusters: of k-means, N.
       seed: of k-means.
     """
-    latents = _latents(baselines, states, np.asarray(train.image, np.float32))
+    image = train.image if isinstance(train.image, Rows) else np.asarray(train.image, np.float32)
+    latents = _latents(baselines, states, image)
     out: dict[str, float] = {}
     for name, (z, code) in latents.items():
         of = {key.partition("/")[2]: value for key, value in predictions.items() if key.startswith(f"{name}/")}
@@ -107,7 +109,7 @@ def fit_clusters(points: np.ndarray, clusters: int, seed: int, restarts: int = R
 
 
 def _latents(
-    baselines: Baselines, states: dict[str, BaselineState], image: np.ndarray
+    baselines: Baselines, states: dict[str, BaselineState], image: np.ndarray | Rows
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """What the decoder is given for each example [n, D], and its code [n], of every baseline."""
     size = min(BATCH_SIZE, len(image))

@@ -143,7 +143,7 @@ def load_splits(run: Run, data: Any = None) -> tuple[Batch, Batch]:
     if isinstance(data, str | pathlib.Path):
         config = config.copy_and_resolve_references()
         config.name, data = str(data), None
-    found = sets.load(config, seed=run.config.seed, data=data)
+    found = sets.load(config, seed=run.config.seed, data=data, on_host=True)
     if contents(found.manifest) != contents(run.manifest):
         raise UserError(f"the data of {found.name} are not those the run was trained on")
     return found.train, found.test

@@ -1,7 +1,8 @@
 """What went bad first: the term and the tensor that are not finite, and with `config.debug` the operation behind."""
 
 import dataclasses
-from collections.abc import Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 from jax.experimental import checkify
 
 from topojax.data.augment import Views
+from topojax.data.chunks import Chunk, at, scaled
 from topojax.data.sets import batch_indices
 from topojax.step.epoch import Epochs
 from topojax.step.state import TrainState
@@ -54,8 +56,8 @@ class Diagnosis:
         """
         names: list[str] = []
 
-        def look(carry: None, at: tuple[Array, Array]) -> tuple[None, Array]:
-            found = self._parts(state, self.epochs.views(state.key, data, *at))
+        def look(carry: None, which: tuple[Array, Array]) -> tuple[None, Array]:
+            found = self._parts(state, self.epochs.views(state.key, data, *which))
             names[:] = found
             return carry, jnp.stack(list(found.values()))
 
@@ -65,6 +67,28 @@ class Diagnosis:
         found = (_named(step + 1, dict(zip(names, bad[step], strict=True))) for step in range(len(bad)))
         return next((culprit for culprit in found if culprit), None)
 
+    def culprit_in(self, state: TrainState, chunks: Iterable[Chunk]) -> Culprit | None:
+        """`culprit` in batches from the host.
+
+        Args:
+          state: as there.
+          chunks: of the epoch that follows.
+        """
+        names: list[str] = []  # in their order, which jit would sort
+
+        @jax.jit
+        def look(step: Array, batch: Batch) -> Array:
+            found = self._parts(state, self.epochs.seen(state.key, step, batch))
+            names[:] = found
+            return jnp.stack(list(found.values()))
+
+        for place, batch in enumerate(_batches(chunks)):
+            bad = np.asarray(look(state.step + place, batch))
+            found = _named(place + 1, dict(zip(names, bad, strict=True)))
+            if found:
+                return found
+        return None
+
     def operation(self, state: TrainState, data: Batch) -> str:
         """The first operation of a loss or its gradient that makes NaN, and what is not finite, in words.
 
@@ -73,13 +97,32 @@ class Diagnosis:
           data: the training split.
         """
         data = jax.tree.map(jnp.asarray, data)
-        step, probe = jax.jit(self.epochs.step), self.epochs.probe_of(data)
-        for at, index in enumerate(self._order(state), start=1):
-            views = self.epochs.views(state.key, data, state.step, index)
+        order = self._order(state)
+        seen = (lambda state, index=index: self.epochs.views(state.key, data, state.step, index) for index in order)
+        return self._operation(state, seen, self.epochs.probe_of(data))
+
+    def operation_in(self, state: TrainState, chunks: Iterable[Chunk]) -> str:
+        """`operation` in batches from the host.
+
+        Args:
+          state: as there.
+          chunks: of the epoch that follows.
+        """
+        chunks = iter(chunks)
+        first = next(chunks)
+        batches = _batches(itertools.chain([first], chunks))
+        seen = (lambda state, batch=batch: self.epochs.seen(state.key, state.step, batch) for batch in batches)
+        return self._operation(state, seen, scaled(first.probe, first.table))
+
+    def _operation(self, state: TrainState, seen: Iterable[Callable[[TrainState], Views]], probe: Batch) -> str:
+        step = jax.jit(self.epochs.step)
+        for number, views_of in enumerate(seen, start=1):
+            views = views_of(state)
             after, metrics = step(state, views, probe)
             if metrics["guard/skipped"]:
                 said = self._checked(state, views) or "no operation makes NaN, a number is too large"
-                return f"step {at}: {said}; first of all {_named(at, self._parts(state, views)) or 'a controller'}"
+                first = _named(number, self._parts(state, views)) or "a controller"
+                return f"step {number}: {said}; first of all {first}"
             state = after
         return "every step is finite when taken again"
 
@@ -106,6 +149,11 @@ class Diagnosis:
 
         error, _ = jax.jit(checkify.checkify(gradient, errors=checkify.float_checks))(state, views)
         return " ".join((error.get() or "").split())
+
+
+def _batches(chunks: Iterable[Chunk]) -> Iterator[Batch]:
+    """The batches of an epoch, one by one."""
+    return (at(chunk, jnp.int32(place)) for chunk in chunks for place in range(int(chunk.count)))
 
 
 def _named(step: int, bad: Mapping[str, Any]) -> Culprit | None:

@@ -95,7 +95,7 @@ class Epochs:
         Returns:
           The state, and shape=(S, metrics), zeros for the steps that were not taken.
         """
-        probe, size, mesh = scaled(chunk.probe, chunk.low, chunk.width), chunk.batches.label.shape[0], self.mesh
+        probe, size, mesh = scaled(chunk.probe, chunk.table), chunk.batches.label.shape[0], self.mesh
         step_of = jax.jit(self.step)  # so that asking for the shapes of its metrics does not trace it twice
 
         def views(step: Array, place: Array) -> Views:
@@ -113,6 +113,11 @@ class Epochs:
         rows = jnp.zeros((size, len(self._traced[-1])), jnp.float32)
         state, _, rows = jax.lax.fori_loop(0, chunk.count, body, (state, first, rows))
         return state, rows
+
+    @property
+    def pairs(self) -> bool:
+        """Whether a step compares an example with a neighbour of it."""
+        return bool(self.compares and self.config.data.neighbours)
 
     @property
     def mesh(self) -> Any:
@@ -139,7 +144,7 @@ class Epochs:
           index: shape=(B,), its examples.
         """
         batch = Batch(data.image[index], data.label[index])
-        if self.compares and self.config.data.neighbours:
+        if self.pairs:
             batch = batch._replace(partner=partners(key, step, data, index))
         return self.seen(key, step, batch)
 

@@ -47,6 +47,7 @@ class Program(NamedTuple):
       chunk: (state, chunk) → (state, metrics of its steps): some steps of an epoch, gathered before (`data.chunks`).
       evaluate: (state, batch) → per-example arrays, in evaluation mode (`predict.make_evaluate`).
       temperature: state → T of P(y|k).
+      pairs: whether a step compares an example with a neighbour of it.
       baselines: what is trained beside the atlas, to compare it with.
       diagnosis: looks for what is not finite, where a run has failed.
     """
@@ -62,6 +63,7 @@ class Program(NamedTuple):
     chunk: Callable[[TrainState, Chunk], tuple[TrainState, Array]]
     evaluate: Callable[[TrainState, Batch], dict[str, Array]]
     temperature: Callable[[TrainState], Array]
+    pairs: bool
     baselines: Baselines
     diagnosis: Diagnosis
 
@@ -148,6 +150,7 @@ def make_program(
         chunk=epochs.chunk,
         evaluate=make_evaluate(config, model, temperature, baselines),
         temperature=temperature,
+        pairs=epochs.pairs,
         baselines=baselines,
         diagnosis=Diagnosis(epochs),
     )

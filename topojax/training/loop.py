@@ -25,6 +25,7 @@ from topojax.config.sweep import is_population
 from topojax.config.validate import validate
 from topojax.control.ending import SETTLED
 from topojax.data import sets
+from topojax.data.feed import AHEAD, Feed
 from topojax.data.mesh import make_mesh
 from topojax.errors import Stopped, UserError, interrupted, interrupts_deferred, needing, raise_if_interrupted, tell
 from topojax.scoring.audit import last_fifth
@@ -44,11 +45,12 @@ from topojax.tracking.console import Progress
 from topojax.tracking.console import number as number_text
 from topojax.tracking.events import events, unsatisfied
 from topojax.training.callbacks import Callback, Epoch
+from topojax.training.fed import compile_fed
 from topojax.training.inherited import begun
 from topojax.training.recovery import NotFinite, diverged, failed, lowered, stretched
 from topojax.training.result import result_of, write_result
 from topojax.training.resumed import restored_under
-from topojax.types import Batch, Metrics
+from topojax.types import Metrics
 
 
 def train_and_evaluate(
@@ -196,6 +198,8 @@ class Training:
 
     shown = True
     """Whether the result is shown on the console."""
+    on_host = True
+    """Whether it takes a training split that stays on the host."""
 
     def __init__(
         self,
@@ -210,7 +214,7 @@ class Training:
             use_compilation_cache()
         self.path, self.started, self.callbacks = path, started, tuple(callbacks)
         found = data if isinstance(data, sets.Dataset) else None  # read already
-        self.dataset = found or sets.load(config.data, seed=config.seed, data=data)
+        self.dataset = found or sets.load(config.data, seed=config.seed, data=data, on_host=self.on_host)
         data = None if found else data
         self.config, self.changes = fitted(config, self.dataset, in_memory=data is not None, keep=keep)
         if self.config.data.neighbours and self.dataset.train.neighbours is None:
@@ -236,6 +240,7 @@ class Training:
         self.pool = futures.ThreadPoolExecutor(1)
         self.train_s = self.compile_s = self.first_epoch_s = 0.0
         self.compiled: Callable | None = None
+        self.feed: Feed | None = None  # of a training split that stays on the host
         self.rollbacks, self.failed_at, self.taken_back = 0, 0, False  # since an epoch that failed was passed
         self.news: list[dict[str, Any]] = []  # events before the next epoch
         # What events compare the next epoch with; in the checkpoint, so that a resumed run tells the same.
@@ -289,10 +294,33 @@ class Training:
 
     def _run(self) -> TrainState:
         """Compile, restore or start, train, evaluate."""
-        batch = jax.tree.map(jnp.asarray, self.dataset.train)
+        with contextlib.ExitStack() as held:
+            data: Any = None
+            if self.dataset.mode == "memory":
+                data = jax.tree.map(jnp.asarray, self.dataset.train)
+            else:
+                data = self.feed = held.enter_context(contextlib.closing(self._fed()))
+            return self._trained(data)
+
+    def _fed(self) -> Feed:
+        """What hands a training split over that stays on the host."""
+        config = self.config
+        return Feed(
+            self.dataset.train,
+            seed=config.seed,
+            batch_size=config.train.batch_size,
+            probe_size=config.probe.size,
+            pairs=self.program.pairs,
+            held=lambda: own_switches(self.keys),
+        )
+
+    def _trained(self, batch: Any) -> TrainState:
+        """`_run`, of a training split on the device or of a feed."""
         abstract = jax.eval_shape(self.numbered.init, self.numbers)
         run_epoch = self._compile(abstract, batch)
         state, done = self._restore_or_init(abstract)
+        if self.feed is not None:
+            self.feed.begin(jnp.copy(state.key), done)
         writers = Writers(self.path, done, self._sinks(done))
         progress = Progress(done, self.config.train.epochs, enabled=self.config.log.progress)
         with contextlib.closing(writers), contextlib.closing(progress), interrupts_deferred():
@@ -355,17 +383,18 @@ class Training:
 
             yield Mlflow(self.path)
 
-    def _compile(self, abstract: Any, batch: Batch) -> Callable:
+    def _compile(self, abstract: Any, batch: Any) -> Callable:
         """Compile the run's programs; returns the epoch's. Evaluation is compiled while training has begun."""
         if self.compiled is not None:
             return self.compiled
-        require_memory(abstract, batch)
+        require_memory(abstract, batch if self.feed is None else [self.feed.shapes] * (AHEAD + 2))
         since = time.perf_counter()
         init = jax.jit(self.numbered.init).lower(self.numbers)
         initial = self._in_background(compile_program, init)
         shaped, cached = [described(self.config), self.dataset.sizes()], self.config.train.compilation_cache
         how = {"described": shaped, "cached": cached, "mesh": make_mesh(self.config.mesh.data)}
-        compiled = compile_epoch(self.numbered, self.numbers, abstract, batch, **how)
+        compiles: Callable = compile_epoch if self.feed is None else compile_fed
+        compiled = compiles(self.numbered, self.numbers, abstract, batch, **how)
         self.names = compiled.names
         self.init = initial.result()
         self.evaluate = self._in_background(compile_evaluate, self.program.evaluate, abstract, self.dataset.test)
@@ -500,15 +529,21 @@ class Training:
                 writers.event(at, at * self.program.steps_per_epoch, event)
                 progress.say(at, event)
             self.previous = row
-            batch = self.dataset.train
             if before is not None and row["guard/skipped"]:
-                raise UserError(f"config.debug: epoch {at}, {self.program.diagnosis.operation(before, batch)}")
+                raise UserError(f"config.debug: epoch {at}, {self._looked(before, 'operation')}")
             failures = failed(row, self.config.monitor.max_failures)
             if failures is not None:
-                self.culprit = self.program.diagnosis.culprit(state, jax.tree.map(jnp.asarray, batch))
+                self.culprit = self._looked(state, "culprit")
                 event = {"event": "diverged", "failures": failures, **self.culprit_named()}
                 writers.event(at, at * self.program.steps_per_epoch, event)
                 raise NotFinite(at, failures)
+
+    def _looked(self, state: TrainState, what: str) -> Any:
+        """What a diagnosis says of the epoch that follows a state: `culprit` or `operation`."""
+        diagnosis, epoch = self.program.diagnosis, int(state.step) // self.program.steps_per_epoch
+        if self.feed is not None:
+            return getattr(diagnosis, f"{what}_in")(state, self.feed.again(state.key, epoch))
+        return getattr(diagnosis, what)(state, jax.tree.map(jnp.asarray, self.dataset.train))
 
     def culprit_named(self) -> dict[str, str]:
         """What was not finite first, for an event."""
@@ -540,7 +575,7 @@ class Training:
     def _result(self, state: TrainState, epoch: int) -> dict[str, Any]:
         failures = int(self.previous.get("guard/failures") or 0)
         if failures >= self.program.steps_per_epoch:  # the whole last epoch changed nothing
-            self.culprit = self.program.diagnosis.culprit(state, jax.tree.map(jnp.asarray, self.dataset.train))
+            self.culprit = self._looked(state, "culprit")
             raise diverged(self.path, epoch, NotFinite(epoch, failures), self.culprit, self.rollbacks)
         run = Run(
             model=self.model,

@@ -97,6 +97,7 @@ class Member(Training):
     """One run of a population: it is told the numbers of an epoch and its state, and keeps a run's books."""
 
     shown = False
+    on_host = False
     reason: str | None = None
     """Why it has stopped."""
 
