@@ -160,6 +160,9 @@ def default_config() -> ConfigDict:
     c.train.until = "settled"
     # Examples per step; the last, incomplete batch of an epoch is dropped.
     c.train.batch_size = 128
+    # Batches that make up one update, where all its examples do not fit at a time: gradients are averaged over them and
+    # contracts measured of all of them together.
+    c.train.accumulate = 1
     # Keep compiled programs in the user's cache, so that the next start is quick.
     c.train.compilation_cache = True
 

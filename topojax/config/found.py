@@ -17,6 +17,7 @@ import numpy as np
 from topojax.atlas.controllers import select_rows
 from topojax.atlas.table import unit_values
 from topojax.atlas.terms import INVARIANCES
+from topojax.config.batch import examples_a_step
 from topojax.config.defaults import default_config
 from topojax.config.io import flat
 from topojax.config.recipes import unlabelled
@@ -162,6 +163,7 @@ def out_of_reach(config: Any, examples: int) -> dict[str, str]:
       examples: to train on.
     """
     batch, codes = min(config.train.batch_size, examples), config.model.codes_per_chart
+    whole = min(examples_a_step(config), examples)
     try:
         rows = select_rows(config)
     except ValueError:  # of a table that `validate` refuses
@@ -172,10 +174,10 @@ def out_of_reach(config: Any, examples: int) -> dict[str, str]:
         target = row.target * units.get(row.unit, math.nan)
         if row.relation != ">=" and not (row.signal in _WITHIN_A_BATCH and batch == 1):
             continue
-        if batch == 1 and row.signal in (*_WITHIN_A_BATCH, "I_XK"):
+        if (batch == 1 and row.signal in _WITHIN_A_BATCH) or (whole == 1 and row.signal == "I_XK"):
             found[row.name] = "a batch of one example has nothing to compare"
         elif row.signal in ("H_code_in_chart", "H_code") and codes == 1:
             found[row.name] = "one code a chart has no entropy"
-        elif row.signal == "I_XK" and row.target_rule == "absolute" and target > math.log(batch):
-            found[row.name] = f"it asks for {target:.2g} nats, a batch of {batch} holds at most {math.log(batch):.2g}"
+        elif row.signal == "I_XK" and row.target_rule == "absolute" and target > math.log(whole):
+            found[row.name] = f"it asks for {target:.2g} nats, a batch of {whole} holds at most {math.log(whole):.2g}"
     return found

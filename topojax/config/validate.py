@@ -39,6 +39,7 @@ INTERVALS: dict[str, tuple[str, ...]] = {
         "train.epochs",
         "optim.plateau_patience",
         "train.batch_size",
+        "train.accumulate",
         "mesh.data",
         "governor.grow",
         "governor.recover",

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from topojax.atlas.model import Model, make_model
 from topojax.atlas.optim import eval_params
+from topojax.config.batch import examples_a_step
 from topojax.config.io import from_json, to_json
 from topojax.data import sets
 from topojax.data.padding import served
@@ -339,10 +340,10 @@ def build(config: Any, meta: dict[str, Any]) -> tuple[Model, Program]:
     Raises:
       UserError: a batch larger than the data, or what the parts refuse.
     """
-    shape, batch_size = meta["image_shape"], config.train.batch_size
-    if batch_size > meta["num_train"]:
+    shape, examples = meta["image_shape"], examples_a_step(config)
+    if examples > meta["num_train"]:
         raise UserError(
-            f"config.train.batch_size = {batch_size} exceeds the {meta['num_train']} training examples: lower "
+            f"config.train.batch_size = {_asked(config)} exceeds the {meta['num_train']} training examples: lower "
             "config.train.batch_size or raise config.data.num_examples"
         )
     try:
@@ -356,6 +357,11 @@ def build(config: Any, meta: dict[str, Any]) -> tuple[Model, Program]:
     except ValueError as error:
         raise UserError(f"this configuration cannot be built: {error}") from error
     return model, program
+
+
+def _asked(config: Any) -> str:
+    size, parts = config.train.batch_size, config.train.accumulate
+    return f"{size}" if parts == 1 else f"{size}, times config.train.accumulate = {parts},"
 
 
 def numbered_of(config: Any, model: Model, meta: Mapping[str, Any]) -> Numbered:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify
 
+from topojax.config.batch import examples_a_step
 from topojax.data.augment import Views
 from topojax.data.chunks import Chunk, at, scaled
 from topojax.data.sets import batch_indices
@@ -128,7 +129,7 @@ class Diagnosis:
 
     def _order(self, state: TrainState) -> Array:
         config, steps = self.epochs.config, self.epochs.closing.steps_per_epoch
-        return batch_indices(config.seed, state.step // steps, self.epochs.num_train, config.train.batch_size)
+        return batch_indices(config.seed, state.step // steps, self.epochs.num_train, examples_a_step(config))
 
     def _parts(self, state: TrainState, views: Views) -> dict[str, Array]:
         """Name → whether it holds a number that is not finite."""

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from topojax.atlas.controllers import Rows
+from topojax.config.batch import examples_a_step
 from topojax.data.augment import Views
 from topojax.data.chunks import Chunk, at, scaled
 from topojax.data.mesh import make_mesh, split
@@ -60,7 +61,7 @@ class Epochs:
             self.config.seed,
             state.step // self.closing.steps_per_epoch,
             self.num_train,
-            self.config.train.batch_size,
+            examples_a_step(self.config),
         )
         probe = self.probe_of(data)
         names: set[str] = set()  # known once the body is traced
@@ -132,7 +133,14 @@ class Epochs:
           step: optimizer steps made before it.
           batch: its examples.
         """
-        return self.views_of(jax.random.fold_in(key, step), batch)
+        key = jax.random.fold_in(key, step)
+
+        def none(key: Array, batch: Batch) -> Views:
+            return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(self.views_of, key, batch))
+
+        # Always true, which XLA does not know: what is in a branch is compiled by itself, to the same digits wherever a
+        # batch came from. Fused with a gather, here or there, they differ in the last bits.
+        return jax.lax.cond(step >= 0, self.views_of, none, key, batch)
 
     def views(self, key: Array, data: Batch, step: Array, index: Array) -> Views:
         """What a step is given of a training split.
@@ -164,7 +172,7 @@ class Epochs:
             return self._traced[-1]
 
         def step(data: Batch) -> Metrics:
-            size = self.config.train.batch_size
+            size = examples_a_step(self.config)
             return self.train_step(init(), Batch(data.image[:size], data.label[:size]), self.probe_of(data))[1]
 
         data = Batch(jnp.zeros((self.num_train, input_dim)), jnp.zeros(self.num_train, jnp.int32))

@@ -17,6 +17,7 @@ from topojax.atlas.model import Model
 from topojax.atlas.objective import Objective
 from topojax.atlas.system import ControlState
 from topojax.atlas.terms import INVARIANCES, Settings
+from topojax.config.batch import examples_a_step
 from topojax.control import precision
 from topojax.control.base import is_known
 from topojax.data.augment import make_views
@@ -94,7 +95,7 @@ def make_program(
     Raises:
       ValueError: more steps than int32 counts, or what the parts refuse.
     """
-    steps = num_train // config.train.batch_size
+    steps = num_train // examples_a_step(config)
     for field, epochs in (("train.epochs", config.train.epochs), ("optim.warmup_epochs", config.optim.warmup_epochs)):
         if is_known(epochs) and steps * epochs >= 2**31:
             raise ValueError(f"config.{field} = {epochs}: {steps} steps each are more than int32 counts")

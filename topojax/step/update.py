@@ -25,6 +25,7 @@ from topojax.atlas.terms import Lazy, Settings
 from topojax.control import caps, precision
 from topojax.control.base import is_off
 from topojax.data.augment import Views
+from topojax.step.accumulate import accumulated
 from topojax.step.state import TrainState
 from topojax.types import Array, Encoding, Metrics, Params, Spectral
 
@@ -153,15 +154,22 @@ class Update:
     ) -> tuple[Losses, Gradients]:
         """∇(L_task + Σ_k λ_k C_k), and the baselines' in the same backward pass: their parameters are disjoint."""
 
-        def joint(both: tuple, spectral: Spectral) -> tuple[Array, Losses]:
+        def joint(both: tuple, spectral: Spectral, views: Views) -> tuple[Array, Losses]:
             params, others = both
             loss, aux = self.objective.loss(params, spectral, weights, settings, views.batch, views.second)
             other, metrics = self.baselines.loss(others, views.batch)
             return loss + other, Losses(loss, aux, metrics)
 
         both = (state.params, params_of(state.baselines))
-        (_, losses), gradients = jax.value_and_grad(joint, has_aux=True)(both, state.spectral)
-        return losses, Gradients(*gradients)
+
+        def of(views: Views) -> tuple[Losses, Gradients]:
+            (_, losses), gradients = jax.value_and_grad(joint, has_aux=True)(both, state.spectral, views)
+            return losses, Gradients(*gradients)
+
+        parts = self.config.train.accumulate
+        if parts == 1:
+            return of(views)
+        return accumulated(of, views, parts, Gradients(*jax.tree.map(jnp.zeros_like, both)))
 
     def direction(self, state: TrainState, gradient: Params, aux: Aux) -> tuple[Params, Any]:
         """R G⁻¹ ∇: the optimizer's direction at each group's share of the rate, and the optimizer's next state."""

@@ -18,6 +18,7 @@ import numpy as np
 
 from topojax.atlas.controllers import clipped, start_rate
 from topojax.atlas.feasible import unstable_gains
+from topojax.config.batch import examples_a_step
 from topojax.config.found import fitted
 from topojax.config.memory import require_memory
 from topojax.config.numbers import described, pack
@@ -308,7 +309,7 @@ class Training:
         return Feed(
             self.dataset.train,
             seed=config.seed,
-            batch_size=config.train.batch_size,
+            batch_size=examples_a_step(config),
             probe_size=config.probe.size,
             pairs=self.program.pairs,
             held=lambda: own_switches(self.keys),
