@@ -1,5 +1,7 @@
 """Where the training split lies changes no digit of a run, also where a run goes on with it elsewhere."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,20 +27,54 @@ def config(mode, **fields):
 
 
 def trained(path, mode, **fields):
-    """(bits of the state, lines of metrics without times)"""
+    """(bits of the state, rows of metrics without times)"""
     state = loop.train_and_evaluate(config(mode, **fields), path)
-    lines = (path / "metrics.jsonl").read_text().splitlines()
-    return bits(state.replace(key=jax.random.key_data(state.key))), [line.partition('"time/')[0] for line in lines]
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    told = [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows]
+    return bits(state.replace(key=jax.random.key_data(state.key))), told
 
 
 @pytest.mark.slow
 def test_memory_and_host_are_the_same_run_bit_for_bit(tmp_path, monkeypatch):
     """Five steps an epoch in chunks of two, pairs of neighbours, views, a baseline; stopped, and gone on elsewhere."""
-    memory = trained(tmp_path / "memory", "memory")
+    memory = [trained(tmp_path / "memory", "memory", train__epochs=epochs) for epochs in (2, 4)]
     monkeypatch.setattr(feed, "BYTES", 2 * 32 * 64 * 2)
-    assert trained(tmp_path / "host", "host") == memory
-    trained(tmp_path / "both", "host", train__epochs=2)
-    assert trained(tmp_path / "both", "memory", train__epochs=4) == memory
+    assert trained(tmp_path / "host", "host", train__epochs=2) == memory[0]
+    assert trained(tmp_path / "host", "memory", train__epochs=4) == memory[1]
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_within_an_epoch_bit_for_bit(tmp_path, monkeypatch):
+    """Interrupted in the first epoch, and again in the third: nothing of an epoch is trained again."""
+    monkeypatch.setattr(feed, "BYTES", 2 * 32 * 64 * 2)
+    whole = trained(tmp_path / "whole", "host")
+    leave_after, chunks = [0], []
+
+    def noted():
+        return len(chunks) == leave_after[0]
+
+    def raised():
+        if noted():
+            raise KeyboardInterrupt
+
+    gathered = feed.Feed.epoch
+
+    def counted(self):
+        for chunk in gathered(self):
+            chunks.append(int(chunk.count))
+            yield chunk
+
+    monkeypatch.setattr(feed.Feed, "epoch", counted)
+    monkeypatch.setattr(loop, "interrupted", noted)
+    monkeypatch.setattr(loop, "raise_if_interrupted", raised)
+    for leave_after[0] in (2, 7):  # chunks of 2, 2 and 1 steps: within the first epoch, and the third
+        with pytest.raises(KeyboardInterrupt):
+            trained(tmp_path / "left", "host")
+        assert list((tmp_path / "left" / "within" / "checkpoints").iterdir())
+    leave_after[0] = -1
+    assert trained(tmp_path / "left", "host") == whole
+    assert sum(chunks) == 4 * 5  # each step once
+    assert not list((tmp_path / "left" / "within" / "checkpoints").glob("[0-9]*"))
 
 
 @pytest.mark.slow

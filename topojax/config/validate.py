@@ -88,6 +88,7 @@ INTERVALS: dict[str, tuple[str, ...]] = {
         "optim.grad_clip",
         "optim.average",
         "ending.least_gain",
+        "checkpoint.every_steps",
         *(f"optim.group_rates.{group}" for group in GROUPS),
         "losses.hinge_margin",
         "gates.hold_epochs",

@@ -72,21 +72,23 @@ class Feed:
         probe = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self._probe)
         return Chunk(batches, probe, jax.ShapeDtypeStruct((), jnp.int32), table)  # type: ignore[arg-type]
 
-    def begin(self, key: Array, epoch: int) -> None:
+    def begin(self, key: Array, epoch: int, step: int = 0) -> None:
         """Gather from here on.
 
         Args:
           key: of the training state.
           epoch: the next one, counted from 0.
+          step: of it, that it begins at.
         """
         self._drop()
-        self._key, self._next = key, (epoch, 0)
+        self._key, self._next, self._first = key, (epoch, step), step
         for _ in range(AHEAD):
             self._submit()
 
     def epoch(self) -> Iterator[Chunk]:
-        """The chunks of the next epoch, on the device."""
-        for _ in range(0, self.steps, self.size):
+        """The chunks of the next epoch, or of what is left of the first one, on the device."""
+        first, self._first = self._first, 0
+        for _ in range(first, self.steps, self.size):
             chunk = self._waiting.popleft().result()
             self._submit()
             yield chunk

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from topojax.data.feed import Feed
 from topojax.step.metrics import reduce_epoch
@@ -28,21 +29,32 @@ def compile_fed(numbered: Numbered, numbers: Any, state: Any, feed: Feed, *, des
     assert numbered.chunk is not None
     of_chunk = numbered._replace(epoch=numbered.chunk)
     compiled = compile_epoch(of_chunk, numbers, state, feed.shapes, described=[described, "chunk"], **how)
-    return compiled._replace(run=_in_chunks(compiled, feed.steps))
+    return compiled._replace(run=Chunked(compiled, feed.steps))
 
 
-def _in_chunks(compiled: Epoch, steps: int) -> Callable[[Any, TrainState, Any], tuple[TrainState, Array]]:
-    @jax.jit
-    def reduced(rows: list[Array]) -> Array:
-        return reduce_epoch(compiled.names, jnp.concatenate(rows)[:steps])
+class Chunked:
+    """(numbers, state, feed) → (state, metrics) of an epoch, chunk by chunk.
 
-    def run(numbers: Any, state: TrainState, feed: Any) -> tuple[TrainState, Array]:
-        rows: list[Array] = []
+    Attributes:
+      taken: metrics of the steps that the next epoch begins after, shape=(steps, metrics); None: it begins anew.
+      between: told (state, metrics of the epoch's steps so far) between two chunks; may save them, and may raise.
+    """
+
+    def __init__(self, compiled: Epoch, steps: int):
+        self._run, self._steps = compiled.run, steps
+        self._reduced = jax.jit(lambda rows: reduce_epoch(compiled.names, jnp.concatenate(rows)[:steps]))
+        self.taken: np.ndarray | None = None
+        self.between: Callable[[TrainState, list[Any]], None] = lambda state, rows: None
+
+    def __call__(self, numbers: Any, state: TrainState, feed: Feed) -> tuple[TrainState, Array]:
+        """An epoch, or what is left of it."""
+        rows: list[Any] = [] if self.taken is None else [self.taken]
+        self.taken = None
         for chunk in feed.epoch():
             if len(rows) > 1:  # no more chunks on the device than the one at work and the next
                 jax.block_until_ready(rows[-2])
-            state, more = compiled.run(numbers, state, chunk)
+            state, more = self._run(numbers, state, chunk)
             rows.append(more)
-        return state, reduced(rows)
-
-    return run
+            if sum(map(len, rows)) < self._steps:
+                self.between(state, rows)
+        return state, self._reduced(rows)

@@ -5,6 +5,7 @@ what was written after it; the epochs left are trained. The state alone fixes wh
 """
 
 import contextlib
+import functools
 import importlib.util
 import pathlib
 import time
@@ -51,6 +52,7 @@ from topojax.training.inherited import begun
 from topojax.training.recovery import NotFinite, diverged, failed, lowered, stretched
 from topojax.training.result import result_of, write_result
 from topojax.training.resumed import restored_under
+from topojax.training.within import Within
 from topojax.types import Metrics
 
 
@@ -241,6 +243,7 @@ class Training:
         self.pool = futures.ThreadPoolExecutor(1)
         self.train_s = self.compile_s = self.first_epoch_s = 0.0
         self.compiled: Callable | None = None
+        self.within = Within(path)
         self.feed: Feed | None = None  # of a training split that stays on the host
         self.rollbacks, self.failed_at, self.taken_back = 0, 0, False  # since an epoch that failed was passed
         self.news: list[dict[str, Any]] = []  # events before the next epoch
@@ -321,7 +324,8 @@ class Training:
         run_epoch = self._compile(abstract, batch)
         state, done = self._restore_or_init(abstract)
         if self.feed is not None:
-            self.feed.begin(jnp.copy(state.key), done)
+            run_epoch.taken = self.taken  # type: ignore[attr-defined]
+            self.feed.begin(jnp.copy(state.key), done, 0 if self.taken is None else len(self.taken))
         writers = Writers(self.path, done, self._sinks(done))
         progress = Progress(done, self.config.train.epochs, enabled=self.config.log.progress)
         with contextlib.closing(writers), contextlib.closing(progress), interrupts_deferred():
@@ -336,6 +340,9 @@ class Training:
                 epoch += 1
                 self._leave_if_interrupted(epoch - 1, state, waiting, writers, progress)
                 before = jax.tree.map(jnp.copy, state) if self.config.debug else None
+                if self.feed is not None:
+                    between = functools.partial(self._between, epoch - 1, waiting, writers, progress)
+                    run_epoch.between = between  # type: ignore[attr-defined]
                 with self._training_time(), self._profiled(epoch) as traced:
                     state, metrics = run_epoch(self.numbers, state, batch)
                     if traced:
@@ -367,6 +374,27 @@ class Training:
             progress.close()
             writers.finish(self._finish(state, int(state.step) // self.program.steps_per_epoch))
         return state
+
+    def _between(
+        self,
+        done: int,
+        waiting: list[Metrics],
+        writers: Writers,
+        progress: Progress,
+        state: TrainState,
+        rows: list[Any],
+    ) -> None:
+        """Between two chunks of an epoch: save where that is due, and where somebody wants to leave."""
+        every, taken, last = self.config.checkpoint.every_steps, sum(map(len, rows)), len(rows[-1])
+        due = every and taken // every > (taken - last) // every
+        if not (due or interrupted()):
+            return
+        if waiting:
+            self._fetch(done, waiting, state, writers, progress, None)
+            waiting.clear()
+        step = done * self.program.steps_per_epoch + taken
+        self.within.save(step, state, self._meta(done), np.concatenate(jax.device_get(rows)))
+        raise_if_interrupted()
 
     def _call_back(self, epoch: int, state: TrainState) -> bool:
         """Whether one of the callbacks ends the training."""
@@ -413,6 +441,12 @@ class Training:
     def _restore_or_init(self, abstract: Any) -> tuple[TrainState, int]:
         """The last good state and its epoch; where steps were not finite since, at a lower rate."""
         self.news = []
+        self.taken: np.ndarray | None = None
+        if self.feed is not None and not self.taken_back:
+            within = self._within(abstract)
+            if within is not None:
+                return within
+        self.within.drop()  # an epoch that is begun anew
         if not self.checkpoints.epochs():
             self.previous = {
                 "lr_governor": number(jnp.float32(start_rate(self.config))),
@@ -437,6 +471,20 @@ class Training:
         # A copy that jax owns: restored buffers may be shared with the reader, and are about to be donated.
         state = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(state)
         return self._at_a_lower_rate(state), meta["epoch"]
+
+    def _within(self, abstract: Any) -> tuple[TrainState, int] | None:
+        """The state within an epoch that was saved since the last whole one, and the whole ones before it."""
+        found = self.within.newest(abstract, self.config)
+        if found is None:
+            return None
+        state, meta, rows = found
+        if meta["epoch"] < max(self.checkpoints.epochs(), default=0) or contents(meta["data"]) != contents(
+            self.dataset.manifest
+        ):
+            return None
+        self.previous, self.train_s, self.taken = meta["previous"], max(self.train_s, meta["train_s"]), rows
+        self.rollbacks, self.failed_at = meta.get("rollbacks", (0, 0))
+        return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(state), meta["epoch"]
 
     def _at_a_lower_rate(self, state: TrainState) -> TrainState:
         if not self.taken_back:
@@ -557,7 +605,13 @@ class Training:
     def _save(self, epoch: int, state: TrainState, *, best: bool = True) -> None:
         if epoch >= self.failed_at:
             self.rollbacks = self.failed_at = 0
-        meta = {
+        loss = self.previous["signal/task"] if best else None
+        self.checkpoints.save(epoch, state, self._meta(epoch), loss=loss)
+        self.within.drop()
+
+    def _meta(self, epoch: int) -> dict[str, Any]:
+        """What lies beside a state."""
+        return {
             "epoch": epoch,
             **self.about,
             "units": self.dataset.units.to_json(),
@@ -567,7 +621,6 @@ class Training:
             "train_s": self.train_s,
             "rollbacks": (self.rollbacks, self.failed_at),
         }
-        self.checkpoints.save(epoch, state, meta, loss=self.previous["signal/task"] if best else None)
 
     def _finish(self, state: TrainState, epoch: int) -> dict[str, Any]:
         with interrupts_deferred(False):  # all is saved
