@@ -29,6 +29,7 @@ HEAVY = (
     "PIL",
     "torch",
     "cooper",
+    "pynndescent",
 )
 TABLES = ("atlas/table.py", "config/defaults.py", "config/original_flags.py")
 """Modules that are a table: their functions are as long as it is."""

@@ -1,5 +1,7 @@
 """Neighbours: who they are, that labels have no say, and that a view is one of them."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from tiny_config import get_config
 
 from topojax.config.recipes import unlabelled
-from topojax.data import sets
+from topojax.data import neighbours, sets
 from topojax.data.neighbours import nearest, partners
 from topojax.errors import UserError
 from topojax.scoring.run import build
@@ -27,6 +29,42 @@ def test_neighbours_are_those_of_all_the_inputs():
     distance = np.sum((image[:, None] - image[None]) ** 2, axis=-1) + 1e9 * np.eye(len(image))
     exact = np.argsort(distance, axis=1)[:, :4]
     assert np.mean([len(set(a) & set(b)) / 4 for a, b in zip(found, exact, strict=True)]) > 0.9
+
+
+@pytest.mark.slow  # numba compiles
+def test_neighbours_of_many_are_found_by_an_index():
+    """Nine in ten of the exact ones, none of them the example itself, the same every time, from memory and from the host."""
+    c = get_config().data
+    c.num_examples = None
+    image = np.asarray(sets.load(c, seed=0).train.image)
+    exact, found = nearest(image, 8), nearest(image, 8, exact_below=1000)
+    assert found.shape == exact.shape
+    assert found.dtype == np.int32
+    assert (found != np.arange(len(image))[:, None]).all()
+    assert np.mean([len(set(a) & set(b)) / 8 for a, b in zip(found, exact, strict=True)]) > 0.9
+    c.mode = "host"
+    assert np.array_equal(nearest(sets.load(c, seed=0, on_host=True).train.image, 8, exact_below=1000), found)
+
+
+def test_copies_of_an_example_are_neighbours_but_not_itself():
+    class Index:
+        """What an index may say: itself not first, and nothing where it found none."""
+
+        neighbor_graph = (np.array([[1, 0, 2], [1, 0, -1], [2, 0, 1]]), None)
+
+        def __init__(self, points, n_neighbors, random_state):
+            assert (len(points), n_neighbors) == (3, 3)
+
+    assert neighbours._approximate(Index, POINTS[:3], 2).tolist() == [[1, 2], [0, 0], [0, 1]]
+
+
+def test_without_the_index_one_line_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynndescent", None)
+    line = (
+        r"config\.data\.neighbours of 5 examples needs the extra 'neighbours' .*: pip install 'topojax\[neighbours\]'"
+    )
+    with pytest.raises(UserError, match=line):
+        nearest(POINTS, 2, exact_below=5)
 
 
 def test_labels_have_no_say():

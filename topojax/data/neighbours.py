@@ -68,7 +68,8 @@ def _approximate(index: Any, points: np.ndarray, count: int) -> np.ndarray:
     wrong = (found == own) | (found < 0)
     order = np.argsort(wrong, axis=1, kind="stable")  # nearest first, what is no neighbour last
     found, wrong = np.take_along_axis(found, order, 1)[:, :count], np.take_along_axis(wrong, order, 1)[:, :count]
-    return np.where(wrong, found[:, :1], found).astype(np.int32)
+    nearest_found = np.where(wrong[:, :1], own, found[:, :1])  # of one that has none at all, itself
+    return np.where(wrong, nearest_found, found).astype(np.int32)
 
 
 def partners(key: Array, step: Array, data: Batch, index: Array) -> Array:
