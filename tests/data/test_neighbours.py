@@ -33,7 +33,7 @@ def test_neighbours_are_those_of_all_the_inputs():
 
 @pytest.mark.slow  # numba compiles
 def test_neighbours_of_many_are_found_by_an_index():
-    """Nine in ten of the exact ones, none of them the example itself, the same every time, from memory and from the host."""
+    """Nine in ten of the exact ones, none of them the example itself, the same from memory and from the host."""
     c = get_config().data
     c.num_examples = None
     image = np.asarray(sets.load(c, seed=0).train.image)
@@ -60,9 +60,7 @@ def test_copies_of_an_example_are_neighbours_but_not_itself():
 
 def test_without_the_index_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynndescent", None)
-    line = (
-        r"config\.data\.neighbours of 5 examples needs the extra 'neighbours' .*: pip install 'topojax\[neighbours\]'"
-    )
+    line = r"neighbours of 5 examples needs the extra 'neighbours' .*: pip install 'topojax\[neighbours\]'"
     with pytest.raises(UserError, match=line):
         nearest(POINTS, 2, exact_below=5)
 
