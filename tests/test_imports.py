@@ -30,6 +30,7 @@ HEAVY = (
     "torch",
     "cooper",
     "pynndescent",
+    "grain",
 )
 TABLES = ("atlas/table.py", "config/defaults.py", "config/original_flags.py")
 """Modules that are a table: their functions are as long as it is."""

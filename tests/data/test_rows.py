@@ -1,16 +1,20 @@
 """Training inputs on the host: read as in memory, mapped files let go, gathered in the order of memory."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_config import get_config
 
+from topojax.config.changes import changes
 from topojax.config.validate import validate
 from topojax.data import feed, fit, modes, sets
 from topojax.data.neighbours import partners
 from topojax.data.order import batch_indices, probe_indices
 from topojax.data.rows import Given, Rows
+from topojax.data.stream import Stream
 from topojax.data.tfds_arrays import digest
 from topojax.errors import UserError
 from topojax.types import Batch
@@ -117,10 +121,54 @@ def test_chunks_hold_the_batches_of_memory(tmp_path, monkeypatch):
     made.close()
 
 
+def test_a_stream_takes_each_example_once_an_epoch_in_an_order_of_its_own(tmp_path, monkeypatch):
+    data = loaded(folder(tmp_path), "stream", neighbours=3).train
+    monkeypatch.setattr(feed, "BYTES", 2 * 8 * 24 * 2)
+    settings = {"batch_size": 8, "probe_size": 16, "pairs": True}
+    key, made = jax.random.key(7), Stream(data, seed=3, **settings)
+    memory = Batch(np.asarray(data.image), data.label, data.neighbours)
+    rows = {row.tobytes(): i for i, row in enumerate(memory.image)}
+    orders = []
+    made.begin(key, 0)
+    for epoch in range(2):
+        chunks = list(made.epoch())
+        order = np.concatenate([chunk.batches.image[: int(chunk.count)] for chunk in chunks])
+        index = np.array([[rows[chunks[0].table[x].tobytes()] for x in batch] for batch in np.asarray(order)])
+        assert sorted(index.reshape(-1)) == list(range(40))
+        for step, at in enumerate(index):
+            chunk, place = chunks[step // 2], step % 2
+            assert np.array_equal(chunk.batches.label[place], data.label[at])
+            partner = chunk.table[chunk.batches.partner[place]]
+            assert np.array_equal(partner, partners(key, epoch * 5 + step, memory, at))
+        orders.append(index.tolist())
+    assert orders[0] != orders[1]
+    other = Stream(data, seed=3, **settings)  # another process, that begins within the second epoch
+    other.begin(key, 1, 2)
+    assert jax.tree.all(jax.tree.map(np.array_equal, next(other.epoch()), chunks[1]))
+    assert other.state(1, 2) == {"next_index": 7}
+    assert jax.tree.all(jax.tree.map(np.array_equal, list(other.again(key, 1)), chunks))
+    made.close()
+    other.close()
+
+
+def test_without_grain_one_line_says_what_to_install(tmp_path, monkeypatch):
+    data = loaded(folder(tmp_path), "stream").train
+    monkeypatch.setitem(sys.modules, "grain", None)
+    with pytest.raises(UserError, match=r"config\.data\.mode = 'stream' needs the extra 'stream' .*topojax\[stream\]"):
+        Stream(data, seed=0, batch_size=8, probe_size=16)
+
+
+def test_a_run_goes_on_in_memory_or_from_the_host_and_not_in_another_order():
+    one, other = get_config(), get_config()
+    for a, b, same in (("memory", "host", True), ("auto", "host", True), ("host", "stream", False)):
+        one.data.mode, other.data.mode = a, b
+        assert [change.field for change in changes(one, other)] == ([] if same else ["data.mode"])
+
+
 def test_bad_modes_are_one_line():
     c = get_config()
     c.data.mode = "disk"
-    with pytest.raises(UserError, match=r"config\.data\.mode = 'disk': choose one of auto, memory, host"):
+    with pytest.raises(UserError, match=r"config\.data\.mode = 'disk': choose one of auto, memory, host, stream"):
         validate(c)
     c.data.mode, c.population.size = "host", 4
     with pytest.raises(UserError, match=r"config\.data\.mode = 'host': a population trains from memory"):

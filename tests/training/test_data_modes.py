@@ -44,10 +44,11 @@ def test_memory_and_host_are_the_same_run_bit_for_bit(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_within_an_epoch_bit_for_bit(tmp_path, monkeypatch):
+@pytest.mark.parametrize("mode", ["host", "stream"])
+def test_a_run_goes_on_within_an_epoch_bit_for_bit(tmp_path, monkeypatch, mode):
     """Interrupted in the first epoch, and again in the third: nothing of an epoch is trained again."""
     monkeypatch.setattr(feed, "BYTES", 2 * 32 * 64 * 2)
-    whole = trained(tmp_path / "whole", "host")
+    whole = trained(tmp_path / "whole", mode)
     leave_after, chunks = [0], []
 
     def noted():
@@ -69,10 +70,10 @@ def test_a_run_goes_on_within_an_epoch_bit_for_bit(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "raise_if_interrupted", raised)
     for leave_after[0] in (2, 7):  # chunks of 2, 2 and 1 steps: within the first epoch, and the third
         with pytest.raises(KeyboardInterrupt):
-            trained(tmp_path / "left", "host")
+            trained(tmp_path / "left", mode)
         assert list((tmp_path / "left" / "within" / "checkpoints").iterdir())
     leave_after[0] = -1
-    assert trained(tmp_path / "left", "host") == whole
+    assert trained(tmp_path / "left", mode) == whole
     assert sum(chunks) == 4 * 5  # each step once
     assert not list((tmp_path / "left" / "within" / "checkpoints").glob("[0-9]*"))
 

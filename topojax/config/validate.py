@@ -233,8 +233,9 @@ def _mesh(config: Any) -> None:
         raise UserError(f"config.mesh.data = {devices}: must divide config.train.batch_size = {size}")
     if devices > 1 and (config.population.size or config.population.sweep):
         raise UserError(f"config.mesh.data = {devices}: a population spreads its members over the devices, set it to 1")
-    if config.data.mode == "host" and (config.population.size or config.population.sweep):
-        raise UserError("config.data.mode = 'host': a population trains from memory, set it to auto or memory")
+    mode = config.data.mode
+    if mode in ("host", "stream") and (config.population.size or config.population.sweep):
+        raise UserError(f"config.data.mode = {mode!r}: a population trains from memory, set it to auto or memory")
 
 
 def _glue(config: Any) -> None:

@@ -72,13 +72,14 @@ class Feed:
         probe = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self._probe)
         return Chunk(batches, probe, jax.ShapeDtypeStruct((), jnp.int32), table)  # type: ignore[arg-type]
 
-    def begin(self, key: Array, epoch: int, step: int = 0) -> None:
+    def begin(self, key: Array, epoch: int, step: int = 0, at: dict[str, Any] | None = None) -> None:
         """Gather from here on.
 
         Args:
           key: of the training state.
           epoch: the next one, counted from 0.
           step: of it, that it begins at.
+          at: what a checkpoint says of an iterator (`stream.state_of`); an order by the step alone has none.
         """
         self._drop()
         self._key, self._next, self._first = key, (epoch, step), step
@@ -103,9 +104,11 @@ class Feed:
         self._drop()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _drop(self) -> None:
+    def _drop(self, *, wait: bool = False) -> None:
         for future in self._waiting:
             future.cancel()
+        if wait:
+            futures.wait(self._waiting)
         self._waiting.clear()
 
     def _submit(self) -> None:
@@ -120,16 +123,22 @@ class Feed:
             if epoch not in self._orders:
                 self._orders = {epoch: np.asarray(self._order_of(np.int32(epoch)))}
             order = self._orders[epoch][start : start + self.size]
-            count = len(order)
-            order = np.concatenate([order, np.repeat(order[-1:], self.size - count, axis=0)])
-            batches = Batch(self._raw(order), self._label[order])  # type: ignore[arg-type]
-            if self._neighbours is not None:
-                steps = epoch * self.steps + start + np.arange(self.size)
-                count_of = self._neighbours.shape[1]
-                choice = np.asarray(_choices(key, jnp.asarray(steps, jnp.int32), self._size, count_of))
-                batches = batches._replace(partner=self._raw(self._neighbours[order, choice]))  # type: ignore[arg-type]
-            chunk = Chunk(batches, self._probe, np.int32(count), self._table)  # type: ignore[arg-type]
-            return jax.tree.map(jnp.asarray, chunk)
+            return self._chunk(key, epoch, start, order, self._raw(order))
+
+    def _chunk(self, key: Array, epoch: int, start: int, order: np.ndarray, images: np.ndarray) -> Chunk:
+        """A chunk of steps that are `start` and on of an epoch: their examples [≤ S, B], and the rows of these."""
+        count = len(order)
+        if count < self.size:
+            left = [(0, self.size - count), (0, 0)]
+            order, images = np.pad(order, left, mode="edge"), np.pad(images, [*left, (0, 0)], mode="edge")
+        batches = Batch(images, self._label[order])  # type: ignore[arg-type]
+        if self._neighbours is not None:
+            steps = epoch * self.steps + start + np.arange(self.size)
+            count_of = self._neighbours.shape[1]
+            choice = np.asarray(_choices(key, jnp.asarray(steps, jnp.int32), self._size, count_of))
+            batches = batches._replace(partner=self._raw(self._neighbours[order, choice]))  # type: ignore[arg-type]
+        chunk = Chunk(batches, self._probe, np.int32(count), self._table)  # type: ignore[arg-type]
+        return jax.tree.map(jnp.asarray, chunk)
 
     def _raw(self, index: np.ndarray) -> np.ndarray:
         return self._rows.raw(index.reshape(-1)).reshape(*index.shape, -1)

@@ -4,7 +4,7 @@ import jax
 
 from topojax.data.unfolding import available
 
-MODES = ("auto", "memory", "host")
+MODES = ("auto", "memory", "host", "stream")
 """What `config.data.mode` may be."""
 SHARE = 0.25
 """Of the device's memory, that a training split may fill as float32 for `auto` to keep it there."""

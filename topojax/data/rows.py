@@ -39,7 +39,7 @@ class Given:
         if self._index is not None:
             at = self._index[at]
         rows = self._source[at].copy() if isinstance(at, slice) else self._source[at]
-        self._let_go()
+        self.let_go()
         return rows
 
     def blocks(self) -> Iterator[np.ndarray]:
@@ -56,7 +56,13 @@ class Given:
         """The largest number of all."""
         return max(block.max() for block in self.blocks())
 
-    def _let_go(self) -> None:
+    def one(self, at: int) -> np.ndarray:
+        """A copy of one row, [1, …]; what is mapped stays so until `let_go`."""
+        at = at if self._index is None else int(self._index[at])
+        return self._source[at : at + 1].copy()
+
+    def let_go(self) -> None:
+        """Of what is mapped, all that was read."""
         if self._map is not None:
             with contextlib.suppress(OSError, ValueError, AttributeError):  # not everywhere, and only for memory
                 self._map.madvise(mmap.MADV_DONTNEED)
@@ -91,6 +97,15 @@ class Rows:
         """Rows as they lie on the host, [m, X], in the type of the source."""
         rows = self.given[at]
         return rows if rows.ndim == 2 else self.units.prepared_bytes(rows)
+
+    def one(self, at: int) -> np.ndarray:
+        """A row as it lies on the host, [X]; what is mapped stays so until `let_go`."""
+        rows = self.given.one(at)
+        return rows[0] if rows.ndim == 2 else self.units.prepared_bytes(rows)[0]
+
+    def let_go(self) -> None:
+        """Of what is mapped, all that was read."""
+        self.given.let_go()
 
     def blocks(self) -> Iterator[np.ndarray]:
         """All rows, some at a time."""

@@ -29,6 +29,7 @@ from topojax.control.ending import SETTLED
 from topojax.data import sets
 from topojax.data.feed import AHEAD, Feed
 from topojax.data.mesh import make_mesh
+from topojax.data.stream import Stream, state_of
 from topojax.errors import Stopped, UserError, interrupted, interrupts_deferred, needing, raise_if_interrupted, tell
 from topojax.scoring.audit import last_fifth
 from topojax.scoring.run import Run, build, numbered_of, restore
@@ -158,6 +159,7 @@ def look_for_extras(config: Any) -> None:
     for wanted, package, extra, field in (
         (config.log.tensorboard, "tensorflow", "tf", "config.log.tensorboard"),
         (config.mlflow.enabled, "mlflow", "mlflow", "config.mlflow.enabled"),
+        (config.data.mode == "stream", "grain", "stream", "config.data.mode = 'stream'"),
     ):
         with needing(extra, field):
             if wanted and importlib.util.find_spec(package) is None:
@@ -309,7 +311,7 @@ class Training:
     def _fed(self) -> Feed:
         """What hands a training split over that stays on the host."""
         config = self.config
-        return Feed(
+        return (Stream if self.dataset.mode == "stream" else Feed)(
             self.dataset.train,
             seed=config.seed,
             batch_size=examples_a_step(config),
@@ -325,7 +327,8 @@ class Training:
         state, done = self._restore_or_init(abstract)
         if self.feed is not None:
             run_epoch.taken = self.taken  # type: ignore[attr-defined]
-            self.feed.begin(jnp.copy(state.key), done, 0 if self.taken is None else len(self.taken))
+            step = 0 if self.taken is None else len(self.taken)
+            self.feed.begin(jnp.copy(state.key), done, step, self.position)
         writers = Writers(self.path, done, self._sinks(done))
         progress = Progress(done, self.config.train.epochs, enabled=self.config.log.progress)
         with contextlib.closing(writers), contextlib.closing(progress), interrupts_deferred():
@@ -393,7 +396,7 @@ class Training:
             self._fetch(done, waiting, state, writers, progress, None)
             waiting.clear()
         step = done * self.program.steps_per_epoch + taken
-        self.within.save(step, state, self._meta(done), np.concatenate(jax.device_get(rows)))
+        self.within.save(step, state, self._meta(done, taken), np.concatenate(jax.device_get(rows)))
         raise_if_interrupted()
 
     def _call_back(self, epoch: int, state: TrainState) -> bool:
@@ -442,6 +445,7 @@ class Training:
         """The last good state and its epoch; where steps were not finite since, at a lower rate."""
         self.news = []
         self.taken: np.ndarray | None = None
+        self.position: dict[str, Any] | None = None
         if self.feed is not None and not self.taken_back:
             within = self._within(abstract)
             if within is not None:
@@ -462,6 +466,7 @@ class Training:
             lambda epoch: restored_under(self.checkpoints, self.config, self.about, abstract, epoch)
         )
         self.previous, self.train_s = meta["previous"], max(self.train_s, meta["train_s"])
+        self.position = meta.get("stream")
         if not self.taken_back:
             self.rollbacks, self.failed_at = meta.get("rollbacks", (0, 0))
             rate = stretched(
@@ -483,6 +488,7 @@ class Training:
         ):
             return None
         self.previous, self.train_s, self.taken = meta["previous"], max(self.train_s, meta["train_s"]), rows
+        self.position = meta.get("stream")
         self.rollbacks, self.failed_at = meta.get("rollbacks", (0, 0))
         return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(state), meta["epoch"]
 
@@ -609,8 +615,8 @@ class Training:
         self.checkpoints.save(epoch, state, self._meta(epoch), loss=loss)
         self.within.drop()
 
-    def _meta(self, epoch: int) -> dict[str, Any]:
-        """What lies beside a state."""
+    def _meta(self, epoch: int, step: int = 0) -> dict[str, Any]:
+        """What lies beside a state, so many steps after an epoch."""
         return {
             "epoch": epoch,
             **self.about,
@@ -620,6 +626,7 @@ class Training:
             "previous": self.previous,
             "train_s": self.train_s,
             "rollbacks": (self.rollbacks, self.failed_at),
+            **state_of(self.feed, epoch, step),
         }
 
     def _finish(self, state: TrainState, epoch: int) -> dict[str, Any]:

@@ -1,0 +1,79 @@
+"""Batches through grain: its global shuffle, its reading threads, and an iterator whose state is in the checkpoint.
+
+The order is a function of (seed, epoch), and another one than that of memory: a shuffle of indices that takes no memory
+however many examples there are.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from topojax.data.chunks import Chunk
+from topojax.data.feed import Feed
+from topojax.data.rows import Rows
+from topojax.errors import needing
+from topojax.types import Array
+
+THREADS = 8
+"""That read examples."""
+STATE = "next_index"
+"""What grain's state of an iterator of batches counts."""
+
+
+class Stream(Feed):
+    """A `Feed` in grain's order, read by grain.
+
+    Raises:
+      UserError: grain is not installed.
+    """
+
+    def __init__(self, *args: Any, **settings: Any):
+        with needing("stream", "config.data.mode = 'stream'"):
+            import grain
+        super().__init__(*args, **settings)
+        ordered = grain.MapDataset.source(_Examples(self._rows)).seed(int(self._seed)).shuffle()
+        batches = ordered.batch(self._size, drop_remainder=True).repeat()
+        options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=2 * self._size)
+        self._batches = iter(batches.to_iter_dataset(options))
+
+    def begin(self, key: Array, epoch: int, step: int = 0, at: dict[str, Any] | None = None) -> None:
+        """Gather from here on: grain's iterator is set to its state in a checkpoint, or to the batch after so many."""
+        self._drop(wait=True)
+        self._batches.set_state(at or self.state(epoch, step))
+        super().begin(key, epoch, step)
+
+    def state(self, epoch: int, step: int) -> dict[str, Any]:
+        """Of the iterator, when so many steps of an epoch have been taken; what waits for the device is not counted."""
+        return self._batches.get_state() | {STATE: epoch * self.steps + step}
+
+    def again(self, key: Array, epoch: int) -> Iterator[Chunk]:
+        """The chunks of any epoch; `begin` comes before `epoch` is asked again."""
+        self._drop(wait=True)
+        self._batches.set_state(self.state(epoch, 0))
+        return super().again(key, epoch)
+
+    def _gathered(self, key: Array, epoch: int, start: int) -> Chunk:
+        with self._held():
+            count = min(self.size, self.steps - start)
+            order, images = zip(*(next(self._batches) for _ in range(count)), strict=True)
+            self._rows.let_go()
+            return self._chunk(key, epoch, start, np.stack(order), np.stack(images))
+
+
+class _Examples:
+    """Grain's protocol of a source: (index, its row as it lies there)."""
+
+    def __init__(self, rows: Rows):
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, at: Any) -> tuple[np.ndarray, np.ndarray]:
+        return np.int32(at), self._rows.one(int(at))  # type: ignore[return-value]
+
+
+def state_of(feed: Feed | None, epoch: int, step: int) -> dict[str, Any]:
+    """What a checkpoint says of an iterator; nothing where the order is a function of the step alone."""
+    return {"stream": feed.state(epoch, step)} if isinstance(feed, Stream) else {}
