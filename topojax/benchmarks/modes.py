@@ -4,7 +4,7 @@
 
 A folder of bytes is made, images of 28×28 in ten classes, mapped when it is read.
 
-  step_ms/…              wall time of a step from memory, host and stream, of epochs that take turns on the same examples
+  step_ms/…              wall time of a step from memory, host and stream, of epochs that take turns; medians
   rate/host, stream      step rate over that of memory: median and quartiles of the ratios within turns
   equal                  whether memory and host come to the same state, bit for bit
   resident_mib/…         largest resident memory of a process that trains an epoch: `few` on the examples of the turns,

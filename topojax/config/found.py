@@ -22,6 +22,7 @@ from topojax.config.defaults import default_config
 from topojax.config.io import flat
 from topojax.config.recipes import unlabelled
 from topojax.data import given, measured, sets
+from topojax.data.rows import Rows
 
 MOST_CHARTS = 128
 """Charts for as many classes, up to here."""
@@ -126,7 +127,8 @@ def _suited(config: Any, dataset: sets.Dataset) -> dict[str, tuple[Any, str]]:
 
 def _measured(config: Any, dataset: sets.Dataset) -> dict[str, tuple[Any, str]]:
     """Field → (value, why), of those at their defaults that only the training examples can tell."""
-    images = np.asarray(dataset.train.image[: measured.EXAMPLES])
+    images: Any = dataset.train.image  # rows on the host are read as far as they are looked at
+    images = images if isinstance(images, Rows) else np.asarray(images)
     usual, asked = dict(flat(default_config())), dict(flat(config))
     found: dict[str, tuple[Any, str]] = {}
     if any(config.contracts[name].enabled for name in INVARIANCES):

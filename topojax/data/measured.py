@@ -110,9 +110,10 @@ def spread(images: np.ndarray) -> float:
       images: [n, X], of which at most 2,000 are looked at.
     """
     some = np.asarray(images[:2000], np.float64)
+    largest = np.abs(some).max(initial=1e-30)
     some = some - some.mean(axis=0)
     axis = some[np.argmax(np.sum(some**2, axis=1))]
-    if np.linalg.norm(axis) <= 1e-6 * max(np.abs(images).max(), 1e-30):  # constant, but for rounding
+    if np.linalg.norm(axis) <= 1e-6 * largest:  # constant, but for rounding
         return 0.0
     for _ in range(30):
         axis = some.T @ (some @ (axis / np.linalg.norm(axis))) / len(some)
