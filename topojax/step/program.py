@@ -112,16 +112,8 @@ def make_program(
     def temperature(state: TrainState) -> Array:
         return settings_of(state.control, state.probed).temperature
 
-    prober = make_prober(
-        config,
-        model,
-        rows,
-        system=system,
-        objective=objective,
-        settings_of=settings_of,
-        measure=measure,
-        image_shape=image_shape,
-    )
+    parts: dict[str, Any] = {"objective": objective, "settings_of": settings_of, "measure": measure}
+    prober = make_prober(config, model, rows, system=system, image_shape=image_shape, **parts)
     update = Update(
         config=config,
         model=model,

@@ -80,8 +80,16 @@ def _mapped(path: pathlib.Path) -> np.ndarray:
     """The array of a file, mapped where it is of bytes, else read."""
     with path.open("rb") as handle:
         require_unfolded(path, path.stat().st_size, claimed(handle))
-    found = np.load(path, mmap_mode="r", allow_pickle=False)
-    return found if found.dtype == np.uint8 and found.ndim > 1 else np.array(found)
+        handle.seek(0)
+        array = np.load(handle, allow_pickle=False) if not _of_bytes(handle) else None
+    return np.load(path, mmap_mode="r", allow_pickle=False) if array is None else array
+
+
+def _of_bytes(file: IO[bytes]) -> bool:
+    """Whether a .npy file is of examples of bytes, by its head; the file goes back to its beginning."""
+    shape, kind = _head(file)
+    file.seek(0)
+    return kind == np.uint8 and len(shape) > 1
 
 
 def unfolded(archive: zipfile.ZipFile) -> int:
@@ -99,13 +107,19 @@ def claimed(file: IO[bytes]) -> int:
     Args:
       file: at its beginning.
     """
+    shape, kind = _head(file)
+    return math.prod(shape) * kind.itemsize
+
+
+def _head(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of the array of a .npy file; none, where it has none: whoever reads it says what is wrong."""
     try:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, kind = read(file)
-    except ValueError:  # whoever reads it says what is wrong
-        return 0
-    return math.prod(shape) * kind.itemsize
+    except ValueError:
+        return (0,), np.dtype(np.float32)
+    return shape, kind
 
 
 def _one_family(path: pathlib.Path, keys: Mapping[str, str], chosen: str) -> None:
