@@ -105,7 +105,7 @@ def test_chunks_hold_the_batches_of_memory(tmp_path, monkeypatch):
     for epoch in (1, 2):
         order = np.asarray(batch_indices(3, epoch, 40, 8))
         chunks = list(made.epoch())
-        assert [int(chunk.count) for chunk in chunks] == [2, 2, 1]
+        assert [int(chunk.number) for chunk in chunks] == [2, 2, 1]
         assert jax.tree.map(jnp.shape, chunks[0]) == jax.tree.map(lambda leaf: leaf.shape, made.shapes)
         for step, index in enumerate(order):
             chunk, place = chunks[step // 2], step % 2
@@ -132,7 +132,7 @@ def test_a_stream_takes_each_example_once_an_epoch_in_an_order_of_its_own(tmp_pa
     made.begin(key, 0)
     for epoch in range(2):
         chunks = list(made.epoch())
-        order = np.concatenate([chunk.batches.image[: int(chunk.count)] for chunk in chunks])
+        order = np.concatenate([chunk.batches.image[: int(chunk.number)] for chunk in chunks])
         index = np.array([[rows[chunks[0].table[x].tobytes()] for x in batch] for batch in np.asarray(order)])
         assert sorted(index.reshape(-1)) == list(range(40))
         for step, at in enumerate(index):

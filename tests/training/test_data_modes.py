@@ -62,7 +62,7 @@ def test_a_run_goes_on_within_an_epoch_bit_for_bit(tmp_path, monkeypatch, mode):
 
     def counted(self):
         for chunk in gathered(self):
-            chunks.append(int(chunk.count))
+            chunks.append(int(chunk.number))
             yield chunk
 
     monkeypatch.setattr(feed.Feed, "epoch", counted)

@@ -13,7 +13,7 @@ class Chunk(NamedTuple):
 
     batches: Batch  # image shape=(S, B, X), label (S, B), partner (S, B, X) where neighbours take part
     probe: Batch  # of the whole run: image shape=(P, X), label (P,)
-    count: Array  # shape=(), int32: how many of the S are to be taken
+    number: Array  # shape=(), int32: how many of the S are to be taken
     table: Array  # shape=(256,), float32: what each byte becomes
 
 

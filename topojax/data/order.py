@@ -31,7 +31,7 @@ def stratified(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.n
     return np.sort(order[(np.arange(count) * n + rng.integers(n)) // count])
 
 
-def permutation(seed: int | Array, epoch: int | Array, n: int) -> Array:
+def permutation(seed: int | np.integer | Array, epoch: int | Array, n: int) -> Array:
     """Order of the examples in one epoch: a function of (seed, epoch), so the step restores the position.
 
     Args:
@@ -53,12 +53,12 @@ def shuffled(key: Array, n: int) -> Array:
     return jnp.argsort(jax.random.bits(key, (n,))).astype(jnp.int32)
 
 
-def probe_indices(seed: int | Array, n: int, size: int) -> Array:
+def probe_indices(seed: int | np.integer | Array, n: int, size: int) -> Array:
     """The examples of the probe batch: the same for the whole run, [min(size, n)] int32."""
     return shuffled(jax.random.key(seed), n)[:size]
 
 
-def batch_indices(seed: int | Array, epoch: int | Array, n: int, batch_size: int) -> Array:
+def batch_indices(seed: int | np.integer | Array, epoch: int | Array, n: int, batch_size: int) -> Array:
     """Which examples make up each batch of an epoch; the last n mod batch_size of the order sit this one out.
 
     Args:

@@ -4,6 +4,7 @@ What is learned of the data, their units and their levels of texts, is learned o
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -228,7 +229,7 @@ def _about(units: Units, counted: classes.Classes, label: list[np.ndarray]) -> l
 
 
 def _warnings(
-    units: Units, counted: classes.Classes, label: list[np.ndarray], rows: list[np.ndarray | Rows]
+    units: Units, counted: classes.Classes, label: list[np.ndarray], rows: Sequence[np.ndarray | Rows]
 ) -> list[str]:
     lines = []
     counts = np.bincount(label[0][label[0] >= 0], minlength=len(counted.names))

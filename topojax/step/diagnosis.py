@@ -154,7 +154,7 @@ class Diagnosis:
 
 def _batches(chunks: Iterable[Chunk]) -> Iterator[Batch]:
     """The batches of an epoch, one by one."""
-    return (at(chunk, jnp.int32(place)) for chunk in chunks for place in range(int(chunk.count)))
+    return (at(chunk, jnp.int32(place)) for chunk in chunks for place in range(int(chunk.number)))
 
 
 def _named(step: int, bad: Mapping[str, Any]) -> Culprit | None:

@@ -91,7 +91,7 @@ class Epochs:
 
         Args:
           state: before them.
-          chunk: of S steps, of which the first `count` are taken.
+          chunk: of S steps, of which the first `number` are taken.
 
         Returns:
           The state, and shape=(S, metrics), zeros for the steps that were not taken.
@@ -112,7 +112,7 @@ class Epochs:
         metrics = jax.eval_shape(step_of, state, first, probe)[1]
         self._traced.append(expanded(metrics, self.rows))
         rows = jnp.zeros((size, len(self._traced[-1])), jnp.float32)
-        state, _, rows = jax.lax.fori_loop(0, chunk.count, body, (state, first, rows))
+        state, _, rows = jax.lax.fori_loop(0, chunk.number, body, (state, first, rows))
         return state, rows
 
     @property

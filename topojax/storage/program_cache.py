@@ -36,13 +36,13 @@ class Epoch(NamedTuple):
       bytes: that it takes on each device, None where the backend does not say.
     """
 
-    run: Callable[[Any, Any, Batch], tuple[Any, Array]]
+    run: Callable[[Any, Any, Any], tuple[Any, Array]]
     names: tuple[str, ...]
     bytes: Footprint | None = None
 
 
 def compile_epoch(
-    program: Any, numbers: Any, state: Any, data: Batch, *, described: Any, cached: bool, mesh: Mesh | None = None
+    program: Any, numbers: Any, state: Any, data: Any, *, described: Any, cached: bool, mesh: Mesh | None = None
 ) -> Epoch:
     """Compile `program.epoch`, from the cache if it is there.
 
@@ -50,7 +50,7 @@ def compile_epoch(
       program: `step.numbered.Numbered`, or what has its `epoch` and `metric_names`.
       numbers: for their shapes.
       state: abstract or concrete, for its shapes.
-      data: the training split.
+      data: the training split, or what else the program takes.
       described: JSON: everything that shaped the program but shapes, code and versions (`config.numbers.described`).
       cached: look in the cache, and keep what was not in it. A cache that cannot be read or written, or a program that
         cannot be exported, is no error.

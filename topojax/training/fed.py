@@ -27,7 +27,7 @@ def compile_fed(numbered: Numbered, numbers: Any, state: Any, feed: Feed, *, des
       how: the rest of it.
     """
     assert numbered.chunk is not None
-    of_chunk = numbered._replace(epoch=numbered.chunk)
+    of_chunk: Any = numbered._replace(epoch=numbered.chunk)  # type: ignore[arg-type]
     compiled = compile_epoch(of_chunk, numbers, state, feed.shapes, described=[described, "chunk"], **how)
     return compiled._replace(run=Chunked(compiled, feed.steps))
 
