@@ -69,5 +69,5 @@ def taken(split: Split, index: np.ndarray, *, on_host: bool = False) -> Split:
         return Split(given, None if split.label is None else split.label[index])
     if len(index) == length(inputs) and (np.diff(index) == 1).all():
         return split  # all of them: no copy
-    chosen = {k: v[index] for k, v in inputs.items()} if isinstance(inputs, dict) else inputs[index]
+    chosen = {k: v[index] for k, v in inputs.items()} if isinstance(inputs, dict) else Given(inputs)[index]
     return Split(chosen, None if split.label is None else split.label[index])

@@ -14,6 +14,8 @@ from topojax.data.units import Units
 
 BLOCK = 2**24
 """Bytes, as float32, that are read at a time where all rows are."""
+TOGETHER = 64
+"""Rows that are read from all over a mapped file before it is let go: each may bring two megabytes around it."""
 
 
 class Given:
@@ -30,6 +32,7 @@ class Given:
         self.dtype = source.dtype
         self.shape = (len(source) if index is None else len(index), *source.shape[1:])
         self.ndim = source.ndim
+        self._read = 0
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -38,7 +41,15 @@ class Given:
         """A copy of the rows at a slice or an index, [m, …]."""
         if self._index is not None:
             at = self._index[at]
-        rows = self._source[at].copy() if isinstance(at, slice) else self._source[at]
+        if isinstance(at, slice):
+            rows = self._source[at].copy()
+        elif self._map is None:
+            return self._source[at]
+        else:
+            rows = np.empty((len(at), *self.shape[1:]), self.dtype)
+            for start in range(0, len(at), TOGETHER):
+                rows[start : start + TOGETHER] = self._source[at[start : start + TOGETHER]]
+                self.let_go()
         self.let_go()
         return rows
 
@@ -57,9 +68,13 @@ class Given:
         return max(block.max() for block in self.blocks())
 
     def one(self, at: int) -> np.ndarray:
-        """A copy of one row, [1, …]; what is mapped stays so until `let_go`."""
+        """A copy of one row, [1, …]; what is mapped may stay so until `let_go`."""
         at = at if self._index is None else int(self._index[at])
-        return self._source[at : at + 1].copy()
+        row = self._source[at : at + 1].copy()
+        self._read = (self._read + 1) % TOGETHER
+        if not self._read:
+            self.let_go()
+        return row
 
     def let_go(self) -> None:
         """Of what is mapped, all that was read."""
@@ -99,7 +114,7 @@ class Rows:
         return rows if rows.ndim == 2 else self.units.prepared_bytes(rows)
 
     def one(self, at: int) -> np.ndarray:
-        """A row as it lies on the host, [X]; what is mapped stays so until `let_go`."""
+        """A row as it lies on the host, [X]; what is mapped may stay so until `let_go`."""
         rows = self.given.one(at)
         return rows[0] if rows.ndim == 2 else self.units.prepared_bytes(rows)[0]
 
