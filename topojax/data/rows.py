@@ -32,7 +32,6 @@ class Given:
         self.dtype = source.dtype
         self.shape = (len(source) if index is None else len(index), *source.shape[1:])
         self.ndim = source.ndim
-        self._read = 0
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -66,15 +65,6 @@ class Given:
     def max(self) -> Any:
         """The largest number of all."""
         return max(block.max() for block in self.blocks())
-
-    def one(self, at: int) -> np.ndarray:
-        """A copy of one row, [1, …]; what is mapped may stay so until `let_go`."""
-        at = at if self._index is None else int(self._index[at])
-        row = self._source[at : at + 1].copy()
-        self._read = (self._read + 1) % TOGETHER
-        if not self._read:
-            self.let_go()
-        return row
 
     def let_go(self) -> None:
         """Of what is mapped, all that was read."""
@@ -112,15 +102,6 @@ class Rows:
         """Rows as they lie on the host, [m, X], in the type of the source."""
         rows = self.given[at]
         return rows if rows.ndim == 2 else self.units.prepared_bytes(rows)
-
-    def one(self, at: int) -> np.ndarray:
-        """A row as it lies on the host, [X]; what is mapped may stay so until `let_go`."""
-        rows = self.given.one(at)
-        return rows[0] if rows.ndim == 2 else self.units.prepared_bytes(rows)[0]
-
-    def let_go(self) -> None:
-        """Of what is mapped, all that was read."""
-        self.given.let_go()
 
     def blocks(self) -> Iterator[np.ndarray]:
         """All rows, some at a time."""

@@ -11,12 +11,11 @@ import numpy as np
 
 from topojax.data.chunks import Chunk
 from topojax.data.feed import Feed
-from topojax.data.rows import Rows
 from topojax.errors import needing
 from topojax.types import Array
 
 THREADS = 8
-"""That read examples."""
+"""That read batches."""
 STATE = "next_index"
 """What grain's state of an iterator of batches counts."""
 
@@ -32,10 +31,14 @@ class Stream(Feed):
         with needing("stream", "config.data.mode = 'stream'"):
             import grain
         super().__init__(*args, **settings)
-        ordered = grain.MapDataset.source(_Examples(self._rows)).seed(int(self._seed)).shuffle()
-        batches = ordered.batch(self._size, drop_remainder=True).repeat()
-        options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=2 * self._size)
+        ordered = grain.MapDataset.range(self._number).seed(int(self._seed)).shuffle()
+        batches = ordered.batch(self._size, drop_remainder=True).map(self._read).repeat()
+        options = grain.ReadOptions(num_threads=min(THREADS, self.size), prefetch_buffer_size=self.size)
         self._batches = iter(batches.to_iter_dataset(options))
+
+    def _read(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """A batch's examples, and their rows as they lie there; in one of grain's threads."""
+        return index.astype(np.int32), self._rows.raw(index)
 
     def begin(self, key: Array, epoch: int, step: int = 0, at: dict[str, Any] | None = None) -> None:
         """Gather from here on: grain's iterator is set to its state in a checkpoint, or to the batch after so many."""
@@ -57,21 +60,7 @@ class Stream(Feed):
         with self._held():
             count = min(self.size, self.steps - start)
             order, images = zip(*(next(self._batches) for _ in range(count)), strict=True)
-            self._rows.let_go()
             return self._chunk(key, epoch, start, np.stack(order), np.stack(images))
-
-
-class _Examples:
-    """Grain's protocol of a source: (index, its row as it lies there)."""
-
-    def __init__(self, rows: Rows):
-        self._rows = rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, at: Any) -> tuple[np.ndarray, np.ndarray]:
-        return np.int32(at), self._rows.one(int(at))  # type: ignore[return-value]
 
 
 def state_of(feed: Feed | None, epoch: int, step: int) -> dict[str, Any]:
