@@ -241,10 +241,9 @@ def _sweep(
             guess = _guess(runner.config, tuned, field, value)
             lines = [runner.run(name, "test", guess, seed) for seed in range(seeds)]
             errors = [line["mse"] for line in lines if line["mse"] is not None]
-            point = {"ami": statistics.fmean(line["ami"] for line in lines)}
-            points.append(
-                {"field": field, "value": value, **point, "mse": statistics.fmean(errors) if errors else None}
-            )
+            point: dict[str, Any] = {"field": field, "value": value}
+            point |= {"ami": statistics.fmean(line["ami"] for line in lines)}
+            points.append(point | {"mse": statistics.fmean(errors) if errors else None})
     out: dict[str, Any] = {"points": points}
     for field in ("all", *sweep):
         found = [point["ami"] for point in points if field in ("all", point["field"])]

@@ -4,6 +4,7 @@ In training a contract is held against the parameters of the step, on examples a
 averaged parameters. At the end of a run, when the rate has fallen, the two are near; this says how near.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -41,6 +42,6 @@ def measured(run: Run, train: Batch) -> dict[str, float | None]:
     governor = run.state.control.governor
     still = governor._replace(rate=jnp.zeros_like(governor.rate))
     params: Any = jax.tree.map(jnp.copy, eval_params(config.optim, run.state))
-    state = run.state.replace(params=params, control=run.state.control._replace(governor=still))
+    state = dataclasses.replace(run.state, params=params, control=run.state.control._replace(governor=still))
     metrics = jax.jit(program.epoch)(state, jax.tree.map(jnp.asarray, train))[1]
     return numbers(program.named(np.asarray(metrics)))
