@@ -44,7 +44,6 @@ def report_3k(c):
     c.baselines.autoencoder = c.baselines.vq = True
     c.train.epochs, c.train.batch_size = 3000, 256
     c.optim.learning_rate = c.optim.learning_rate_max = 0.005
-    c.optim.schedule = "none"
     c.contracts.prior_n.enabled = c.contracts.prior_tex.enabled = True
     c.contracts.prior_n.initial = c.contracts.prior_tex.initial = 0.001
     c.governor.grounding_warmup = 200

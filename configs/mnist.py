@@ -59,7 +59,6 @@ def report(c):
     c.seed = 42
     c.model.hidden_dim, c.model.codes_per_chart = 32, 21
     c.train.epochs, c.train.batch_size = 3000, 256
-    c.optim.schedule = "none"
     c.checkpoint.every_epochs = 50
     c.log.every_epochs = 25
 

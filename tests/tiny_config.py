@@ -26,4 +26,6 @@ def get_config():
     c.checkpoint.every_epochs, c.checkpoint.keep = 2, 2
     for name, contract in c.contracts.items():
         contract.enabled = name in KEPT
+    c.contracts.route.target = 0.051  # set, so that the data do not tell it
+    c.contracts.commitment.mechanism, c.contracts.commitment.initial = "constant", 0.25
     return c

@@ -166,7 +166,8 @@ def test_a_rate_far_too_high_is_capped_at_once_and_cut(calm):
     assert min(row["lr_governor"] for row in rows) <= 0.1
     assert rows[-1]["signal/I_XK"] > 0.92  # the charts are grounded all the same
     soon, calmly = ([cut for cut in cuts(told) if cut["epoch"] <= 12] for told in (told, calm[2]))
-    assert soon[0]["from"] / soon[0]["to"] > calmly[0]["from"] / calmly[0]["to"]  # down to what is allowed, at once
+    factors = [cut["from"] / cut["to"] for cut in calmly]
+    assert soon[0]["from"] / soon[0]["to"] > max(factors, default=2.0)  # down to what is allowed, at once
 
 
 def test_without_caps_the_barrier_slows_the_group_that_is_too_fast():

@@ -65,7 +65,7 @@ def neighbours(images: np.ndarray) -> int:
 
     n = len(images)
     some = np.asarray(images[:LOOKED_AT], np.float32)
-    if n < 3:
+    if n < 3 or not np.isfinite(some).all():
         return 0
     found = rows_nearest(some, _log(len(some)))
     times = np.bincount(found.ravel(), minlength=len(some)).astype(np.float64)
@@ -89,7 +89,7 @@ def surprise(images: np.ndarray, labels: np.ndarray) -> float:
     from topojax.data.neighbours import nearest as rows_nearest
 
     known = np.flatnonzero(labels >= 0)[:EXAMPLES]
-    if len(known) < 3:
+    if len(known) < 3 or not np.isfinite(images[known]).all():
         return math.log(2)
     own = np.asarray(labels)[known]
     votes = own[rows_nearest(np.asarray(images[known], np.float32), _log(len(known)))]
