@@ -375,7 +375,7 @@ def _handlers() -> dict[str, Any]:
 
 
 def _saved_here(leaves: dict[str, Any]) -> dict[str, Any]:
-    """Of several processes, keys as arrays of all of them: orbax refuses those of one, and writes what this one holds."""
+    """Of several processes, keys as arrays of all: orbax refuses those of one, and writes what this one holds."""
     if jax.process_count() == 1:
         return leaves
     first = {device.process_index: device for device in reversed(jax.devices())}
