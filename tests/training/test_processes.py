@@ -199,3 +199,15 @@ def test_what_several_processes_cannot_do_is_refused(fields, said):
     config.update_from_flattened_dict(fields)
     with pytest.raises(UserError, match=said):
         validate(config)
+
+
+def test_an_address_that_is_none_or_taken_is_refused(tmp_path):
+    config = default_config()
+    config.mesh.update(data=2, processes=2, coordinator="no-such-host.invalid:4321")
+    with pytest.raises(UserError, match="name the host of process 0"):
+        topojax.train_and_evaluate(config, tmp_path / "run")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        config.mesh.coordinator = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(UserError, match="Address already in use; choose another port"):
+            topojax.train_and_evaluate(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

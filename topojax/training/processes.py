@@ -7,8 +7,10 @@ interrupted, the others are told by JAX's coordination service, which process 0 
 
 import contextlib
 import json
+import os
 import pathlib
 import re
+import socket
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -200,7 +202,16 @@ def _started(config: Any, path: pathlib.Path) -> Peers:
     """Connect to the other processes, before JAX looks for devices."""
     mesh, several = config.mesh, f"config.mesh.processes = {config.mesh.processes}"
 
+    _reachable(mesh.coordinator, mesh.process)
+    waited = (
+        f"process {mesh.process} has waited {START_S} s for the others at {mesh.coordinator}: start all "
+        f"{mesh.processes}, with the same config.mesh.coordinator"
+    )
+    connected: list[bool] = []
+
     def line(words: str) -> str:
+        if not connected:
+            return waited
         if "oordination" not in words and "distributed service" not in words:
             return f"aborted ({' '.join(words.split())[-200:]}); {_goes_on(path)}"
         return f"{gone(aborted.who(words))}; {_goes_on(path)}"
@@ -225,18 +236,27 @@ def _started(config: Any, path: pathlib.Path) -> Peers:
         said = " ".join(str(error).split())
         if "must be called before" in said or "only be called once" in said:
             raise UserError(f"{several}: JAX has started in this process already, train in one of its own") from error
-        if "DEADLINE_EXCEEDED" in said or mesh.process:
-            raise Stopped(
-                f"process {mesh.process} has waited {START_S} s for the others at {mesh.coordinator}: start all "
-                f"{mesh.processes}, with the same config.mesh.coordinator"
-            ) from error
-        raise UserError(
-            f"config.mesh.coordinator = {mesh.coordinator!r}: process 0 cannot listen there ({said[:100]}): choose "
-            "another port"
-        ) from error
+        raise Stopped(waited if "DEADLINE_EXCEEDED" in said else f"{several}: {said[:200]}") from error
+    connected.append(True)
     from jax._src import distributed  # as orbax does: there is no public way to the coordination service
 
     return Peers(distributed.global_state.client, mesh.process, mesh.processes)
+
+
+def _reachable(coordinator: str, index: int) -> None:
+    """Refuse an address that is none, and in process 0 a port that is taken: JAX would crash."""
+    host, _, port = coordinator.rpartition(":")
+    where = f"config.mesh.coordinator = {coordinator!r}"
+    try:
+        socket.getaddrinfo(host.strip("[]"), int(port))
+        if index == 0:
+            dual = socket.has_dualstack_ipv6()
+            family = socket.AF_INET6 if dual else socket.AF_INET
+            socket.create_server(("", int(port)), family=family, dualstack_ipv6=dual).close()
+    except OSError as error:
+        if isinstance(error, socket.gaierror):
+            raise UserError(f"{where}: {error.strerror}; name the host of process 0") from error
+        raise UserError(f"{where}: {os.strerror(error.errno or 0)}; choose another port") from error
 
 
 def _compare(peers: Peers, config: Any) -> None:
