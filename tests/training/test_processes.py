@@ -210,6 +210,6 @@ def test_an_address_that_is_none_or_taken_is_refused(tmp_path):
         topojax.train_and_evaluate(config, tmp_path / "run")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         config.mesh.coordinator = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(UserError, match="Address already in use; choose another port"):
+        with pytest.raises(UserError, match="Address already in use; name an address of process 0"):
             topojax.train_and_evaluate(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

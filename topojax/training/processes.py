@@ -227,6 +227,7 @@ def _started(config: Any, path: pathlib.Path) -> Peers:
             mesh.processes,
             mesh.process,
             cluster_detection_method="deactivate",
+            coordinator_bind_address=mesh.coordinator,  # not on every network of the machine
             initialization_timeout=START_S,
             heartbeat_timeout_seconds=HEARTBEAT_S,
             shutdown_timeout_seconds=_SHUTDOWN_S,
@@ -248,15 +249,16 @@ def _reachable(coordinator: str, index: int) -> None:
     host, _, port = coordinator.rpartition(":")
     where = f"config.mesh.coordinator = {coordinator!r}"
     try:
-        socket.getaddrinfo(host.strip("[]"), int(port))
+        family, kind, _, _, address = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
         if index == 0:
-            dual = socket.has_dualstack_ipv6()
-            family = socket.AF_INET6 if dual else socket.AF_INET
-            socket.create_server(("", int(port)), family=family, dualstack_ipv6=dual).close()
+            with socket.socket(family, kind) as tried:
+                tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                tried.bind(address)
     except OSError as error:
         if isinstance(error, socket.gaierror):
             raise UserError(f"{where}: {error.strerror}; name the host of process 0") from error
-        raise UserError(f"{where}: {os.strerror(error.errno or 0)}; choose another port") from error
+        advice = "name an address of process 0's machine and a port that is free"
+        raise UserError(f"{where}: {os.strerror(error.errno or 0)}; {advice}") from error
 
 
 def _compare(peers: Peers, config: Any) -> None:
