@@ -214,7 +214,8 @@ def _started(config: Any, path: pathlib.Path) -> Peers:
             return waited
         if "oordination" not in words and "distributed service" not in words:
             return f"aborted ({' '.join(words.split())[-200:]}); {_goes_on(path)}"
-        return f"{gone(aborted.who(words))}; {_goes_on(path)}"
+        other = 1 - mesh.process if mesh.processes == 2 else aborted.who(words)
+        return f"{gone(other)}; {_goes_on(path)}"
 
     aborted.watch(line)
     use_every_core(mesh.data // mesh.processes)
