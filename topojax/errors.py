@@ -93,9 +93,17 @@ def run_process(command: Callable[[], int | None]) -> NoReturn:
     After an interrupt at once: whoever asked for that does not wait for threads that compile.
     """
     status = exit_status(command)
-    if status in (INTERRUPTED, TERMINATED):
+    if status in (INTERRUPTED, TERMINATED) or _AT_ONCE:
         os._exit(status)
     sys.exit(status)
+
+
+_AT_ONCE: list[bool] = []
+
+
+def leave_at_once() -> None:
+    """Have `run_process` end this process without waiting for its threads, nor for other processes."""
+    _AT_ONCE.append(True)
 
 
 def exit_status(command: Callable[[], int | None]) -> int:

@@ -170,7 +170,10 @@ def test_every_integer_is_held_to_what_programs_count_in():
 def test_every_number_of_the_default_is_asked_for():
     asked = {name for names in validate.INTERVALS.values() for name in names} | set(validate.CHOICES)
     free = {"name", "data.data_dir", "model.gate_bias_init", "population.best", "population.sweep"}
-    free |= {f"data.{name}" for name in ("name", "label", "columns", "resize", "shape")} | {"init_from"}
+    free |= {f"data.{name}" for name in ("name", "label", "columns", "resize", "shape")} | {
+        "init_from",
+        "mesh.coordinator",
+    }
     free |= {f"mlflow.{name}" for name in ("tracking_uri", "experiment", "run_name")}
     for name, value in io.flat(default_config()):
         if not (name.startswith("contracts.") or isinstance(value, bool)):

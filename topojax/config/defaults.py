@@ -167,10 +167,17 @@ def default_config() -> ConfigDict:
     # Keep compiled programs in the user's cache, so that the next start is quick.
     c.train.compilation_cache = True
 
-    # Devices of one process that share a run.
+    # Devices that share a run, of one process or of several.
     c.mesh = ConfigDict()
-    # Over how many of them the examples of a batch are spread; it must divide train.batch_size.
+    # Over how many of them the examples of a batch are spread, those of all processes together; it must divide
+    # train.batch_size.
     c.mesh.data = 1
+    # Processes that train the run together, each with as many of its devices; it must divide mesh.data.
+    c.mesh.processes = 1
+    # Which of them this is, from 0; the only field that differs between them. Process 0 writes the run's files.
+    c.mesh.process = 0
+    # host:port at which process 0 is reached by the others.
+    c.mesh.coordinator = placeholder(str)
 
     c.optim = ConfigDict()
     # Rate before the governor's first decision: a guess.
@@ -473,7 +480,7 @@ CONTRACT_FIELDS = tuple(
 
 RESUMABLE = (
     "name",
-    "mesh.data",
+    "mesh",
     "train.epochs",
     "train.until",
     "train.compilation_cache",

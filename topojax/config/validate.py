@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import math
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -41,6 +42,7 @@ INTERVALS: dict[str, tuple[str, ...]] = {
         "train.batch_size",
         "train.accumulate",
         "mesh.data",
+        "mesh.processes",
         "governor.grow",
         "governor.recover",
         "governor.stable_patience",
@@ -89,6 +91,7 @@ INTERVALS: dict[str, tuple[str, ...]] = {
         "optim.average",
         "ending.least_gain",
         "checkpoint.every_steps",
+        "mesh.process",
         *(f"optim.group_rates.{group}" for group in GROUPS),
         "losses.hinge_margin",
         "gates.hold_epochs",
@@ -229,6 +232,7 @@ def validate(config: Any) -> None:
 
 def _mesh(config: Any) -> None:
     devices, size = config.mesh.data, config.train.batch_size
+    _processes(config)
     if size % devices:
         raise UserError(f"config.mesh.data = {devices}: must divide config.train.batch_size = {size}")
     if devices > 1 and (config.population.size or config.population.sweep):
@@ -236,6 +240,27 @@ def _mesh(config: Any) -> None:
     mode = config.data.mode
     if mode in ("host", "stream") and (config.population.size or config.population.sweep):
         raise UserError(f"config.data.mode = {mode!r}: a population trains from memory, set it to auto or memory")
+
+
+def _processes(config: Any) -> None:
+    mesh, number, size = config.mesh, config.mesh.processes, config.train.batch_size
+    if mesh.process >= number:
+        raise UserError(f"config.mesh.process = {mesh.process}: must be less than config.mesh.processes = {number}")
+    if number == 1:
+        return
+    several = f"config.mesh.processes = {number}"
+    if size % number:
+        raise UserError(f"{several}: must divide config.train.batch_size = {size}")
+    if mesh.data % number:
+        raise UserError(f"config.mesh.data = {mesh.data}: counts the devices of all, a multiple of {several}")
+    if mesh.coordinator is None:
+        raise UserError(f"{several}: set config.mesh.coordinator to the host:port at which process 0 is reached")
+    if not re.fullmatch(r"\S+:[0-9]{1,5}", mesh.coordinator) or not 0 < int(mesh.coordinator.split(":")[-1]) < 2**16:
+        raise UserError(f"config.mesh.coordinator = {mesh.coordinator!r}: must be host:port, as 10.0.0.1:4321")
+    if config.population.size or config.population.sweep:
+        raise UserError(f"{several}: a population is trained by one process, set it to 1")
+    if config.data.mode in ("host", "stream"):
+        raise UserError(f"{several}: they train from memory, set config.data.mode to auto or memory")
 
 
 def _glue(config: Any) -> None:

@@ -1,9 +1,10 @@
-"""Data parallel: the examples of a batch spread over devices, and nothing else changed.
+"""Data parallel: the examples of a batch spread over devices, of one process or of several, and nothing else changed.
 
 State, numbers and data lie on every device whole; a batch is split, and the compiler (GSPMD) puts in the sums that its
 means need. Losses, usage, the probe and what controllers read are of the whole batch in either case, so that N devices
 compute what one does, up to the order of sums. Between epochs a state is one device's, as in a run without a mesh:
-checkpoints, evaluation and logs are the same, and a run may go on with another number of devices.
+checkpoints, evaluation and logs are the same, and a run may go on with another number of devices. Of several processes
+each holds the state on its own first device then.
 """
 
 from collections.abc import Callable
@@ -20,20 +21,22 @@ AXIS = "data"
 
 
 def make_mesh(devices: int) -> Mesh | None:
-    """The first devices in a row; None for one.
+    """The first devices in a row, of each process as many; None for one.
 
     Raises:
       UserError: more than there are.
     """
     if devices == 1:
         return None
-    there = jax.devices()
-    if devices > len(there):
+    there, processes = jax.devices(), jax.process_count()
+    owned = [[device for device in there if device.process_index == index] for index in range(processes)]
+    each = devices // processes
+    if each > min(map(len, owned)):
         raise UserError(
             f"config.mesh.data = {devices}, but there are {len(there)} devices ({there[0].platform}); on a CPU "
             "JAX_NUM_CPU_DEVICES says how many it is divided into"
         )
-    return Mesh(np.array(there[:devices]), (AXIS,))
+    return Mesh(np.array([device for mine in owned for device in mine[:each]]), (AXIS,))
 
 
 def split(tree: Any, mesh: Mesh | None) -> Any:
@@ -52,16 +55,30 @@ def jitted(epoch: Callable, mesh: Mesh) -> Any:
 def from_one_device(compiled: Callable, mesh: Mesh) -> Callable[[Any, Any, Batch], tuple[Any, Array]]:
     """An epoch compiled on a mesh as one that takes and gives arrays of one device.
 
-    The data are spread once, the state at every call: a copy of it to each device an epoch.
+    The data are spread once, the state at every call: a copy of it to each device an epoch. Processes copy to their own
+    devices alone: they hold the same state.
     """
-    everywhere, first = NamedSharding(mesh, PartitionSpec()), SingleDeviceSharding(mesh.devices.flat[0])
+    everywhere, first = NamedSharding(mesh, PartitionSpec()), SingleDeviceSharding(mesh.local_devices[0])
+    several = mesh.is_multi_process
     kept: list[tuple[Batch, Batch]] = []
+
+    def spread(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: of_all(leaf, mesh), tree) if several else jax.device_put(tree, everywhere)
 
     def run(numbers: Any, state: Any, data: Batch) -> tuple[Any, Array]:
         if not kept or kept[0][0] is not data:
-            kept[:] = [(data, jax.device_put(data, everywhere))]
-        after = compiled(*jax.device_put((numbers, state), everywhere), kept[0][1])
-        state, metrics = jax.device_put(after, first)
+            kept[:] = [(data, spread(data))]
+        after = compiled(*spread((numbers, state)), kept[0][1])
+        if several:
+            state, metrics = jax.tree.map(lambda leaf: leaf.addressable_data(0), after)
+        else:
+            state, metrics = jax.device_put(after, first)
         return state, metrics
 
     return run
+
+
+def of_all(leaf: Any, mesh: Mesh) -> Any:
+    """An array that every process holds, as one array that lies whole on every device of a mesh; nothing is sent."""
+    copies = [jax.device_put(leaf, device) for device in mesh.local_devices]
+    return jax.make_array_from_single_device_arrays(leaf.shape, NamedSharding(mesh, PartitionSpec()), copies)

@@ -26,7 +26,7 @@ def chosen(mode: str, examples: int, size: int) -> str:
 
 def device_bytes() -> int | None:
     """Bytes of the first device, of a CPU those of the machine or the control group; None where nobody says."""
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     stats = device.memory_stats() if device.platform != "cpu" else None
     if stats and "bytes_limit" in stats:
         return int(stats["bytes_limit"])

@@ -16,8 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.sharding import Mesh
 from orbax.checkpoint import checkpoint_managers as policies
 
+from topojax.data.mesh import of_all
 from topojax.errors import Stopped, UserError, tell
 from topojax.storage import layouts
 
@@ -71,6 +73,7 @@ class Checkpoints:
         self.directory = (workdir / "checkpoints").absolute()
         if read_only and not self.directory.is_dir():
             raise UserError(f"no checkpoint in {workdir}: {self.directory} does not exist")
+        several = jax.process_count() > 1
         least = policies.BestN(
             get_metric_fn=lambda metrics: metrics["loss"],
             n=1,
@@ -82,14 +85,18 @@ class Checkpoints:
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), least]),
             save_decision_policy=policies.FixedIntervalPolicy(1),
             cleanup_tmp_directories=not read_only,
-            create=not read_only,
+            create=not (read_only or several),
+            multiprocessing_options=_by_itself() if several else ocp.options.MultiprocessingOptions(),
             # The policy above decides what is kept; without these, the metrics it reads are not written.
             best_fn=lambda metrics: metrics["loss"],
             best_mode="min",
         )
         self._read_only = read_only
         try:
-            self._manager = ocp.CheckpointManager(self.directory, options=options)
+            if several and not read_only:
+                self.directory.mkdir(parents=True, exist_ok=True)
+            handlers = _handlers() if several and not read_only else None
+            self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
         except OSError as error:
             raise Stopped(f"{self.directory} cannot be used: {_reason(error)}") from error
 
@@ -116,7 +123,9 @@ class Checkpoints:
         try:
             self._manager.save(
                 epoch,
-                args=ocp.args.Composite(state=ocp.args.StandardSave(_present(state)), meta=ocp.args.JsonSave(meta)),
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(_saved_here(_present(state))), meta=ocp.args.JsonSave(meta)
+                ),
                 metrics={"loss": float("inf") if loss is None else loss},
             )
         except Exception as error:  # tensorstore's are ValueErrors, orbax has its own
@@ -207,7 +216,7 @@ class Checkpoints:
         meta = self.meta(epoch)
         described = meta["leaves"]
         self._same_leaves(described, describe(abstract), epoch)
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         known = dict(_named(abstract))
         try:
             held = {name: known[name] if name in known else layouts.shape_of(text) for name, text in described.items()}
@@ -241,7 +250,7 @@ class Checkpoints:
         """
         epoch = self._existing(epoch)
         meta = self.meta(epoch)
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         wanted = {
             name: jax.ShapeDtypeStruct(tuple(json.loads(shape[shape.index("[") :])), shape[: shape.index("[")])
             for name, shape in meta["leaves"].items()
@@ -296,6 +305,25 @@ class Checkpoints:
         return Damaged(f"checkpoint {self.directory / str(epoch)} cannot be read ({_reason(cause)}): {advice}")
 
 
+class Followed(Checkpoints):
+    """The checkpoints of a run that another process writes, in the same folder.
+
+    Args:
+      workdir: of the run.
+    """
+
+    def __init__(self, workdir: pathlib.Path):
+        super().__init__(workdir, read_only=True)
+
+    def epochs(self) -> list[int]:
+        """Epochs that have a complete checkpoint by now, increasing."""
+        self._manager.reload()
+        return super().epochs()
+
+    def save(self, epoch: int, state: Any, meta: dict[str, Any], *, loss: float | None) -> None:
+        """Nothing: the other does."""
+
+
 _NOTHING = np.zeros(0)  # the bytes of a leaf of size 0, which orbax does not hold
 
 
@@ -327,6 +355,32 @@ def _on_host(state: Any) -> Any:
     leaves, tree = jax.tree.flatten(state)
     fetched = iter(jax.device_get([leaf for leaf, key in zip(leaves, keys, strict=True) if not key]))
     return jax.tree.unflatten(tree, [leaf if key else next(fetched) for leaf, key in zip(leaves, keys, strict=True)])
+
+
+def _by_itself() -> Any:
+    """Of several processes, each reads and the first writes without waiting for the others."""
+    # Not a part of an array by each process that holds it: the others write nothing.
+    ocp.type_handlers.get_type_handler(jax.Array)._use_replica_parallel = False
+    here = jax.process_index()
+    return ocp.options.MultiprocessingOptions(primary_host=here, active_processes={here})
+
+
+def _handlers() -> dict[str, Any]:
+    """Of several processes, those of the one that writes: nothing is expected of the others."""
+    nobody = ocp.options.MultiprocessingOptions(primary_host=None)
+    return {
+        "state": ocp.StandardCheckpointHandler(multiprocessing_options=nobody),
+        "meta": ocp.JsonCheckpointHandler(),
+    }
+
+
+def _saved_here(leaves: dict[str, Any]) -> dict[str, Any]:
+    """Of several processes, keys as arrays of all: orbax refuses those of one, and writes what this one holds."""
+    if jax.process_count() == 1:
+        return leaves
+    first = {device.process_index: device for device in reversed(jax.devices())}
+    mesh = Mesh(np.array([first[index] for index in sorted(first)]), ("process",))
+    return {name: of_all(leaf, mesh) if isinstance(leaf, jax.Array) else leaf for name, leaf in leaves.items()}
 
 
 def _json_digest(meta: dict[str, Any]) -> str:

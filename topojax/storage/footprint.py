@@ -29,7 +29,7 @@ def footprint(compiled: Any) -> Footprint | None:
 
 def there() -> int | None:
     """Bytes free on the first device, or what the machine could give where that is a CPU; None where nobody says."""
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     stats = device.memory_stats() if device.platform != "cpu" else None
     if stats and "bytes_limit" in stats:
         return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
@@ -51,7 +51,7 @@ def require_fit(wanted: Footprint | None, available: int | None, *, size: int, d
     """
     if wanted is None or available is None:
         return
-    shared = devices if jax.devices()[0].platform == "cpu" else 1
+    shared = devices if jax.local_devices()[0].platform == "cpu" else 1
 
     def total(members: int) -> float:
         return shared * (wanted.held + wanted.temporary * members / chunk)

@@ -30,7 +30,16 @@ from topojax.data import sets
 from topojax.data.feed import AHEAD, Feed
 from topojax.data.mesh import make_mesh
 from topojax.data.stream import Stream, state_of
-from topojax.errors import Stopped, UserError, interrupted, interrupts_deferred, needing, raise_if_interrupted, tell
+from topojax.errors import (
+    Stopped,
+    Terminated,
+    UserError,
+    interrupted,
+    interrupts_deferred,
+    needing,
+    raise_if_interrupted,
+    tell,
+)
 from topojax.scoring.audit import last_fifth
 from topojax.scoring.run import Run, build, numbered_of, restore
 from topojax.scoring.scores import scores
@@ -39,7 +48,7 @@ from topojax.step.diagnosis import Culprit
 from topojax.step.predict import compile_evaluate, predict
 from topojax.step.state import TrainState
 from topojax.storage import workdir as workdirs
-from topojax.storage.checkpoint import Checkpoints, last_epoch
+from topojax.storage.checkpoint import Checkpoints, Followed, last_epoch
 from topojax.storage.logs import Sink, Writers, number, numbers
 from topojax.storage.program_cache import compile_epoch
 from topojax.storage.runtime import compile_program, use_compilation_cache, use_every_core, versions
@@ -50,6 +59,7 @@ from topojax.tracking.events import events, unsatisfied
 from topojax.training.callbacks import Callback, Epoch
 from topojax.training.fed import compile_fed
 from topojax.training.inherited import begun
+from topojax.training.processes import Alone, joined
 from topojax.training.recovery import NotFinite, diverged, failed, lowered, stretched
 from topojax.training.result import result_of, write_result
 from topojax.training.resumed import restored_under
@@ -95,7 +105,7 @@ def train_and_evaluate(
     started = time.perf_counter() if started is None else started
     path = workdirs.located(workdir)
 
-    with ended_well(path), own_switches():
+    with ended_well(path), joined(config, path) as peers, own_switches():
         validate(config)
         if is_population(config):
             raise UserError("config.population asks for many runs: topojax.train_population trains them")
@@ -105,19 +115,20 @@ def train_and_evaluate(
             use_every_core(config.mesh.data)
             make_mesh(config.mesh.data)
         # Before the data, which take their time.
-        done = None if data is not None else _finished(path, config, allow_change)
+        done = None if data is not None else _finished(path, config, allow_change, shown=peers.first)
         if done is not None:
             return done
         # Before the folder is claimed: what lacks an extra or does not fit the data leaves nothing there.
         look_for_extras(config)
-        training = Training(config, path, started, data, callbacks, keep)
+        training = Training(config, path, started, data, callbacks, keep, peers)
         config = training.config
-        with workdirs.claim(path):
+        with workdirs.claim(path) if peers.first else contextlib.nullcontext():
             training.same_data()
-            done = _finished(path, config, allow_change)  # by another process, while the data were read
+            # By another process, while the data were read.
+            done = _finished(path, config, allow_change, shown=peers.first)
             if done is not None:
                 return done
-            with contextlib.closing(Checkpoints(path, keep=config.checkpoint.keep)) as checkpoints:
+            with contextlib.closing(training.opened()) as checkpoints:
                 training.remember()
                 return training.run(checkpoints)
 
@@ -181,7 +192,7 @@ def ends_at(config: Any, row: Mapping[str, Any]) -> int:
     return min(int(row["ending/last"]), config.train.epochs) if settled else config.train.epochs
 
 
-def _finished(path: pathlib.Path, config: Any, allow_change: bool) -> TrainState | None:
+def _finished(path: pathlib.Path, config: Any, allow_change: bool, *, shown: bool) -> TrainState | None:
     """The final state of a run that has trained all its epochs and written its result; None if there is more to do."""
     done = last_epoch(path)
     if done:
@@ -194,7 +205,8 @@ def _finished(path: pathlib.Path, config: Any, allow_change: bool) -> TrainState
     run = restore(path)
     if run.epoch != done:  # the last checkpoint is damaged: its epochs are trained again
         return None
-    print(f"{path} is finished: {done} epochs, results in {path / 'result.json'}")
+    if shown:
+        print(f"{path} is finished: {done} epochs, results in {path / 'result.json'}")
     return run.state
 
 
@@ -214,12 +226,14 @@ class Training:
         data: Any = None,
         callbacks: Sequence[Callback] = (),
         keep: Collection[str] = (),
+        peers: Alone | None = None,
     ):
         if config.train.compilation_cache:
             use_compilation_cache()
-        self.path, self.started, self.callbacks = path, started, tuple(callbacks)
+        self.path, self.started, self.callbacks, self.peers = path, started, tuple(callbacks), peers or Alone()
         found = data if isinstance(data, sets.Dataset) else None  # read already
-        self.dataset = found or sets.load(config.data, seed=config.seed, data=data, on_host=self.on_host)
+        on_host = self.on_host and self.peers.number == 1
+        self.dataset = found or sets.load(config.data, seed=config.seed, data=data, on_host=on_host)
         data = None if found else data
         self.config, self.changes = fitted(config, self.dataset, in_memory=data is not None, keep=keep)
         if self.config.data.neighbours and self.dataset.train.neighbours is None:
@@ -256,16 +270,27 @@ class Training:
         """Refuse to go on with other data than those of the run that is there.
 
         Raises:
-          UserError: where they are not the same.
+          UserError: where they are not the same, also between processes; or processes that do not share the folder.
         """
+        if self.peers.number > 1:
+            self.peers.same(contents(self.dataset.manifest), f"have read other data as {self.dataset.name}")
+            self.peers.same(last_epoch(self.path), f"do not see the same checkpoints in {self.path}: share the folder")
         if last_epoch(self.path):
             with contextlib.closing(Checkpoints(self.path, read_only=True)) as checkpoints:
                 meta = checkpoints.newest(checkpoints.meta)
             if contents(meta["data"]) != contents(self.dataset.manifest):
                 raise UserError(f"the data of {self.dataset.name} are not those {self.path} was trained on")
 
+    def opened(self) -> Checkpoints:
+        """The run's checkpoints; where another process writes them, once it has the folder."""
+        written = Checkpoints(self.path, keep=self.config.checkpoint.keep) if self.peers.first else None
+        self.peers.agreed(False)
+        return written or Followed(self.path)
+
     def remember(self) -> None:
         """Write the configuration, and say what was found out of the data."""
+        if not self.peers.first:
+            return
         workdirs.write_config(self.path, self.config)
         if last_epoch(self.path) or not (self.dataset.notes or self.changes):
             return
@@ -325,12 +350,14 @@ class Training:
         abstract = jax.eval_shape(self.numbered.init, self.numbers)
         run_epoch = self._compile(abstract, batch)
         state, done = self._restore_or_init(abstract)
+        self.peers.same(done, "have read different checkpoints")
         if self.feed is not None:
             run_epoch.taken = self.taken  # type: ignore[attr-defined]
             step = 0 if self.taken is None else len(self.taken)
             self.feed.begin(jnp.copy(state.key), done, step, self.position)
-        writers = Writers(self.path, done, self._sinks(done))
-        progress = Progress(done, self.config.train.epochs, enabled=self.config.log.progress)
+        first = self.peers.first
+        writers = Writers(self.path, done, self._sinks(done)) if first else Sink()
+        progress = Progress(done, self.config.train.epochs, enabled=self.config.log.progress and first)
         with contextlib.closing(writers), contextlib.closing(progress), interrupts_deferred():
             if not done:
                 self._warn(writers, progress)
@@ -361,8 +388,8 @@ class Training:
                     self._fetch(epoch, waiting, state, writers, progress, before)
                     waiting = []
                 if self.callbacks:
-                    stops = self._call_back(epoch, state)
-                if logs or stops:
+                    stops = self.peers.agreed(self._call_back(epoch, state))
+                if (logs or stops) and first:
                     step, (tested, predictions) = epoch * self.program.steps_per_epoch, self._test(state)
                     row = {**self.previous, **tested, "time/train_s": round(self.train_s, 3)}
                     writers.metrics(epoch, step, row)
@@ -382,7 +409,7 @@ class Training:
         self,
         done: int,
         waiting: list[Metrics],
-        writers: Writers,
+        writers: Sink,
         progress: Progress,
         state: TrainState,
         rows: list[Any],
@@ -450,7 +477,8 @@ class Training:
             within = self._within(abstract)
             if within is not None:
                 return within
-        self.within.drop()  # an epoch that is begun anew
+        if self.peers.first:
+            self.within.drop()  # an epoch that is begun anew
         if not self.checkpoints.epochs():
             self.previous = {
                 "lr_governor": number(jnp.float32(start_rate(self.config))),
@@ -459,7 +487,8 @@ class Training:
             state = self.init(self.numbers)
             if self.config.init_from is not None:
                 state, words = begun(state, self.config.init_from, control=self.config.init_control)
-                tell(f"{self.path} {words}")
+                if self.peers.first:
+                    tell(f"{self.path} {words}")
                 state = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(state)
             return self._at_a_lower_rate(state), 0
         state, meta, settings = self.checkpoints.newest(
@@ -504,25 +533,26 @@ class Training:
         return state
 
     def _leave_if_interrupted(
-        self, epoch: int, state: TrainState, waiting: list[Metrics], writers: Writers, progress: Progress
+        self, epoch: int, state: TrainState, waiting: list[Metrics], writers: Sink, progress: Progress
     ) -> None:
         """Save what has been trained, and leave."""
-        if not interrupted():
+        if not self.peers.agreed(interrupted()):
             return
         if waiting:
             self._fetch(epoch, waiting, state, writers, progress, None)
-        if epoch and epoch not in self.checkpoints.epochs():
+        if self.peers.agreed(bool(epoch) and epoch not in self.checkpoints.epochs()):
             self._save(epoch, state, best=False)  # of two runs, one of them interrupted, the same one is the best
         raise_if_interrupted()
+        raise Terminated  # another process was
 
-    def _warn(self, writers: Writers, progress: Progress) -> None:
+    def _warn(self, writers: Sink, progress: Progress) -> None:
         """What is known to go wrong before it does."""
         found = [{"event": "clipped", **guess} for guess in clipped(self.config)]
         for event in found + [{"event": "unstable_gains", **gains} for gains in unstable_gains(self.program.rows)]:
             writers.event(0, 0, event)
             progress.say(0, event)
 
-    def _halt_if_unsatisfied(self, epoch: int, state: TrainState, writers: Writers) -> None:
+    def _halt_if_unsatisfied(self, epoch: int, state: TrainState, writers: Sink) -> None:
         if self.config.monitor.on_saturation != "halt":
             return
         found = unsatisfied(self.previous, self.advice)
@@ -552,7 +582,7 @@ class Training:
 
     @contextlib.contextmanager
     def _profiled(self, epoch: int) -> Iterator[bool]:
-        traced = epoch == self.config.profile
+        traced = epoch == self.config.profile and self.peers.first
         where = jax.profiler.trace(str(self.path / "profile"), create_perfetto_trace=True)
         with where if traced else contextlib.nullcontext():
             yield traced
@@ -562,7 +592,7 @@ class Training:
         epoch: int,
         waiting: list[Metrics],
         state: TrainState,
-        writers: Writers,
+        writers: Sink,
         progress: Progress,
         before: TrainState | None,
     ) -> None:
@@ -613,7 +643,9 @@ class Training:
             self.rollbacks = self.failed_at = 0
         loss = self.previous["signal/task"] if best else None
         self.checkpoints.save(epoch, state, self._meta(epoch), loss=loss)
-        self.within.drop()
+        self.peers.agreed(False)  # nobody goes on before it is there
+        if self.peers.first:
+            self.within.drop()
 
     def _meta(self, epoch: int, step: int = 0) -> dict[str, Any]:
         """What lies beside a state, so many steps after an epoch."""
@@ -638,6 +670,8 @@ class Training:
         if failures >= self.program.steps_per_epoch:  # the whole last epoch changed nothing
             self.culprit = self._looked(state, "culprit")
             raise diverged(self.path, epoch, NotFinite(epoch, failures), self.culprit, self.rollbacks)
+        if not self.peers.first:
+            return {}
         run = Run(
             model=self.model,
             state=state,
