@@ -63,7 +63,7 @@ LONG = ("your-own-data",)
 
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(page, marks=[pytest.mark.slow] * (page.stem in LONG)) for page in PAGES if blocks(page)],
+    [pytest.param(page, marks=[pytest.mark.campaign] * (page.stem in LONG)) for page in PAGES if blocks(page)],
     ids=lambda page: page.stem,
 )
 def test_a_page_s_examples_run_in_turn_and_print_what_they_say(page, tmp_path):

@@ -94,6 +94,7 @@ def test_every_python_that_is_tested_is_declared_and_no_other():
     assert project["requires-python"] == f">={declared[0]}"
 
 
+@pytest.mark.campaign
 @pytest.mark.slow
 def test_the_site_has_a_page_for_every_document_notebook_and_public_module(tmp_path):
     build = (sys.executable, "-W", "error::UserWarning", str(ROOT / "docs" / "build.py"), "site", "--no-execute")

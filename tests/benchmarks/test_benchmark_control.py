@@ -311,12 +311,12 @@ def test_all_arms_and_the_sweep_in_order(monkeypatch, tmp_path):
     assert found["arms"]["constants"]["ami"]["mean"] == pytest.approx(0.61)
     swept = found["sweep"]["constants"]
     assert {key: swept["rate"][key] for key in ("worst", "mean", "best")} == dict.fromkeys(
-        ("worst", "mean", "best"), 0.5
+        ("worst", "mean", "best"), pytest.approx(0.51)
     )
     # 4e-3 is not among the guesses
-    assert swept["scale"]["worst"] == pytest.approx(0.6)  # the rate as configured
-    assert swept["all"]["mean"] == pytest.approx(0.54)  # 4 rates and 2 of both at 0.5, 4 scales at 0.6
-    assert "| constants | initial rate | 0.500 | 0.500 | 0.500 |" in markdown(found)
+    assert swept["scale"]["worst"] == pytest.approx(0.61)  # the rate as configured
+    assert swept["all"]["mean"] == pytest.approx(0.55)  # 4 rates and 2 of both at 0.51, 4 scales at 0.61
+    assert "| constants | initial rate | 0.510 | 0.510 | 0.510 |" in markdown(found)
     draw(found, tmp_path / "control.png")
     assert (tmp_path / "control.png").read_bytes().startswith(b"\x89PNG")
     json.dumps(found, allow_nan=False)

@@ -111,6 +111,7 @@ def test_accuracy_is_told_where_labels_were_trained_on_alone(root):
     assert "| more | `flat` | 10 | – | 0.0300 | 0.080 | 12 | 9 | 1 |" in frontends.table({"two": {"flat": {"0": row}}})
 
 
+@pytest.mark.campaign
 @pytest.mark.slow
 def test_a_run_is_trained_by_the_command(root, monkeypatch):
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # of the child: it is trained for its files alone

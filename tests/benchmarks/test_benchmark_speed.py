@@ -107,7 +107,7 @@ POSITIVE = (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_every_number_is_there(quick):
     _, found, _ = quick
     wrong = {name: found.get(name) for name in POSITIVE if not found.get(name, 0) > 0}
@@ -120,7 +120,7 @@ def test_every_number_is_there(quick):
     assert set(config["contracts"]) == set(tiny_config.KEPT)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_numbers_agree_with_each_other(quick):
     _, found, _ = quick
     full = found["step_ms/full"]

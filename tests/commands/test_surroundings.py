@@ -73,6 +73,7 @@ def test_training_needs_no_stream_and_no_home(run):
             json.loads(part)
 
 
+@pytest.mark.campaign
 @pytest.mark.slow
 def test_every_command_prints_in_ascii_without_a_home_and_draws_without_a_backend(run, tmp_path):
     workdir, _ = run

@@ -31,6 +31,7 @@ def test_neighbours_are_those_of_all_the_inputs():
     assert np.mean([len(set(a) & set(b)) / 4 for a, b in zip(found, exact, strict=True)]) > 0.9
 
 
+@pytest.mark.campaign
 @pytest.mark.slow  # numba compiles
 def test_neighbours_of_many_are_found_by_an_index():
     """Nine in ten of the exact ones, none of them the example itself, the same from memory and from the host."""

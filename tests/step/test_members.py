@@ -170,7 +170,7 @@ def run_members(chunk=0, own_data=False):
     [
         pytest.param(1, {"own_data": True}, (1, 4), marks=pytest.mark.campaign),
         pytest.param(1, {"chunk": 2}, (1, 2), marks=pytest.mark.campaign),
-        pytest.param(2, {"own_data": True, "chunk": 1}, (2, 1), marks=pytest.mark.slow),
+        pytest.param(2, {"own_data": True, "chunk": 1}, (2, 1), marks=pytest.mark.campaign),
     ],
 )
 def test_a_member_is_its_solo_run(devices, arguments, wanted):

@@ -113,6 +113,7 @@ def lines(workdir, name):
     return [json.loads(line) for line in (pathlib.Path(workdir) / name).read_text().splitlines()]
 
 
+@pytest.mark.campaign
 def test_an_unreachable_target_halts_the_run_saved_and_with_advice(calm, tmp_path):
     halting = config(**UNREACHABLE, monitor__on_saturation="halt", train__epochs=10)
     with pytest.raises(UserError, match=r"contract residual_scale cannot be satisfied .*use more codes per chart"):

@@ -95,10 +95,10 @@ def trained(name, place, epochs=2, data=None):
     "make, charts, image",
     [
         (wine, 3, None),
-        (cancer, 2, None),
-        (idx_files, None, (8, 8, 1)),
-        (folder, 3, (10, 10, 3)),
-        (floats, 2, (6, 6, 1)),
+        pytest.param(cancer, 2, None, marks=pytest.mark.campaign),
+        pytest.param(idx_files, None, (8, 8, 1), marks=pytest.mark.campaign),
+        pytest.param(folder, 3, (10, 10, 3), marks=pytest.mark.campaign),
+        pytest.param(floats, 2, (6, 6, 1), marks=pytest.mark.campaign),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
@@ -116,6 +116,7 @@ def test_a_file_trains_with_no_other_field_set(make, charts, image, tmp_path):
     assert again.named()["test/mse"] == result["test/mse"]
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize(
     "n, labelled",
     [pytest.param(12, True, marks=pytest.mark.slow), pytest.param(60, False, marks=pytest.mark.campaign)],
@@ -208,6 +209,7 @@ def test_one_example_or_many_in_any_of_its_shapes(own):
         run.encode(IMAGES[..., 0])
 
 
+@pytest.mark.campaign
 @pytest.mark.slow
 def test_a_run_is_used_within_traced_functions_first(own):
     """Weights that are first asked for inside jit are no tracers afterwards."""

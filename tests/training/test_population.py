@@ -112,6 +112,7 @@ def test_what_is_finished_is_not_trained_again_and_another_sweep_is_refused(whol
         train_population(config("seed=0,1"), workdir)
 
 
+@pytest.mark.campaign
 @pytest.mark.slow
 def test_the_worst_learn_from_the_best(tmp_path):
     sweep = "optim.learning_rate=1e-5,1e-3,2e-3,1e-2"

@@ -200,7 +200,14 @@ FLAGS: tuple[Flag, ...] = (
         "augment_noise_std", 0.1, "view.noise_std", "of the second view; the training inputs' is `augment.noise_std`"
     ),
     _same("augment_rotation_max", 0.3, "view.rotation", "radians; ignored there"),
-    Flag("use_scheduler", True, "optim.schedule", "cosine or none; the governor replaces it, under `ending`", _rate, carried=True),
+    Flag(
+        "use_scheduler",
+        True,
+        "optim.schedule",
+        "cosine or none; the governor replaces it, under `ending`",
+        _rate,
+        carried=True,
+    ),
     _none("min_lr", 1e-5, "the cosine ends at 1 % of `optim.learning_rate_max`"),
     Flag("adaptive_lr", True, "optim.rate", "governor or constant", _rate, carried=True),
     _same("lr_min", 1e-6, "optim.learning_rate_min"),
