@@ -204,7 +204,7 @@ FLAGS: tuple[Flag, ...] = (
         "use_scheduler",
         True,
         "optim.schedule",
-        "cosine or none; the governor replaces it, under `ending`",
+        "cosine or none; with the governor `ending`",
         _rate,
         carried=True,
     ),
