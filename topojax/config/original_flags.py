@@ -83,7 +83,7 @@ def _rows(name: str, default: Any, field: str, *mechanisms: str, remark: str = "
 
 
 def _rate(value: Any, every: Mapping[str, Any]) -> Fields:
-    """Who sets the rate: there the adaptive rate replaced the cosine, and never came down; here a run's end lowers it."""
+    """Who sets the rate: there the adaptive rate replaced the cosine, and never came down; here its end lowers it."""
     adaptive, scheduled = every["adaptive_lr"], every["use_scheduler"]
     return {
         "optim.rate": "governor" if adaptive else "constant",
