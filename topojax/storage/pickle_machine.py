@@ -69,7 +69,7 @@ class Machine:
             if name == "STOP":
                 break
             if name in _LITERALS:
-                if type(argument) is int and argument.bit_length() > 63:
+                if type(argument) is int and not -(2**63) <= argument < 2**63:
                     raise Refused("an integer of more than 64 bits")
                 self._stack.append(argument)
             elif name in _CONSTANTS:
