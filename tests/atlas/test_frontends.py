@@ -176,3 +176,18 @@ def test_each_kernel_of_a_front_end_is_kept_at_a_spectral_norm_of_one():
 def test_what_does_not_fit_is_refused(shape, fields, message):
     with pytest.raises(ValueError, match=message):
         make_model({**golden_files.MODEL, **fields}, input_dim=784, num_classes=10, image_shape=shape)
+
+
+@pytest.mark.parametrize("side", [8, 9, 11, 12])
+def test_the_smallest_pictures_have_features(side):
+    module = frontend("conv", (side, side, 1), 8, 8, 1.0)
+    x = jax.random.uniform(jax.random.key(0), (3, side * side))
+    features = module.init_with_output(jax.random.key(1), x)[0]
+    assert features.shape[0] == 3
+    assert features.shape[1] >= 16
+    assert np.isfinite(features).all()
+
+
+def test_more_rotations_than_pixels_are_refused():
+    with pytest.raises(ValueError, match=r"model\.rotations = 1000000: at most 64"):
+        frontend("rotation", (8, 8, 1), 8, 1_000_000, 1.0)

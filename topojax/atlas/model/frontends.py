@@ -22,6 +22,8 @@ from topojax.atlas.model.layers import NormGate, SpectralMap, random_param, spec
 from topojax.types import Array
 
 FRONTENDS = ("flat", "conv", "rotation")
+MOST_ROTATIONS = 64
+"""Orientations of a kernel: those of more are the same pixels."""
 _SIZES = (5, 3)
 """Pixels across a kernel, first and second layer."""
 _FREQUENCIES = 3
@@ -100,7 +102,7 @@ class Standardised(nn.Module):
 
 
 class Pictures(nn.Module):
-    """The front end `conv`: 5 × 5, halved, 3 × 3, halved where it can be, flat.
+    """The front end `conv`: 5 × 5, halved, 3 × 3, halved, flat; of small pictures the second keeps the size.
 
     Attributes:
       shape: (H, W, C) of the inputs.
@@ -118,7 +120,8 @@ class Pictures(nn.Module):
         """[B, H·W·C] → features [B, F]."""
         x = x.reshape(-1, *self.shape)
         x = halved(_even(Convolution(self.channels, _SIZES[0], 4, self.bias_init, name="conv_0")(x)))
-        x = halved(_even(Convolution(2 * self.channels, _SIZES[1], 4, self.bias_init, name="conv_1")(x)))
+        padding = "VALID" if min(x.shape[1:3]) > _SIZES[1] else "SAME"
+        x = halved(_even(Convolution(2 * self.channels, _SIZES[1], 4, self.bias_init, padding, name="conv_1")(x)))
         return Standardised(self.norm, name="scale")(x.reshape(x.shape[0], -1))
 
 
@@ -278,7 +281,8 @@ def frontend(
     """The front end of a name other than `flat`, to be called `frontend` in the encoder.
 
     Raises:
-      ValueError: inputs that are no pictures, or not square for `rotation`; channels not divisible by the gates' 4.
+      ValueError: inputs that are no pictures, or not square for `rotation`; channels not divisible by the gates' 4, or
+        more rotations than there are pixels on a ring.
     """
     if shape is None or min(shape[:2]) < 8:
         raise ValueError(f"model.frontend = {kind!r} needs pictures of 8 × 8 pixels or more, the data have {shape}")
@@ -286,6 +290,8 @@ def frontend(
         if channels % 4:
             raise ValueError(f"model.channels = {channels}: must be a multiple of 4 for model.frontend = 'conv'")
         return Pictures(shape, channels, bias_init, norm, name="frontend")
+    if rotations > MOST_ROTATIONS:
+        raise ValueError(f"model.rotations = {rotations}: at most {MOST_ROTATIONS}")
     if shape[0] != shape[1]:
         raise ValueError(f"model.frontend = 'rotation' needs square pictures, the data have {shape}")
     return Rotations(shape, channels, rotations, bias_init, norm, name="frontend")
