@@ -12,6 +12,7 @@ name, in safetensors among the metadata.
 import json
 import math
 import pathlib
+import stat
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -19,12 +20,14 @@ from typing import Any
 import numpy as np
 
 from topojax.data.unfolding import require_unfolded
-from topojax.errors import UserError
+from topojax.errors import UserError, shown
 from topojax.storage import torch_pickle
 
 _KINDS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "u1", "BOOL": "?"}
 _LONGEST_HEADER = 16 << 20
 _JSON = ("config", "metrics", "epoch")
+_DEEPEST = 32
+"""Levels of a name; those of the original have five."""
 
 
 def load(path: pathlib.Path) -> dict[str, Any]:
@@ -39,6 +42,14 @@ def load(path: pathlib.Path) -> dict[str, Any]:
     reader = _READERS.get(path.suffix)
     if reader is None:
         raise UserError(f"{path}: a checkpoint ends in one of {', '.join(_READERS)}")
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError as error:
+        raise UserError(f"there is no file {path}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{shown(str(path))} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if not stat.S_ISREG(mode):  # a fifo would be waited for
+        raise UserError(f"{path} is no file")
     found = reader(path)
     if not isinstance(found, dict):
         raise UserError(f"{path} is no checkpoint of the original: it holds {type(found).__name__}, not a dict")
@@ -59,18 +70,25 @@ def _nested(path: pathlib.Path, flat: Mapping[str, Any], texts: Mapping[str, str
     out: dict[str, Any] = {}
     for name, value in flat.items():
         *ways, last = name.split("/")
+        if len(ways) >= _DEEPEST:
+            raise UserError(f"{path}: {shown(name)!r} has {len(ways) + 1} levels, at most {_DEEPEST} are read")
         at = out
         for way in ways:
             at = at.setdefault(way, {})
             if not isinstance(at, dict):
-                raise UserError(f"{path}: {name!r} lies below an array")
+                raise UserError(f"{path}: {shown(name)!r} lies below an array")
+        if last in at:
+            raise UserError(f"{path}: {shown(name)!r} is an array, and others lie below it")
         at[last] = value
     for name, text in texts.items():
         try:
             value = json.loads(text)
-        except (ValueError, RecursionError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise UserError(f"{path}: {name!r} is not JSON") from error
-        out[name] = {**value, **out.get(name, {})} if isinstance(value, dict) else value
+        arrays = out.get(name, {})
+        if not isinstance(arrays, dict):
+            raise UserError(f"{path}: {name!r} is an array and a text")
+        out[name] = {**value, **arrays} if isinstance(value, dict) else value
     return out
 
 
@@ -112,28 +130,44 @@ def _npy_header(member: Any) -> tuple[np.dtype, tuple[int, ...]]:
 
 def _safetensors(path: pathlib.Path) -> dict[str, Any]:
     try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise UserError(f"there is no file {path}") from error
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or not 0 < length <= min(size - 8, _LONGEST_HEADER):
+                raise UserError(f"{path} is no safetensors file, or a truncated one")
+            header = json.loads(file.read(length))
+            texts = header.pop("__metadata__", {})
+            if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+                raise ValueError("its __metadata__ are no texts by their names")
+            _require_within(header, size - 8 - length)
+            flat = {}
+            for name, entry in header.items():
+                start, end = entry["data_offsets"]
+                file.seek(8 + length + start)
+                flat[name] = np.frombuffer(file.read(end - start), _KINDS[entry["dtype"]]).reshape(entry["shape"])
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    length = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or not 0 < length <= min(len(data) - 8, _LONGEST_HEADER):
-        raise UserError(f"{path} is no safetensors file, or a truncated one")
-    body = data[8 + length :]
-    try:
-        header = json.loads(data[8 : 8 + length])
-        texts = header.pop("__metadata__", {})
-        flat = {}
-        for name, entry in header.items():
-            start, end = entry["data_offsets"]
-            kind = np.dtype(_KINDS[entry["dtype"]])
-            if not 0 <= start <= end <= len(body) or math.prod(entry["shape"]) * kind.itemsize != end - start:
-                raise ValueError(f"{name} lies outside the file")
-            flat[name] = np.frombuffer(body[start:end], kind).reshape(entry["shape"])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path} is a damaged safetensors file: {' '.join(str(error).split())[:200]}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise UserError(f"{path} is a damaged safetensors file: {shown(str(error), 200)}") from error
     return _nested(path, flat, {name: text for name, text in texts.items() if name in _JSON})
+
+
+def _require_within(header: Mapping[str, Any], held: int) -> None:
+    """Every tensor lies within the `held` bytes after the header, and all together claim no more than those."""
+    claimed = 0
+    for name, entry in header.items():
+        start, end = entry["data_offsets"]
+        sizes = (start, end, *entry["shape"])
+        if not all(type(number) is int and number >= 0 for number in sizes):
+            raise ValueError(f"{name} has an offset or a size that is no number")
+        if (
+            not start <= end <= held
+            or math.prod(entry["shape"]) * np.dtype(_KINDS[entry["dtype"]]).itemsize != end - start
+        ):
+            raise ValueError(f"{name} lies outside the file, or has another size than its shape says")
+        claimed += end - start
+    if claimed > held:
+        raise ValueError("its tensors claim more bytes than the file has")
 
 
 _READERS: dict[str, Callable[[pathlib.Path], Any]] = {
