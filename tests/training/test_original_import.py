@@ -1,5 +1,6 @@
 """A checkpoint of the original becomes a run: its outputs, its controllers, and training that goes on from it."""
 
+import io
 import json
 from unittest import mock
 
@@ -388,6 +389,62 @@ def test_what_this_machine_rounds_is_not_held_against_a_checkpoint(tmp_path, run
     with mock.patch.object(original_verify, "_computed", rounded):
         (line,) = original_verify.verified(tmp_path / "reference.npz", run.model, run.state)
     assert line.endswith("allowed (in float64)")
+
+
+def bytes_of(**arrays):
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def array_alone():
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros((2, 64)))
+    return buffer.getvalue()
+
+
+X, Y = np.zeros((2, 64), np.float32), np.zeros((2, 64), np.float32)
+REFERENCES = {
+    "truncated": (bytes_of(x=X, x_hat=Y)[:300], "not a whole .npz"),
+    "empty": (b"", "not a whole .npz"),
+    "npy": (array_alone(), "not a whole .npz"),
+    "pickled": (bytes_of(x=np.array([{}])), "nothing pickled is read"),
+    "texts": (bytes_of(x=X.astype(str), x_hat=Y), "x holds <U"),
+    "text outputs": (bytes_of(x=X, x_hat=Y.astype(str)), "x_hat holds <U"),
+    "not finite": (bytes_of(x=X, x_hat=Y + np.nan), "x_hat has values that are not finite"),
+    "columns": (bytes_of(x=X[:, :63], x_hat=Y), r"x has shape \[2, 63\], the atlas takes \[n, 64\]"),
+    "one-dimensional": (bytes_of(x=X[0], x_hat=Y), r"x has shape \[64\]"),
+    "no rows": (bytes_of(x=X[:0], x_hat=Y[:0]), r"x has shape \[0, 64\]"),
+    "no x": (bytes_of(x_hat=Y), "no inputs x"),
+    "nothing to compare": (bytes_of(x=X), "nothing to compare beside x: known are K_chart, "),
+    "unknown names": (bytes_of(x=X, xhat=Y), "nothing to compare beside x: known are K_chart, "),
+}
+
+
+@pytest.mark.parametrize("kind", REFERENCES)
+def test_references_that_are_none_are_refused_before_anything_is_computed(tmp_path, run, kind):
+    content, message = REFERENCES[kind]
+    (tmp_path / "reference.npz").write_bytes(content)
+    with mock.patch.object(original_verify, "_found"), pytest.raises(UserError, match=message) as caught:
+        original_verify.verified(tmp_path / "reference.npz", run.model, run.state)
+    assert "reference.npz" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_names_that_a_reference_may_hold_are_those_that_are_computed(tmp_path, run):
+    found = original_verify._found(run.model, run.state, X, np.float32)
+    assert found.keys() == set(original_verify.NAMES)
+    np.savez(tmp_path / "reference.npz", x=X, other=X, K_chart=found["K_chart"])
+    lines = original_verify.verified(tmp_path / "reference.npz", run.model, run.state)
+    assert lines == ["not compared, of unknown names: other", "K_chart: 0 of 2 differ"]
+
+
+@pytest.mark.parametrize("name", ["file", "a" * 300, "/dev/null"])
+def test_a_workdir_that_cannot_be_one(tmp_path, capsys, name):
+    (tmp_path / "file").write_text("")
+    assert commands.main(["import-torch", str(tmp_path / "none.pt"), f"--workdir={tmp_path / name}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--workdir=" in line
 
 
 def test_the_command(tmp_path, capsys, imported):

@@ -42,14 +42,7 @@ def load(path: pathlib.Path) -> dict[str, Any]:
     reader = _READERS.get(path.suffix)
     if reader is None:
         raise UserError(f"{path}: a checkpoint ends in one of {', '.join(_READERS)}")
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError as error:
-        raise UserError(f"there is no file {path}") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{shown(str(path))} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    if not stat.S_ISREG(mode):  # a fifo would be waited for
-        raise UserError(f"{path} is no file")
+    require_file(path)
     found = reader(path)
     if not isinstance(found, dict):
         raise UserError(f"{path} is no checkpoint of the original: it holds {type(found).__name__}, not a dict")
@@ -93,32 +86,60 @@ def _nested(path: pathlib.Path, flat: Mapping[str, Any], texts: Mapping[str, str
 
 
 def _npz(path: pathlib.Path) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    texts = {}
+    found = arrays(path, "checkpoint")
+    texts = {name: str(found.pop(name)) for name in _JSON if name in found}
+    return _nested(path, found, texts)
+
+
+def arrays(path: pathlib.Path, what: str) -> dict[str, np.ndarray]:
+    """The arrays of an .npz, of numbers and texts, nothing pickled.
+
+    Args:
+      path: of the archive.
+      what: it should be, for what is said.
+
+    Raises:
+      UserError: it is no file or no whole archive, unfolds to far more than it is, or holds something else.
+    """
+    require_file(path)
+    found = {}
     try:
         with zipfile.ZipFile(path) as archive:
             require_unfolded(path, path.stat().st_size, sum(info.file_size for info in archive.infolist()))
             for info in archive.infolist():
+                told = shown(info.filename)
                 with archive.open(info) as member:
                     kind, shape = _npy_header(member)
                     if math.prod(shape) * kind.itemsize > info.file_size:
-                        raise UserError(f"{path}: {info.filename!r} is shorter than its shape says")
+                        raise UserError(f"{path}: {told!r} is shorter than its shape says")
                     if kind.kind not in "biufU":
-                        raise UserError(f"{path}: {info.filename!r} holds {kind}, not numbers; nothing pickled is read")
-                name = info.filename.removesuffix(".npy")
+                        raise UserError(f"{path}: {told!r} holds {kind}, not numbers; nothing pickled is read")
                 with archive.open(info) as member:
                     value = np.lib.format.read_array(member, allow_pickle=False)
-                if name in _JSON:
-                    texts[name] = str(value)
-                else:
-                    flat[name] = value
+                found[info.filename.removesuffix(".npy")] = value
     except UserError:
         raise
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{path} is no {what}, or a truncated one: not a whole .npz") from error
+    except Exception as error:
+        raise UserError(f"{path} is no {what}, or a damaged one: {shown(str(error), 200)}") from error
+    return found
+
+
+def require_file(path: pathlib.Path) -> None:
+    """Refuse what is no regular file before it is opened: a pipe would be waited for.
+
+    Raises:
+      UserError: there is none, or it is something else.
+    """
+    try:
+        mode = path.stat().st_mode
     except FileNotFoundError as error:
         raise UserError(f"there is no file {path}") from error
-    except Exception as error:
-        raise UserError(f"{path} is no checkpoint, or a damaged one: {' '.join(str(error).split())[:200]}") from error
-    return _nested(path, flat, texts)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{shown(str(path))} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{path} is no file")
 
 
 def _npy_header(member: Any) -> tuple[np.dtype, tuple[int, ...]]:

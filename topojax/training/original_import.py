@@ -62,8 +62,8 @@ def import_original(
     Raises:
       UserError: a file that cannot be read or means something else, outputs that differ, a folder that is in use.
     """
-    if workdir.exists() and any(workdir.iterdir()):
-        raise UserError(f"--workdir={workdir} is not empty: an import begins a run of its own")
+    workdir = workdirs.located(workdir)
+    _require_free(workdir)
     tree = named_tensors.load(path)
     with _reading(path):
         saved, config, arrays, about = _understood(path, tree, workdir, fresh)
@@ -83,6 +83,17 @@ def import_original(
         _write(path, workdir, config, state, saved, tree, lines)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     return [f"{path}: epoch {saved.epoch}, {parameters} parameters", *lines, *compared]
+
+
+def _require_free(workdir: pathlib.Path) -> None:
+    """A folder that is not there, or is empty."""
+    try:
+        if workdir.exists() and not workdir.is_dir():
+            raise UserError(f"--workdir={workdir} is no folder: name one that is not there yet")
+        if workdir.exists() and any(workdir.iterdir()):
+            raise UserError(f"--workdir={workdir} is not empty: an import begins a run of its own")
+    except OSError as error:
+        raise UserError(f"--workdir={shown(str(workdir))} cannot be written: {error.strerror}") from error
 
 
 @contextlib.contextmanager
