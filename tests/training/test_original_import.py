@@ -291,6 +291,18 @@ def test_a_file_without_examples_in_its_data_is_refused(tmp_path):
     refused(tmp_path, tree, "data/X_train holds no example")
 
 
+def test_weights_that_the_atlas_lacks_are_refused_and_those_without_a_place_are_told(tmp_path):
+    tree = original_file.tree()
+    tree["optim"] = {}
+    tree["state"]["supervised"]["other\nhead"] = original_file.Tensor(np.zeros(3))
+    tree["state"]["atlas"]["encoder.vision_preproc.0.weight"] = original_file.Tensor(np.zeros(3))
+    original_file.save(tmp_path / "more.pt", tree)
+    told = r"in the file, and without a place here: atlas/encoder.vision_preproc.0.weight, supervised/other\nhead"
+    assert told in import_original(tmp_path / "more.pt", tmp_path / "more")
+    del tree["state"]["atlas"]["encoder.val_proj.weight"]
+    refused(tmp_path, tree, "lacks 1 weights of the atlas: encoder/value/kernel")
+
+
 @pytest.mark.parametrize(
     ("label", "message"),
     [
