@@ -326,6 +326,14 @@ def test_class_tables_have_a_row_a_chart(tmp_path, shape):
     refused(tmp_path, tree, r"state/supervised/chart_to_class has shape .*, not \[10, classes\]")
 
 
+def test_steps_beyond_what_is_counted_are_refused(tmp_path):
+    tree = original_file.tree(epoch=10**7 - 1, batch_size=1)
+    data = tree["data"]
+    data["X_train"] = original_file.Tensor(np.concatenate([data["X_train"].array] * 8)[:240])
+    data["labels_train"] = np.concatenate([data["labels_train"]] * 8)[:240]
+    refused(tmp_path, tree, "epoch = 9999999 of 240 steps is beyond")
+
+
 def test_labels_alone_make_no_more_classes_than_examples(tmp_path):
     tree = original_file.tree()
     tree["state"] |= {"supervised": {}, "classifier": {}}
