@@ -1,10 +1,13 @@
 """Files of torch.save: read as they are, and harmless whatever they say."""
 
 import contextlib
+import json
 import os
+import pathlib
 import pickle
 import pickletools
 import resource
+import socket
 import time
 import zipfile
 
@@ -209,6 +212,35 @@ def test_an_npz_with_a_pickle_or_a_shape_that_lies_is_refused(tmp_path):
         named_tensors.load(path)
 
 
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ({"__metadata__": []}, "no texts"),
+        ({"__metadata__": None}, "no texts"),
+        ({"__metadata__": {"config": 5}}, "no texts"),
+        ({"__metadata__": {"config": "{"}}, "not JSON"),
+        ({"/".join("a" * 2000): {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}, "2000 levels"),
+        ({"x": {"dtype": "U8", "shape": [9], "data_offsets": [0, 9]}}, "lies outside the file"),
+        ({"x": {"dtype": "U8", "shape": [2**40], "data_offsets": [0, 2**40]}}, "lies outside the file"),
+        ({"x": {"dtype": "U8", "shape": [-1, -1], "data_offsets": [0, 1]}}, "no number"),
+        ({n: {"dtype": "U8", "shape": [8], "data_offsets": [0, 8]} for n in "xy"}, "more bytes than the file"),
+        ({"config": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}, "__metadata__": {"config": "{}"}}, "a text"),
+    ],
+)
+def test_headers_of_safetensors_that_cannot_be(tmp_path, header, message):
+    head = json.dumps(header).encode()
+    (tmp_path / "file.safetensors").write_bytes(len(head).to_bytes(8, "little") + head + bytes(8))
+    with pytest.raises(UserError, match=message) as caught:
+        named_tensors.load(tmp_path / "file.safetensors")
+    assert "\n" not in str(caught.value)
+
+
+def test_names_of_an_npz_are_of_few_levels(tmp_path):
+    np.savez(tmp_path / "file.npz", **{"/".join("a" * 3000): np.zeros(1)})
+    with pytest.raises(UserError, match="3000 levels, at most 32"):
+        named_tensors.load(tmp_path / "file.npz")
+
+
 OTHERS = {
     "is empty": b"",
     "an HDF5 file": b"\x89HDF\r\n\x1a\n" + bytes(100),
@@ -227,12 +259,19 @@ def test_files_of_other_programs_are_named(tmp_path, kind):
         named_tensors.load(path)
 
 
-def test_folders_pipes_and_zip_files_of_other_programs(tmp_path):
-    os.mkfifo(tmp_path / "pipe.pt")
-    (tmp_path / "folder.pt").mkdir()
-    for name in ("pipe.pt", "folder.pt"):
-        with pytest.raises(UserError, match="is no file"):
-            named_tensors.load(tmp_path / name)
+@pytest.mark.parametrize("ending", [".pt", ".npz", ".safetensors"])
+def test_folders_pipes_and_sockets_are_not_opened(tmp_path, monkeypatch, ending):
+    monkeypatch.chdir(tmp_path)  # a socket's name is short
+    os.mkfifo(f"pipe{ending}")
+    pathlib.Path(f"folder{ending}").mkdir()
+    with socket.socket(socket.AF_UNIX) as there:
+        there.bind(f"socket{ending}")
+        for name in ("pipe", "folder", "socket"):
+            with pytest.raises(UserError, match="is no file"):
+                named_tensors.load(pathlib.Path(f"{name}{ending}"))
+
+
+def test_zip_files_of_other_programs(tmp_path):
     with zipfile.ZipFile(tmp_path / "book.pt", "w") as archive:
         archive.writestr("word/document.xml", "<a/>")
     with pytest.raises(UserError, match=r"without a data\.pkl"):

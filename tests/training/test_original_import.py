@@ -1,5 +1,6 @@
 """A checkpoint of the original becomes a run: its outputs, its controllers, and training that goes on from it."""
 
+import io
 import json
 from unittest import mock
 
@@ -173,6 +174,10 @@ def test_jumps_of_rank_zero_are_points_that_training_may_leave(tmp_path):
             jump[name] = original_file.Tensor(np.zeros((0, 2) if "encoders" in name else (2, 0))[: charts[0]])
     points = np.random.default_rng(0).normal(size=(10, 2)).astype(np.float32)
     jump["c"], jump["d"] = original_file.Tensor(np.zeros((10, 0))), original_file.Tensor(points)
+    names = [n for part in ("atlas", "jump", "supervised") for n in original_file.trained(tree["state"][part])]
+    for name in original_file.trained(jump):
+        zeros = original_file.Tensor(np.zeros(jump[name].array.shape))
+        tree["optim"]["atlas"]["state"][names.index(name)] |= {"exp_avg": zeros, "exp_avg_sq": zeros}
     original_file.save(tmp_path / "old.pt", tree)
     lines = import_original(tmp_path / "old.pt", tmp_path / "run")
     assert any("rank 0" in line for line in lines)
@@ -219,12 +224,16 @@ def spoiled(tree, way, value):
     *ways, last = way.split("/")
     at = tree
     for part in ways:
-        at = at[part]
+        at = at[int(part) if part.isdecimal() else part]
+    last = int(last) if last.isdecimal() else last
     if value is None:
         del at[last]
     else:
         at[last] = value
     return tree
+
+
+ADAM = "optim/atlas/state/3"
 
 
 @pytest.mark.parametrize(
@@ -236,6 +245,16 @@ def spoiled(tree, way, value):
         ("epoch", -1, "no epoch"),
         ("state/atlas/encoder.codebook", original_file.Tensor(np.full((10, 32, 2), np.nan)), "not finite"),
         ("state/atlas/encoder.codebook", original_file.Tensor(np.zeros((9, 32, 2))), r"encoder\.codebook has shape"),
+        ("epoch", True, "epoch = True is no epoch"),
+        ("epoch", 2**31, "no epoch"),
+        (f"{ADAM}/step", original_file.Tensor(np.nan), "state/3/step has values that are not finite"),
+        (f"{ADAM}/step", -1, "state/3/step = -1 is no number of steps"),
+        (f"{ADAM}/step", 2.0**31, "is no number of steps"),
+        (f"{ADAM}/step", 0.5, "is no number of steps"),
+        (f"{ADAM}/exp_avg", original_file.Tensor(np.zeros(7)), r"state/3/exp_avg has shape \[7\]"),
+        (f"{ADAM}/exp_avg", None, "state/3 has no exp_avg"),
+        (f"{ADAM}", 5, "state/3 is no state of Adam"),
+        ("optim/atlas/state/999", {"step": 1}, "state/999 is of no parameter"),
         ("metrics/adaptive_weight_state/window_weight/value", -1.0, "window_weight = -1"),
         ("data/X_train", original_file.Tensor(np.zeros((5, 63))), "do not fit"),
         ("data/X_train", original_file.Tensor(np.full((96, 64), 2.0)), r"outside \[0, 1\]"),
@@ -246,6 +265,81 @@ def test_a_file_with_something_missing_or_wrong(tmp_path, way, value, message):
     with pytest.raises(UserError, match=message):
         import_original(tmp_path / "file.pt", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def refused(tmp_path, tree, message):
+    original_file.save(tmp_path / "file.pt", tree)
+    with pytest.raises(UserError, match=message):
+        import_original(tmp_path / "file.pt", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("value", "message"), [(-1.0, "below 0"), (np.inf, "not finite")])
+def test_squares_of_adam_are_finite_and_not_negative(tmp_path, value, message):
+    tree = original_file.tree()
+    entry = tree["optim"]["atlas"]["state"][3]
+    entry["exp_avg_sq"] = original_file.Tensor(np.full(entry["exp_avg_sq"].array.shape, value))
+    refused(tmp_path, tree, f"state/3/exp_avg_sq has values .*{message}")
+
+
+def test_a_file_without_examples_in_its_data_is_refused(tmp_path):
+    tree = original_file.tree()
+    tree["data"] |= {
+        "X_train": original_file.Tensor(np.zeros((0, 64))),
+        "labels_train": original_file.Tensor(np.zeros(0)),
+    }
+    refused(tmp_path, tree, "data/X_train holds no example")
+
+
+def test_weights_that_the_atlas_lacks_are_refused_and_those_without_a_place_are_told(tmp_path):
+    tree = original_file.tree()
+    tree["optim"] = {}
+    tree["state"]["supervised"]["other\nhead"] = original_file.Tensor(np.zeros(3))
+    tree["state"]["atlas"]["encoder.vision_preproc.0.weight"] = original_file.Tensor(np.zeros(3))
+    original_file.save(tmp_path / "more.pt", tree)
+    told = r"in the file, and without a place here: atlas/encoder.vision_preproc.0.weight, supervised/other\nhead"
+    assert told in import_original(tmp_path / "more.pt", tmp_path / "more")
+    del tree["state"]["atlas"]["encoder.val_proj.weight"]
+    refused(tmp_path, tree, "lacks 1 weights of the atlas: encoder/value/kernel")
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (10, "the label 10, state/supervised/chart_to_class has 10 classes"),
+        (-1, "data/labels_test has values that are no labels"),
+        (0.5, "data/labels_test has values that are no labels"),
+        (np.nan, "data/labels_test has values that are not finite"),
+    ],
+)
+def test_labels_are_integers_of_the_classes(tmp_path, label, message):
+    tree = original_file.tree()
+    tree["data"]["labels_test"] = np.full(len(tree["data"]["labels_test"]), label)
+    refused(tmp_path, tree, message)
+
+
+@pytest.mark.parametrize("shape", [(10, 0), (100,), (9, 10)])
+def test_class_tables_have_a_row_a_chart(tmp_path, shape):
+    tree = original_file.tree()
+    tree["optim"] = {}
+    tree["state"]["supervised"]["chart_to_class"] = original_file.Tensor(np.zeros(shape))
+    refused(tmp_path, tree, r"state/supervised/chart_to_class has shape .*, not \[10, classes\]")
+
+
+def test_steps_beyond_what_is_counted_are_refused(tmp_path):
+    tree = original_file.tree(epoch=10**7 - 1, batch_size=1)
+    data = tree["data"]
+    data["X_train"] = original_file.Tensor(np.concatenate([data["X_train"].array] * 8)[:240])
+    data["labels_train"] = np.concatenate([data["labels_train"]] * 8)[:240]
+    refused(tmp_path, tree, "epoch = 9999999 of 240 steps is beyond")
+
+
+def test_labels_alone_make_no_more_classes_than_examples(tmp_path):
+    tree = original_file.tree()
+    tree["state"] |= {"supervised": {}, "classifier": {}}
+    tree["optim"] = {}
+    tree["data"]["labels_test"] = np.full(len(tree["data"]["labels_test"]), 2**30)
+    refused(tmp_path, tree, "the label 1073741824, more classes than its")
 
 
 def ways(tree, prefix=()):
@@ -315,6 +409,62 @@ def test_what_this_machine_rounds_is_not_held_against_a_checkpoint(tmp_path, run
     with mock.patch.object(original_verify, "_computed", rounded):
         (line,) = original_verify.verified(tmp_path / "reference.npz", run.model, run.state)
     assert line.endswith("allowed (in float64)")
+
+
+def bytes_of(**arrays):
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def array_alone():
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros((2, 64)))
+    return buffer.getvalue()
+
+
+X, Y = np.zeros((2, 64), np.float32), np.zeros((2, 64), np.float32)
+REFERENCES = {
+    "truncated": (bytes_of(x=X, x_hat=Y)[:300], "not a whole .npz"),
+    "empty": (b"", "not a whole .npz"),
+    "npy": (array_alone(), "not a whole .npz"),
+    "pickled": (bytes_of(x=np.array([{}])), "nothing pickled is read"),
+    "texts": (bytes_of(x=X.astype(str), x_hat=Y), "x holds <U"),
+    "text outputs": (bytes_of(x=X, x_hat=Y.astype(str)), "x_hat holds <U"),
+    "not finite": (bytes_of(x=X, x_hat=Y + np.nan), "x_hat has values that are not finite"),
+    "columns": (bytes_of(x=X[:, :63], x_hat=Y), r"x has shape \[2, 63\], the atlas takes \[n, 64\]"),
+    "one-dimensional": (bytes_of(x=X[0], x_hat=Y), r"x has shape \[64\]"),
+    "no rows": (bytes_of(x=X[:0], x_hat=Y[:0]), r"x has shape \[0, 64\]"),
+    "no x": (bytes_of(x_hat=Y), "no inputs x"),
+    "nothing to compare": (bytes_of(x=X), "nothing to compare beside x: known are K_chart, "),
+    "unknown names": (bytes_of(x=X, xhat=Y), "nothing to compare beside x: known are K_chart, "),
+}
+
+
+@pytest.mark.parametrize("kind", REFERENCES)
+def test_references_that_are_none_are_refused_before_anything_is_computed(tmp_path, run, kind):
+    content, message = REFERENCES[kind]
+    (tmp_path / "reference.npz").write_bytes(content)
+    with mock.patch.object(original_verify, "_found"), pytest.raises(UserError, match=message) as caught:
+        original_verify.verified(tmp_path / "reference.npz", run.model, run.state)
+    assert "reference.npz" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_names_that_a_reference_may_hold_are_those_that_are_computed(tmp_path, run):
+    found = original_verify._found(run.model, run.state, X, np.float32)
+    assert found.keys() == set(original_verify.NAMES)
+    np.savez(tmp_path / "reference.npz", x=X, other=X, K_chart=found["K_chart"])
+    lines = original_verify.verified(tmp_path / "reference.npz", run.model, run.state)
+    assert lines == ["not compared, of unknown names: other", "K_chart: 0 of 2 differ"]
+
+
+@pytest.mark.parametrize("name", ["file", "a" * 300, "/dev/null"])
+def test_a_workdir_that_cannot_be_one(tmp_path, capsys, name):
+    (tmp_path / "file").write_text("")
+    assert commands.main(["import-torch", str(tmp_path / "none.pt"), f"--workdir={tmp_path / name}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--workdir=" in line
 
 
 def test_the_command(tmp_path, capsys, imported):

@@ -1,5 +1,6 @@
 """What the original program calls each leaf of the atlas; kernels are [out, in] there as here, none is transposed."""
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -66,6 +67,11 @@ _ENDINGS = {"kernel": "weight", "bias": "bias", "u": "_u"}
 PRECISIONS = {"recon": "recon", "vq": "vq", "route": "sup"}
 """Likelihood → the name of its learned precision there."""
 _BUFFERS = ("._u", "._block_u")
+_IDLE = (
+    *("atlas/encoder.cov_router.chart_queries", "atlas/decoder.cov_router.chart_key_proj."),
+    *("atlas/encoder.key_proj.", "atlas/encoder.chart_queries"),
+)
+"""Beginnings of names that no output there depends on, the last two without covariant attention alone."""
 
 
 def original(path: str, charts: int) -> tuple[str, ...]:
@@ -121,3 +127,19 @@ def filled(like: Params, values: Mapping[str, np.ndarray], charts: int) -> tuple
         return jnp.asarray(stacked.reshape(here.shape), jnp.float32)
 
     return jax.tree_util.tree_map_with_path(leaf, like), missing
+
+
+def unknown(names: Iterable[str], trees: Iterable[Params], charts: int) -> list[str]:
+    """Those of the names that have no leaf here, though outputs there may depend on them.
+
+    Args:
+      names: of tensors there.
+      trees: params and power-iteration vectors of the atlas.
+      charts: N.
+    """
+    known = {f"precisions/{name}" for name in PRECISIONS.values()}
+    for tree in trees:
+        for path, _ in jax.tree_util.tree_leaves_with_path(tree):
+            with contextlib.suppress(KeyError):
+                known |= set(original(jax.tree_util.keystr(path, simple=True, separator="/"), charts))
+    return [name for name in names if name not in known and not name.startswith(_IDLE)]

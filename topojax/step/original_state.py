@@ -9,14 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from topojax.atlas.controllers import make_control
-from topojax.atlas.original_names import PRECISIONS, filled
+from topojax.atlas.original_names import PRECISIONS, filled, unknown
 from topojax.config.original_checkpoint import WEIGHTS, WITHOUT_GRADIENT, Saved
+from topojax.errors import shown
 from topojax.step.original_control import controlled
 from topojax.step.original_moments import with_moments
 from topojax.step.program import Program
 from topojax.step.state import TrainState
 from topojax.types import Params
 
+_SHOWN = 5
 _JUMP = 1e-9
 """Scale of the kernel of a jump that had rank zero: nothing in float32 beside its point, and no saddle of training."""
 
@@ -34,7 +36,8 @@ def imported(
       fresh: the controllers begin anew.
 
     Raises:
-      ValueError: a tensor of another size than its place; the message names both.
+      ValueError: a tensor of another size than its place; the message names both. A weight of the encoder or decoder
+        that the file lacks: heads and power-iteration vectors alone may begin anew.
     """
     state = jax.jit(program.init)()
     charts = config.model.num_charts
@@ -43,7 +46,12 @@ def imported(
     atlas, missing = filled(state.params["atlas"], tensors, charts)
     spectral, without = filled(state.spectral, tensors, charts)
     absent = [name for name in missing + without if not (of_rank_zero and name.startswith("jump/"))]
+    if needed := [name for name in missing if name.startswith(("encoder/", "decoder/"))]:
+        raise ValueError(f"the file lacks {len(needed)} weights of the atlas: {', '.join(needed[:_SHOWN])}")
     lines = [f"not in the file, so fresh: {', '.join(absent)}"] if absent else []
+    if others := unknown(saved.tensors, (state.params["atlas"], state.spectral), charts):
+        more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
+        lines.append(f"in the file, and without a place here: {', '.join(map(shown, others[:_SHOWN]))}{more}")
     if of_rank_zero:
         atlas = {**atlas, "jump": _of_rank_zero(state.params["atlas"]["jump"], saved.tensors)}
         lines.append("jumps had rank 0, points d_j: kept to 1e-9, and given the full rank that training may use")

@@ -19,17 +19,15 @@ from topojax.errors import UserError, shown
 from topojax.scoring.run import build
 from topojax.step.original_state import imported
 from topojax.step.state import TrainState
-from topojax.storage import named_tensors, torch_pickle
+from topojax.storage import named_tensors
 from topojax.storage import workdir as workdirs
 from topojax.storage.checkpoint import Checkpoints
 from topojax.storage.logs import JsonLines, number, write_json, write_text
 from topojax.storage.runtime import versions
+from topojax.training import original_parts
 from topojax.training.original_history import history
 from topojax.training.original_verify import verified
 
-_PARTS = ("atlas", "jump", "supervised", "classifier", "precisions")
-_DATA = ("X_train", "labels_train", "X_test", "labels_test")
-_SHAPES = {784: (28, 28, 1), 3072: (32, 32, 3)}
 _CONFIG = '''"""The configuration of the run in this folder: --config.FIELD=VALUE changes a field."""
 
 import pathlib
@@ -64,12 +62,14 @@ def import_original(
     Raises:
       UserError: a file that cannot be read or means something else, outputs that differ, a folder that is in use.
     """
-    if workdir.exists() and any(workdir.iterdir()):
-        raise UserError(f"--workdir={workdir} is not empty: an import begins a run of its own")
+    workdir = workdirs.located(workdir)
+    _require_free(workdir)
     tree = named_tensors.load(path)
     with _reading(path):
         saved, config, arrays, about = _understood(path, tree, workdir, fresh)
     model, program = build(config, about)
+    if saved.epoch * program.steps_per_epoch >= 2**31:
+        raise UserError(f"{path}: epoch = {saved.epoch} of {program.steps_per_epoch} steps is beyond what is counted")
     try:
         state, lines = imported(config, program, saved, num_classes=about["num_classes"], fresh=fresh)
     except ValueError as error:
@@ -85,12 +85,23 @@ def import_original(
     return [f"{path}: epoch {saved.epoch}, {parameters} parameters", *lines, *compared]
 
 
+def _require_free(workdir: pathlib.Path) -> None:
+    """A folder that is not there, or is empty."""
+    try:
+        if workdir.exists() and not workdir.is_dir():
+            raise UserError(f"--workdir={workdir} is no folder: name one that is not there yet")
+        if workdir.exists() and any(workdir.iterdir()):
+            raise UserError(f"--workdir={workdir} is not empty: an import begins a run of its own")
+    except OSError as error:
+        raise UserError(f"--workdir={shown(str(workdir))} cannot be written: {error.strerror}") from error
+
+
 @contextlib.contextmanager
 def _reading(path: pathlib.Path) -> Iterator[None]:
     """One line for what is of another type or size than it should be, wherever in the file it is met."""
     try:
         yield
-    except (TypeError, ValueError, KeyError, IndexError, OverflowError, AttributeError) as error:
+    except (TypeError, ValueError, KeyError, IndexError, OverflowError, AttributeError, RecursionError) as error:
         told = shown(f"{type(error).__name__}: {error}", 200)
         raise UserError(f"{path} cannot be read as a checkpoint of the original: {told}") from error
 
@@ -99,19 +110,18 @@ def _understood(
     path: pathlib.Path, tree: Mapping[str, Any], workdir: pathlib.Path, fresh: bool
 ) -> tuple[Saved, ConfigDict, dict[str, np.ndarray] | None, dict[str, Any]]:
     """What the file says: its parts, the configuration that goes on from it, its examples if any, and their sizes."""
-    saved = _saved(path, tree)
-    _sizes_agree(path, saved)
+    saved = original_parts.saved(path, tree)
     rate = float(saved.rate.get("lr") or saved.config.get("lr") or 1e-3)
     config = config_of(saved.config, weights_of(saved.config, saved.weights), rate=rate, fresh=fresh)
     config.name = f"imported_{path.stem}"
-    arrays = _arrays(path, tree, saved)
+    arrays = original_parts.examples(path, tree, saved)
     if arrays is None:
         config.data.update(name=str(saved.config.get("dataset")), num_examples=int(saved.config.get("n_samples", 3000)))
         config.data.test_fraction = float(saved.config.get("test_split", 0.2))
         about = sets.load(config.data, seed=config.seed).sizes()
     else:
         config.data.update(name=str((workdir / "data.npz").absolute()), scale="none", auto=False)
-        shape, classes = arrays["x_train"].shape[1:], _classes(saved, arrays)
+        shape, classes = arrays["x_train"].shape[1:], original_parts.classes(path, saved, arrays)
         about = {"num_train": len(arrays["y_train"]), "input_dim": int(np.prod(shape)), "num_classes": classes}
         about["image_shape"] = shape if len(shape) == 3 else None
         arrays["class_names"] = np.arange(classes).astype(str)
@@ -190,111 +200,3 @@ def _controlled(config: Any, state: TrainState, num_classes: int) -> dict[str, A
 
 def _event(saved: Saved, state: TrainState, source: Mapping[str, Any]) -> dict[str, Any]:
     return {"epoch": saved.epoch, "step": int(state.step), "event": "imported", "from": source["imported_from"]}
-
-
-def _saved(path: pathlib.Path, tree: Mapping[str, Any]) -> Saved:
-    """The parts of a nested dict that are read, each of the type that it should have."""
-    config, state = tree.get("config"), tree.get("state")
-    if not isinstance(config, Mapping) or not isinstance(state, Mapping) or not isinstance(state.get("atlas"), Mapping):
-        raise UserError(f"{path} is no checkpoint of the original: it has no config and state/atlas")
-    epoch = tree.get("epoch", 0)
-    if not isinstance(epoch, int) or not 0 <= epoch < 10**7:
-        raise UserError(f"{path}: epoch = {shown(repr(epoch))} is no epoch")
-    tensors = dict(named_tensors.leaves({part: state.get(part) for part in _PARTS}))
-    bad = [name for name, value in tensors.items() if not np.isfinite(value).all()]
-    if bad:
-        raise UserError(f"{path}: {bad[0]} has values that are not finite")
-    metrics, optim = (_mapping(tree.get(name)) for name in ("metrics", "optim"))
-    return Saved(
-        epoch=max(epoch, 1),
-        config=config,
-        tensors=tensors,
-        moments={part: _moments(optim.get(part)) for part in ("atlas", "classifier")},
-        weights=_numbers(metrics.get("adaptive_weight_state"), deep=True),
-        targets=_numbers(metrics.get("adaptive_target_state")),
-        rate=_numbers(metrics.get("adaptive_lr_state")),
-    )
-
-
-_SIZES = {
-    "atlas/encoder.codebook": ("num_charts", "codes_per_chart", "latent_dim"),
-    "atlas/encoder.chart_centers": ("num_charts", "latent_dim"),
-    "atlas/encoder.feature_extractor.0.weight": ("hidden_dim", "input_dim"),
-}
-"""Tensor → the sizes that its shape consists of."""
-
-
-def _sizes_agree(path: pathlib.Path, saved: Saved) -> None:
-    """Before anything of a size that the configuration says is made."""
-    for name, sizes in _SIZES.items():
-        if name not in saved.tensors:
-            raise UserError(f"{path} is no checkpoint of the original: it has no state/{name}")
-        said = [saved.config.get(size) for size in sizes]
-        if list(saved.tensors[name].shape) != said:
-            told = ", ".join(f"{size} = {shown(str(value))}" for size, value in zip(sizes, said, strict=True))
-            raise UserError(f"{path}: {name} has shape {list(saved.tensors[name].shape)}, its configuration {told}")
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _moments(optim: Any) -> dict[int, dict[str, np.ndarray]]:
-    states = optim.get("state") if isinstance(optim, Mapping) else None
-    out = {}
-    for index, entry in states.items() if isinstance(states, Mapping) else ():
-        found = dict(named_tensors.leaves(entry)) if isinstance(entry, Mapping) else {}
-        if {"step", "exp_avg", "exp_avg_sq"} <= found.keys():
-            out[int(index)] = found
-    return out
-
-
-def _numbers(values: Any, *, deep: bool = False) -> dict[str, Any]:
-    """The finite numbers of a dict, or of each of its dicts."""
-    if not isinstance(values, Mapping):
-        return {}
-    if deep:
-        found = {str(name): _numbers(value) for name, value in values.items()}
-        return {name: value for name, value in found.items() if {"value", "integral"} <= value.keys()}
-    return {str(k): v for k, v in values.items() if isinstance(v, int | float) and np.isfinite(v)}
-
-
-def _arrays(path: pathlib.Path, tree: Mapping[str, Any], saved: Saved) -> dict[str, np.ndarray] | None:
-    """The examples of the file in the layout of an .npz data set, None where it has none."""
-    data = tree.get("data")
-    found = [torch_pickle.array(data.get(name)) if isinstance(data, Mapping) else None for name in _DATA]
-    if any(value is None for value in found):
-        return None
-    x, y, x_test, y_test = (np.asarray(value) for value in found)
-    if x.ndim != 2 or x.shape[1:] != x_test.shape[1:] or y.shape != (len(x),) or y_test.shape != (len(x_test),):
-        raise UserError(f"{path}: examples {x.shape}, {x_test.shape} and labels {y.shape}, {y_test.shape} do not fit")
-    if x.shape[1] != saved.config.get("input_dim"):
-        raise UserError(
-            f"{path}: examples have {x.shape[1]} numbers, the model takes {shown(str(saved.config.get('input_dim')))}"
-        )
-    shape = _shape(x)
-    return {
-        "x_train": x.astype(np.float32).reshape(len(x), *shape),
-        "y_train": y.astype(np.int64),
-        "x_test": x_test.astype(np.float32).reshape(len(x_test), *shape),
-        "y_test": y_test.astype(np.int64),
-    }
-
-
-def _shape(x: np.ndarray) -> tuple[int, ...]:
-    """(H, W, C) where rows are pictures with the channel last; else (X,), as of CIFAR with the channel first."""
-    shape = _SHAPES.get(x.shape[1])
-    if shape is None or shape[2] == 1:
-        return shape or (x.shape[1],)
-    height, width, channels = shape
-    last = x[:64].reshape(-1, height, width, channels)
-    first = x[:64].reshape(-1, channels, height, width)
-    rough = [np.abs(np.diff(images, axis=axis)).mean() for images, axis in ((last, 2), (first, 3))]
-    return shape if rough[0] < rough[1] else (x.shape[1],)
-
-
-def _classes(saved: Saved, arrays: Mapping[str, np.ndarray]) -> int:
-    for name, axis in (("supervised/chart_to_class", 1), ("classifier/chart_logits", 1)):
-        if name in saved.tensors:
-            return int(saved.tensors[name].shape[axis])
-    return int(max(arrays["y_train"].max(), arrays["y_test"].max())) + 1

@@ -10,13 +10,19 @@ import numpy as np
 
 from topojax.atlas import losses
 from topojax.atlas.model import Model
-from topojax.errors import UserError
+from topojax.errors import UserError, shown
 from topojax.step.state import TrainState
+from topojax.storage import named_tensors
 from topojax.types import Array
 
 _OUTPUTS, _LOSSES = 1e-5, 1e-4
 """Largest difference, relative to the largest entry: of an output in float32, of a loss."""
 _EXACT = ("K_chart", "K_code", "indices")
+NAMES = (
+    *("K_chart", "K_code", "indices", "z_n", "z_tex", "router", "z_geo", "z_n_all", "c_bar", "vq", "x_hat"),
+    *("dec_router", "x_hat_hard", "cls_logits", "p_y_given_k", "p_y_x", "jumped"),
+)
+"""Outputs that a reference may hold."""
 _LATENT = ("z_geo", "c_bar", "z_n", "z_n_all", "z_tex")
 """Points and differences of one space, z_geo = c̄ + z_q + z_n: their errors are relative to the largest entry of all."""
 
@@ -25,27 +31,45 @@ def verified(path: pathlib.Path, model: Model, state: TrainState) -> list[str]:
     """A line for each array of the reference: how far the atlas is off.
 
     Args:
-      path: .npz with `x` [n, X] and any of the names of `_computed`; others are passed over.
+      path: .npz with `x` [n, X] and at least one of `NAMES`; others are named in a line.
       model: of the state.
       state: imported.
 
     Raises:
-      UserError: the file cannot be read, or an output differs, in float32 and in float64: indices by anything, outputs
-        by more than 1e-5 of their largest entry, losses by more than 1e-4.
+      UserError: the file cannot be read or holds nothing to compare, or an output differs, in float32 and in float64:
+        indices by anything, outputs by more than 1e-5 of their largest entry, losses by more than 1e-4.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            expected = {name: file[name] for name in file.files}
-        x = np.asarray(expected.pop("x"), np.float32)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"--verify={path} cannot be read: {error}") from error
+    expected = _reference(path, state.params["atlas"]["encoder"]["features_0"]["kernel"].shape[1])
+    x, others = expected.pop("x"), sorted(expected.keys() - set(NAMES))
+    expected = {name: value for name, value in expected.items() if name in NAMES}
     lines, wrong = _compared(path, expected, _found(model, state, x, np.float32))
     if wrong:  # rounding differs from machine to machine, and the reference has its own
         more, wrong = _compared(path, {name: expected[name] for name in wrong}, _found(model, state, x, np.float64))
         lines |= {name: f"{line} (in float64)" for name, line in more.items()}
     if wrong:
         raise UserError(f"outputs are not those of {path}: {'; '.join(lines[name] for name in wrong)}")
-    return list(lines.values())
+    unknown = [f"not compared, of unknown names: {shown(', '.join(others), 200)}"] if others else []
+    return [*unknown, *lines.values()]
+
+
+def _reference(path: pathlib.Path, size: int) -> dict[str, np.ndarray]:
+    """The arrays of the file, of which `x` is float32 [n, size]."""
+    expected = named_tensors.arrays(path, "reference (an .npz of x and outputs)")
+    if "x" not in expected:
+        raise UserError(f"--verify={path} has no inputs x")
+    for name in {"x", *NAMES} & expected.keys():
+        if expected[name].dtype.kind not in "biuf":
+            raise UserError(f"--verify={path}: {name} holds {expected[name].dtype}, not numbers")
+        with np.errstate(over="ignore"):
+            if not np.isfinite(expected[name].astype(np.float32)).all():
+                raise UserError(f"--verify={path}: {name} has values that are not finite in float32")
+    shape = expected["x"].shape
+    if len(shape) != 2 or shape[0] < 1 or shape[1] != size:
+        raise UserError(f"--verify={path}: x has shape {list(shape)}, the atlas takes [n, {size}] with n ≥ 1")
+    if not expected.keys() & set(NAMES):
+        raise UserError(f"--verify={path} holds nothing to compare beside x: known are {', '.join(NAMES)}")
+    expected["x"] = expected["x"].astype(np.float32)
+    return expected
 
 
 def _found(model: Model, state: TrainState, x: np.ndarray, kind: type) -> dict[str, np.ndarray]:
