@@ -245,6 +245,9 @@ ADAM = "optim/atlas/state/3"
         ("epoch", -1, "no epoch"),
         ("state/atlas/encoder.codebook", original_file.Tensor(np.full((10, 32, 2), np.nan)), "not finite"),
         ("state/atlas/encoder.codebook", original_file.Tensor(np.zeros((9, 32, 2))), r"encoder\.codebook has shape"),
+        ("metrics/adaptive_lr_state/stable_steps", 1e300, "stable_steps = 1e.300, which no controller"),
+        ("metrics/adaptive_lr_state/unstable_steps", -1, "unstable_steps = -1, which no controller"),
+        ("metrics/adaptive_target_state/variance", 1e300, "variance = 1e.300, which no controller"),
         ("epoch", True, "epoch = True is no epoch"),
         ("epoch", 2**31, "no epoch"),
         (f"{ADAM}/step", original_file.Tensor(np.nan), "state/3/step has values that are not finite"),
@@ -459,12 +462,13 @@ def test_names_that_a_reference_may_hold_are_those_that_are_computed(tmp_path, r
     assert lines == ["not compared, of unknown names: other", "K_chart: 0 of 2 differ"]
 
 
-@pytest.mark.parametrize("name", ["file", "a" * 300, "/dev/null"])
+@pytest.mark.parametrize("name", ["file", "file/below", "a" * 300, f"new/{'a' * 300}", "/dev/null"])
 def test_a_workdir_that_cannot_be_one(tmp_path, capsys, name):
     (tmp_path / "file").write_text("")
     assert commands.main(["import-torch", str(tmp_path / "none.pt"), f"--workdir={tmp_path / name}"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "--workdir=" in line
+    assert "--workdir=" in line or name == "file/below"  # which is found when it is made
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_the_command(tmp_path, capsys, imported):

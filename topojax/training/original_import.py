@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import os
 import pathlib
 import shutil
 from collections.abc import Iterator, Mapping
@@ -28,6 +29,7 @@ from topojax.training import original_parts
 from topojax.training.original_history import history
 from topojax.training.original_verify import verified
 
+_LONGEST_NAME = 255
 _CONFIG = '''"""The configuration of the run in this folder: --config.FIELD=VALUE changes a field."""
 
 import pathlib
@@ -87,6 +89,8 @@ def import_original(
 
 def _require_free(workdir: pathlib.Path) -> None:
     """A folder that is not there, or is empty."""
+    if any(len(os.fsencode(part)) > _LONGEST_NAME for part in workdir.parts):  # before its parents are made
+        raise UserError(f"--workdir={shown(str(workdir))}… has a name of more than {_LONGEST_NAME} bytes: name another")
     try:
         if workdir.exists() and not workdir.is_dir():
             raise UserError(f"--workdir={workdir} is no folder: name one that is not there yet")

@@ -17,6 +17,7 @@ _DATA = ("X_train", "labels_train", "X_test", "labels_test")
 _PICTURES = {784: (28, 28, 1), 3072: (32, 32, 3)}
 _EPOCHS = 10**7
 _STEPS = 2**31
+_LARGEST = 1e30
 _ADAM = ("step", "exp_avg", "exp_avg_sq")
 _SIZES = {
     "atlas/encoder.codebook": ("num_charts", "codes_per_chart", "latent_dim"),
@@ -52,9 +53,9 @@ def saved(path: pathlib.Path, tree: Mapping[str, Any]) -> Saved:
         config=config,
         tensors=tensors,
         moments={part: _moments(path, part, optim.get(part), tensors) for part in ("atlas", "classifier")},
-        weights=_numbers(metrics.get("adaptive_weight_state"), deep=True),
-        targets=_numbers(metrics.get("adaptive_target_state")),
-        rate=_numbers(metrics.get("adaptive_lr_state")),
+        weights=_numbers(path, metrics.get("adaptive_weight_state"), deep=True),
+        targets=_numbers(path, metrics.get("adaptive_target_state")),
+        rate=_numbers(path, metrics.get("adaptive_lr_state")),
     )
 
 
@@ -123,14 +124,18 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _numbers(values: Any, *, deep: bool = False) -> dict[str, Any]:
-    """The finite numbers of a dict, or of each of its dicts."""
+def _numbers(path: pathlib.Path, values: Any, *, deep: bool = False) -> dict[str, Any]:
+    """The finite numbers of a dict, or of each of its dicts; counts and float32 have to hold them."""
     if not isinstance(values, Mapping):
         return {}
     if deep:
-        found = {str(name): _numbers(value) for name, value in values.items()}
+        found = {str(name): _numbers(path, value) for name, value in values.items()}
         return {name: value for name, value in found.items() if {"value", "integral"} <= value.keys()}
-    return {str(k): v for k, v in values.items() if isinstance(v, int | float) and np.isfinite(v)}
+    out = {str(k): v for k, v in values.items() if isinstance(v, int | float) and np.isfinite(v)}
+    for name, value in out.items():
+        if abs(value) > _LARGEST or (name.endswith("_steps") and not 0 <= value < _STEPS):
+            raise UserError(f"{path}: metrics has {shown(name)} = {value}, which no controller can have reached")
+    return out
 
 
 def examples(path: pathlib.Path, tree: Mapping[str, Any], saved: Saved) -> dict[str, np.ndarray] | None:
