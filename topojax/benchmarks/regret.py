@@ -2,7 +2,7 @@
 
   python -m topojax.benchmarks.regret runs/control/* --out=docs/regret
 
-Each argument is a folder with a control.json. Regret in AMI is oracle − arm, in MSE arm / oracle − 1, of means over
+Each argument is a folder with a control.json, named after its data. Regret in AMI is oracle − arm, in MSE arm / oracle − 1, of means over
 the seeds; the oracle is the arm `constants`, tuned on the training split of the data set at hand. Positive is a loss.
 Writes OUT.json and OUT.png, and prints the table.
 """
@@ -94,10 +94,11 @@ def main(argv: list[str]) -> int:
     for folder in given.folders:
         try:
             found = json.loads((folder / "control.json").read_text(encoding="utf-8"))
-            by_set[found["name"]] = regrets(found)
+            name = folder.resolve().name  # own data share a configuration's
+            by_set[name] = regrets(found)
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{folder}: no results of topojax.benchmarks.control ({error})") from error
-        whole[found["name"]] = {key: found.get(key) for key in ("epochs", "seeds", "labels_used", "sweep")}
+        whole[name] = {key: found.get(key) for key in ("epochs", "seeds", "labels_used", "sweep")}
     print(table(by_set))
     for name, about in whole.items():
         for arm, swept in (about["sweep"] or {}).items():
