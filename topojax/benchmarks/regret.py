@@ -2,9 +2,9 @@
 
   python -m topojax.benchmarks.regret runs/control/* --out=docs/regret
 
-Each argument is a folder with a control.json, named after its data. Regret in AMI is oracle − arm, in MSE arm / oracle − 1, of means over
-the seeds; the oracle is the arm `constants`, tuned on the training split of the data set at hand. Positive is a loss.
-Writes OUT.json and OUT.png, and prints the table.
+Each argument is a folder with a control.json, named after its data. Regret in AMI is oracle − arm, in MSE arm /
+oracle − 1, of means over the seeds; the oracle is the arm `constants`, tuned on the training split of the data set at
+hand. Positive is a loss. Writes OUT.json and OUT.png, and prints the table.
 """
 
 import argparse
