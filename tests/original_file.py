@@ -145,7 +145,7 @@ def tree(epoch=3, **config):
             for i, name in enumerate(weights)
         },
         "adaptive_target_state": {"separation": 0.7, "variance": 1.5, "kl_prior": 4.0},
-        "adaptive_lr_state": RATE,
+        "adaptive_lr_state": dict(RATE),
         "chart_assignments": rng.integers(0, 10, 8),
     }
     return {
