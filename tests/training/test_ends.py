@@ -7,7 +7,7 @@ import pytest
 from topojax.config.changes import changes, may_change
 from topojax.config.defaults import default_config
 from topojax.control.ending import HORIZON, SETTLED
-from topojax.training.loop import ends_at
+from topojax.training.outcome import ends_at
 from topojax.training.result import ended
 
 

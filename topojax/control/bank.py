@@ -213,7 +213,12 @@ class Bank:
         return {row.name: state.target[self.slices[row.name].start] for row in self.rows}
 
     def _released(self, state: BankState, weight: Array, signal: Array, moves: Array) -> Array:
-        """λ exp(−ρ max(0, s − ½)), s the slack over the bound: steps that suit a weight of 1 take too long from 100."""
+        """λ exp(−ρ max(0, s − ½)), s = ±(target − m) / |target| the epoch's slack as a share of the bound.
+
+        Steps of K_i Δt e suit a weight of 1; from 100 they would take thousands of epochs. The half is what a weight
+        that regulates may have, so that noise about the bound releases nothing. A PID in `position` form computes its
+        weight anew from its integral, and is not released. Our addition: the report has no rule for starts far off.
+        """
         share = self.columns.sign * (state.target - signal) / jnp.maximum(jnp.abs(state.target), 1e-12)
         slack = jnp.where(jnp.isfinite(share), jnp.maximum(0.0, share - SPARE), 0.0)
         less = jnp.maximum(weight * jnp.exp(-self.columns.release * slack), self.columns.minimum)

@@ -85,14 +85,17 @@ def surprise(images: np.ndarray, labels: np.ndarray) -> float:
     Args:
       images: [n, X], of the training split.
       labels: [n] integer; below 0: not known, and left out.
+
+    Returns:
+      h ≥ 0, nats; log 2, of which nothing is known, for fewer than three examples or inputs that are not finite.
     """
     from topojax.data.neighbours import nearest as rows_nearest
 
     known = np.flatnonzero(labels >= 0)[:EXAMPLES]
-    if len(known) < 3 or not np.isfinite(images[known]).all():
+    own, some = np.asarray(labels)[known], np.asarray(images[known], np.float32)
+    if len(known) < 3 or not np.isfinite(some).all():
         return math.log(2)
-    own = np.asarray(labels)[known]
-    votes = own[rows_nearest(np.asarray(images[known], np.float32), _log(len(known)))]
+    votes = own[rows_nearest(some, _log(len(known)))]
     elected = [np.bincount(row).argmax() for row in votes]
     wrong = (np.sum(elected != own) + 1) / (len(own) + 2)
     others = max(len(np.unique(own)) - 1, 1)

@@ -9,7 +9,7 @@ import functools
 import importlib.util
 import pathlib
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -25,13 +25,11 @@ from topojax.config.memory import require_memory
 from topojax.config.numbers import described, pack
 from topojax.config.sweep import is_population
 from topojax.config.validate import validate
-from topojax.control.ending import SETTLED
 from topojax.data import sets
 from topojax.data.feed import AHEAD, Feed
 from topojax.data.mesh import make_mesh
 from topojax.data.stream import Stream, state_of
 from topojax.errors import (
-    Stopped,
     Terminated,
     UserError,
     interrupted,
@@ -41,7 +39,7 @@ from topojax.errors import (
     tell,
 )
 from topojax.scoring.audit import last_fifth
-from topojax.scoring.run import Run, build, numbered_of, restore
+from topojax.scoring.run import Run, build, numbered_of
 from topojax.scoring.scores import scores
 from topojax.scoring.split import contents, evaluate_run
 from topojax.step.diagnosis import Culprit
@@ -59,6 +57,7 @@ from topojax.tracking.events import events, unsatisfied
 from topojax.training.callbacks import Callback, Epoch
 from topojax.training.fed import compile_fed
 from topojax.training.inherited import begun
+from topojax.training.outcome import LOOK, ended_well, ends_at, finished
 from topojax.training.processes import Alone, joined
 from topojax.training.recovery import NotFinite, diverged, failed, lowered, stretched
 from topojax.training.result import result_of, write_result
@@ -115,7 +114,7 @@ def train_and_evaluate(
             use_every_core(config.mesh.data)
             make_mesh(config.mesh.data)
         # Before the data, which take their time.
-        done = None if data is not None else _finished(path, config, allow_change, shown=peers.first)
+        done = None if data is not None else finished(path, config, allow_change, shown=peers.first)
         if done is not None:
             return done
         # Before the folder is claimed: what lacks an extra or does not fit the data leaves nothing there.
@@ -125,40 +124,12 @@ def train_and_evaluate(
         with workdirs.claim(path) if peers.first else contextlib.nullcontext():
             training.same_data()
             # By another process, while the data were read.
-            done = _finished(path, config, allow_change, shown=peers.first)
+            done = finished(path, config, allow_change, shown=peers.first)
             if done is not None:
                 return done
             with contextlib.closing(training.opened()) as checkpoints:
                 training.remember()
                 return training.run(checkpoints)
-
-
-@contextlib.contextmanager
-def ended_well(path: pathlib.Path) -> Iterator[None]:
-    """Say in one line how a run that is interrupted, or refused by the system, can go on."""
-    try:
-        yield
-    except KeyboardInterrupt as interrupt:
-        raise type(interrupt)(_goes_on(path)) from None
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        raise Stopped(f"{where}{error.strerror or error}; {_goes_on(path)}") from error
-    except Stopped as stopped:
-        raise Stopped(f"{stopped}; {_goes_on(path)}") from stopped
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise UserError(
-            f"not enough memory ({' '.join(str(error).split())[:200]}): lower config.train.batch_size or the sizes "
-            "in config.model"
-        ) from error
-
-
-def _goes_on(path: pathlib.Path) -> str:
-    try:
-        return f"the same command goes on from epoch {last_epoch(path)} of {path}"
-    except (OSError, UserError, Stopped):
-        return f"{path} cannot be read any more"
 
 
 def look_for_extras(config: Any) -> None:
@@ -175,39 +146,6 @@ def look_for_extras(config: Any) -> None:
         with needing(extra, field):
             if wanted and importlib.util.find_spec(package) is None:
                 raise ModuleNotFoundError(f"No module named {package!r}")
-
-
-LOOK = 5
-"""Epochs between two looks at how the run goes on: no more than the shortest fall of the rate."""
-
-
-def ends_at(config: Any, row: Mapping[str, Any]) -> int:
-    """The epoch that ends a run: where its control has decided on one, that, else the limit.
-
-    Args:
-      config: of the run.
-      row: metrics of its last epoch.
-    """
-    settled = int(row.get("ending/cause") or 0) == SETTLED and config.train.until == "settled"
-    return min(int(row["ending/last"]), config.train.epochs) if settled else config.train.epochs
-
-
-def _finished(path: pathlib.Path, config: Any, allow_change: bool, *, shown: bool) -> TrainState | None:
-    """The final state of a run that has trained all its epochs and written its result; None if there is more to do."""
-    done = last_epoch(path)
-    if done:
-        workdirs.same_config(path, config, allow_change=allow_change)
-    if done > config.train.epochs:
-        raise UserError(f"config.train.epochs = {config.train.epochs}, but {path} has trained {done} already")
-    ended = config.train.until == "settled" and (workdirs.read_result(path) or {}).get("ended") == "settled"
-    if (done < config.train.epochs and not ended) or not workdirs.finished(path, done):
-        return None
-    run = restore(path)
-    if run.epoch != done:  # the last checkpoint is damaged: its epochs are trained again
-        return None
-    if shown:
-        print(f"{path} is finished: {done} epochs, results in {path / 'result.json'}")
-    return run.state
 
 
 class Training:
@@ -430,7 +368,7 @@ class Training:
         """Whether one of the callbacks ends the training."""
         label, epochs = np.asarray(self.dataset.test.label), self.config.train.epochs
         told = Epoch(epoch, epochs, state, dict(self.previous), lambda: self._test(state)[1], label)
-        return any([callback(told) is True for callback in self.callbacks])  # noqa: C419: all of them are called
+        return any([callback(told) is True for callback in self.callbacks])
 
     def _sinks(self, done: int) -> Iterator[Sink]:
         if self.config.log.tensorboard:

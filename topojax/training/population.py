@@ -37,7 +37,8 @@ from topojax.storage.switches import own_switches
 from topojax.tracking.console import Progress, population_table
 from topojax.training.exploit import exploit
 from topojax.training.inherited import begun
-from topojax.training.loop import LOOK, Training, ended_well, look_for_extras
+from topojax.training.loop import Training, look_for_extras
+from topojax.training.outcome import LOOK, ended_well
 from topojax.training.recovery import NotFinite, diverged
 from topojax.types import Batch
 
