@@ -56,7 +56,7 @@ from topojax.tracking.console import number as number_text
 from topojax.tracking.events import events, unsatisfied
 from topojax.training.callbacks import Callback, Epoch
 from topojax.training.fed import compile_fed
-from topojax.training.inherited import begun
+from topojax.training.beginning import beginning
 from topojax.training.outcome import LOOK, ended_well, ends_at, finished
 from topojax.training.processes import Alone, joined
 from topojax.training.recovery import NotFinite, diverged, failed, lowered, stretched
@@ -422,12 +422,9 @@ class Training:
                 "lr_governor": number(jnp.float32(start_rate(self.config))),
                 "gate/phase": 0 if self.config.gates.warmup_epochs else 1,
             }
-            state = self.init(self.numbers)
-            if self.config.init_from is not None:
-                state, words = begun(state, self.config.init_from, control=self.config.init_control)
-                if self.peers.first:
-                    tell(f"{self.path} {words}")
-                state = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(state)
+            state, words = beginning(self.config, self.model, self.init(self.numbers), self.dataset.train)
+            if words and self.peers.first:
+                tell(f"{self.path} {words}")
             return self._at_a_lower_rate(state), 0
         state, meta, settings = self.checkpoints.newest(
             lambda epoch: restored_under(self.checkpoints, self.config, self.about, abstract, epoch)

@@ -36,7 +36,7 @@ from topojax.storage.runtime import compile_program, use_every_core
 from topojax.storage.switches import own_switches
 from topojax.tracking.console import Progress, population_table
 from topojax.training.exploit import exploit
-from topojax.training.inherited import begun
+from topojax.training.beginning import beginning
 from topojax.training.loop import Training, look_for_extras
 from topojax.training.outcome import LOOK, ended_well
 from topojax.training.recovery import NotFinite, diverged
@@ -335,14 +335,14 @@ class _Population:
         return self._place(together.stacked([s.replace(step=step) for s in states]), 1), done
 
     def _begun(self, state: TrainState) -> TrainState:
-        """The first state; with `init_from`, another run's parameters in it."""
-        if self.config.init_from is None:
-            return state
-        here, source = self._gathered(state), self.config.init_from
+        """Every member's first state, at the middle of its own charts; with `init_from`, another run's in it."""
+        here = self._gathered(state)
         own = [
-            begun(self.member_of(here, i), source, control=self.config.init_control) for i in range(self.layout.size)
+            beginning(member.config, member.model, self.member_of(here, i), member.dataset.train)
+            for i, member in enumerate(self.members)
         ]
-        tell(f"{self.path}: every member {own[0][1]}")
+        if own[0][1]:
+            tell(f"{self.path}: every member {own[0][1]}")
         return self._place(together.stacked([one for one, _ in own]), 1)
 
     def _common_epoch(self) -> int:

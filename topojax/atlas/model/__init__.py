@@ -27,6 +27,7 @@ class Model:
         codes span no more than its diameter, and free parts of keys keep to twice their initial size. Sums of centre
         and code leave reconstruction unchanged, so that nothing else stops them from drifting, and keys grow with the
         centres.
+      features: (weights, x [B, X]) → [B, H], what the encoder's heads are of.
       encode: (weights, x [B, X]) → Encoding.
       decode: (weights, z_geo [B, D], z_tex [B, D], chart [B] or None) → Decoding; None is the decoder's own routing.
       reconstruct: (weights, Encoding, which [B], at [B] or None) → Decoding: examples of `which` at their own place in
@@ -43,6 +44,7 @@ class Model:
     init: Callable[[Array], tuple[Params, Spectral]]
     normalise: Callable[[Params, Spectral], tuple[Params, Spectral]]
     project: Callable[[Params], Params]
+    features: Callable[[Params, Array], Array]
     encode: Callable[[Params, Array], Encoding]
     decode: Callable[..., Decoding]
     reconstruct: Callable[..., Decoding]
@@ -173,6 +175,11 @@ def make_model(config, *, input_dim: int, num_classes: int, image_shape: tuple[i
     def method(name: str) -> Callable:
         return lambda weights, *args: module.apply({"params": weights}, *args, method=name)
 
+    def features(weights: Params, x: Array) -> Array:
+        last = {"capture_intermediates": lambda layer, _: layer.name == "gate_1", "mutable": "intermediates"}
+        _, seen = module.apply({"params": weights}, x, method="encode", **last)
+        return seen["intermediates"]["encoder"]["gate_1"]["__call__"][0]
+
     def decode(weights: Params, z_geo: Array, z_tex: Array, chart: Array | None = None, told: Any = None) -> Decoding:
         centers = weights["encoder"]["centers"] if discs else None
         decoded: Any = module.apply({"params": weights}, z_geo, z_tex, chart, centers, told, method="decode")
@@ -199,6 +206,7 @@ def make_model(config, *, input_dim: int, num_classes: int, image_shape: tuple[i
         init=init,
         project=project,
         normalise=normalise,
+        features=features,
         encode=method("encode"),
         decode=decode,
         reconstruct=reconstruct,

@@ -1,0 +1,43 @@
+"""How a run that is new begins: in the middle of its charts, or with another run's parameters."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from topojax.atlas import optim
+from topojax.atlas.centred import centred
+from topojax.atlas.model import Model
+from topojax.data.order import probe_indices
+from topojax.step.state import TrainState
+from topojax.training.inherited import begun
+from topojax.types import Batch
+
+
+def beginning(config: Any, model: Model, state: TrainState, split: Batch) -> tuple[TrainState, str | None]:
+    """The state before the first step.
+
+    Args:
+      config: whole.
+      model: of it.
+      state: of `Program.init`, which knows no data.
+      split: for training; its probe batch is looked at.
+
+    Returns:
+      The state, and what was taken over from `config.init_from` in words.
+
+    Raises:
+      UserError: see `begun`.
+    """
+    words = None
+    if config.model.discs:
+        index = np.asarray(probe_indices(config.seed, len(split.label), config.probe.size))
+        images = np.asarray(split.image[index], np.float32)
+        atlas = jax.jit(lambda *known: centred(model, *known))(state.params["atlas"], state.spectral, images)
+        params = {**state.params, "atlas": atlas}
+        state = state.replace(params=params, average=optim.average(config.optim, {}, params, jnp.int32(0)))
+    if config.init_from is not None:
+        state, words = begun(state, config.init_from, control=config.init_control)
+    # A copy that nothing else holds: its buffers are about to be donated.
+    return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(state), words
