@@ -45,4 +45,3 @@ def centred(model: Model, params: Params, spectral: Spectral, images: Array) -> 
         router["query_z"] = biased(router["query_z"], jnp.zeros_like(router["query_z"]["bias"]))
         encoder["router"] = router
     return {**params, "encoder": encoder}
-

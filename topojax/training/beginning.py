@@ -14,6 +14,9 @@ from topojax.step.state import TrainState
 from topojax.training.inherited import begun
 from topojax.types import Batch
 
+_centred = jax.jit(centred, static_argnums=0)
+_copied = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
+
 
 def beginning(config: Any, model: Model, state: TrainState, split: Batch) -> tuple[TrainState, str | None]:
     """The state before the first step.
@@ -34,10 +37,10 @@ def beginning(config: Any, model: Model, state: TrainState, split: Batch) -> tup
     if config.model.discs:
         index = np.asarray(probe_indices(config.seed, len(split.label), config.probe.size))
         images = np.asarray(split.image[index], np.float32)
-        atlas = jax.jit(lambda *known: centred(model, *known))(state.params["atlas"], state.spectral, images)
+        atlas = _centred(model, state.params["atlas"], state.spectral, images)
         params = {**state.params, "atlas": atlas}
         state = state.replace(params=params, average=optim.average(config.optim, {}, params, jnp.int32(0)))
     if config.init_from is not None:
         state, words = begun(state, config.init_from, control=config.init_control)
     # A copy that nothing else holds: its buffers are about to be donated.
-    return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(state), words
+    return _copied(state), words
