@@ -54,9 +54,9 @@ from topojax.storage.switches import key_kind, own_switches
 from topojax.tracking.console import Progress
 from topojax.tracking.console import number as number_text
 from topojax.tracking.events import events, unsatisfied
+from topojax.training.beginning import beginning
 from topojax.training.callbacks import Callback, Epoch
 from topojax.training.fed import compile_fed
-from topojax.training.beginning import beginning
 from topojax.training.outcome import LOOK, ended_well, ends_at, finished
 from topojax.training.processes import Alone, joined
 from topojax.training.recovery import NotFinite, diverged, failed, lowered, stretched

@@ -35,8 +35,8 @@ from topojax.storage.program_cache import compile_epoch
 from topojax.storage.runtime import compile_program, use_every_core
 from topojax.storage.switches import own_switches
 from topojax.tracking.console import Progress, population_table
-from topojax.training.exploit import exploit
 from topojax.training.beginning import beginning
+from topojax.training.exploit import exploit
 from topojax.training.loop import Training, look_for_extras
 from topojax.training.outcome import LOOK, ended_well
 from topojax.training.recovery import NotFinite, diverged
