@@ -12,7 +12,7 @@ from tiny_config import get_config
 from topojax.config.numbers import pack
 from topojax.data import sets
 from topojax.errors import UserError
-from topojax.scoring.run import build, numbered_of
+from topojax.scoring.run import numbered_of
 from topojax.storage.footprint import Footprint, require_fit
 from topojax.storage.program_cache import compile_epoch
 from topojax.types import Batch
@@ -36,9 +36,8 @@ def toy():
 def real():
     config = get_config()
     dataset = sets.load(config.data, seed=config.seed)
-    model, _ = build(config, dataset.sizes())
     numbers = pack(config)
-    numbered = numbered_of(config, model, dataset.sizes())
+    numbered = numbered_of(config, dataset.sizes())
     program = SimpleNamespace(**numbered._asdict() | {"init": lambda: numbered.init(numbers)}, numbers=numbers)
     return program, jax.tree.map(jnp.asarray, dataset.train)
 

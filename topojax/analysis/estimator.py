@@ -108,7 +108,7 @@ class Atlas(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         about = dataset.sizes()
         model, program = build(config, about)
         batch = jax.tree.map(jnp.asarray, dataset.train)
-        numbers, numbered = pack(config), numbered_of(config, model, about)
+        numbers, numbered = pack(config), numbered_of(config, about)
         state = jax.jit(numbered.init)(numbers)
         old = getattr(self, "run_", None)
         if self.warm_start and old is not None and _shapes(old.state) == _shapes(state):

@@ -50,8 +50,8 @@ def compile_runs(config: Any, dataset: Dataset) -> Callable[[Dataset, Any], Trai
     from sklearn.metrics import adjusted_mutual_info_score
 
     about = dataset.sizes()
-    model, program = build(config, about)
-    numbered = numbered_of(config, model, about)
+    _, program = build(config, about)
+    numbered = numbered_of(config, about)
     some = pack(config)
     abstract = jax.eval_shape(numbered.init, some)
     train = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), dataset.train)

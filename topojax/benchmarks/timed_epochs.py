@@ -91,9 +91,9 @@ def trained(config: Any, about: dict[str, Any]) -> Loop:
       config: a whole configuration, valid.
       about: what `run.build` wants to know of the data.
     """
-    model, program = build(config, about)
+    _, program = build(config, about)
     steps = program.steps_per_epoch
-    numbered = numbered_of(config, model, about)
+    numbered = numbered_of(config, about)
 
     def init() -> Any:
         numbers = pack(config)

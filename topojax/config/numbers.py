@@ -20,6 +20,7 @@ from topojax.types import Array
 
 PLAIN = (
     "seed",
+    "model.ball_scale",
     "optim.group_rates.*",
     "ending.*",
     "governor.*",
@@ -68,7 +69,10 @@ BY_MECHANISM = {
     "constant": (),
 }
 """Fields of a contract that are numbers: of each, and of those that a mechanism moves."""
-READ_BY_EVALUATION = ("supervised.temperature", "optim.b1", "gates.warmup_epochs", "contracts.sup_temperature.*")
+READ_BY_EVALUATION = (
+    *("model.ball_scale", "supervised.temperature", "optim.b1", "gates.warmup_epochs"),
+    "contracts.sup_temperature.*",
+)
 """Numbers that evaluating a trained state may read; it does not read the others."""
 HOST = (
     "name",
@@ -76,6 +80,7 @@ HOST = (
     "init_control",
     "debug",
     *(f"data.{field}" for field in ("name", "num_examples", "data_dir", "test_fraction", "noise", "cache", "label")),
+    "data.neighbours",
     *(f"data.{field}" for field in ("columns", "missing", "resize", "shape", "scale", "auto", "mode")),
     "train.compilation_cache",
     "monitor.max_failures",

@@ -15,12 +15,14 @@ from topojax.atlas.model import Model, make_model
 from topojax.atlas.optim import eval_params
 from topojax.config.batch import examples_a_step
 from topojax.config.io import from_json, to_json
+from topojax.config.numbers import pack
 from topojax.data import sets
 from topojax.data.padding import served
 from topojax.data.units import Units, unit_interval
 from topojax.data.units import from_json as units_from
 from topojax.errors import UserError
 from topojax.step.numbered import Numbered, make_numbered
+from topojax.step.predict import Evaluation
 from topojax.step.program import Program, make_program
 from topojax.step.state import TrainState
 from topojax.storage import workdir as workdirs
@@ -340,23 +342,18 @@ def build(config: Any, meta: dict[str, Any]) -> tuple[Model, Program]:
     Raises:
       UserError: a batch larger than the data, or what the parts refuse.
     """
-    shape, examples = meta["image_shape"], examples_a_step(config)
+    examples = examples_a_step(config)
     if examples > meta["num_train"]:
         raise UserError(
             f"config.train.batch_size = {_asked(config)} exceeds the {meta['num_train']} training examples: lower "
             "config.train.batch_size or raise config.data.num_examples"
         )
     try:
-        model = make_model(
-            config.model,
-            input_dim=meta["input_dim"],
-            num_classes=meta["num_classes"],
-            image_shape=tuple(shape) if shape else None,
-        )
+        model = model_of(config, meta)
         program = program_of(config, model, meta)
     except ValueError as error:
         raise UserError(f"this configuration cannot be built: {error}") from error
-    return model, program
+    return model, program._replace(evaluate=Evaluation(pack(config), numbered_of(config, meta).evaluate))
 
 
 def _asked(config: Any) -> str:
@@ -364,9 +361,15 @@ def _asked(config: Any) -> str:
     return f"{size}" if parts == 1 else f"{size}, times config.train.accumulate = {parts},"
 
 
-def numbered_of(config: Any, model: Model, meta: Mapping[str, Any]) -> Numbered:
-    """The program of `build` as a function of its numbers too."""
-    return make_numbered(config, lambda traced: program_of(traced, model, meta))
+def numbered_of(config: Any, meta: Mapping[str, Any]) -> Numbered:
+    """The program of `build` as a function of its numbers too: the model's are among them."""
+    return make_numbered(config, lambda traced: program_of(traced, model_of(traced, meta), meta))
+
+
+def model_of(config: Any, meta: Mapping[str, Any]) -> Model:
+    """`make_model` for the data that `meta` describes, as in `build`."""
+    shape, sizes = meta["image_shape"], {name: meta[name] for name in ("input_dim", "num_classes")}
+    return make_model(config.model, **sizes, image_shape=tuple(shape) if shape else None)
 
 
 def program_of(config: Any, model: Model, meta: Mapping[str, Any]) -> Program:

@@ -17,6 +17,7 @@ class Numbered(NamedTuple):
       init: numbers → TrainState.
       epoch: (numbers, state, data) → (state, metrics).
       chunk: (numbers, state, chunk) → (state, metrics of its steps).
+      evaluate: (numbers, state, batch) → per-example arrays.
       metric_names: () → names of the metrics, in the order of `epoch`'s vector.
     """
 
@@ -24,6 +25,7 @@ class Numbered(NamedTuple):
     epoch: Callable[[Numbers, TrainState, Batch], tuple[TrainState, Array]]
     metric_names: Callable[[], tuple[str, ...]]
     chunk: Callable[[Numbers, TrainState, Chunk], tuple[TrainState, Array]] | None = None
+    evaluate: Any = None
 
 
 def make_numbered(config: Any, program_of: Callable[[Any], Program]) -> Numbered:
@@ -50,4 +52,7 @@ def make_numbered(config: Any, program_of: Callable[[Any], Program]) -> Numbered
         names.append(program.metric_names())
         return out
 
-    return Numbered(init, epoch, lambda: names[-1] if names else program_of(config).metric_names(), chunk)
+    def evaluate(numbers: Numbers, state: TrainState, batch: Batch) -> dict[str, Array]:
+        return program_of(placed(config, numbers)).evaluate(state, batch)
+
+    return Numbered(init, epoch, lambda: names[-1] if names else program_of(config).metric_names(), chunk, evaluate)

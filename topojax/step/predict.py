@@ -1,5 +1,7 @@
 """What a trained state says of examples: one row each, a split of any size in batches of one shape."""
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +19,23 @@ from topojax.types import Array, Batch
 
 Evaluate = Callable[[Any, Batch], dict[str, Array]]
 """`Program.evaluate`: (state, batch) → arrays of one row for each example."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """`Program.evaluate` as a function of a run's numbers too, and those of one run; called, it is that run's.
+
+    Attributes:
+      numbers: of the run (`config.numbers.pack`).
+      of: (numbers, state, batch) → arrays of one row for each example (`Numbered.evaluate`).
+    """
+
+    numbers: Any
+    of: Callable[[Any, Any, Batch], dict[str, Array]]
+
+    def __call__(self, state: Any, batch: Batch) -> dict[str, Array]:
+        """As `Evaluate`."""
+        return self.of(self.numbers, state, batch)
 
 
 def make_evaluate(config: Any, model: Model, temperature: Callable[[Any], Array], baselines: Baselines) -> Evaluate:
@@ -74,7 +93,8 @@ def compile_evaluate(evaluate: Evaluate, state: Any, split: Batch, size: int = B
     """Compile `Program.evaluate` for the batches of a split, as training compiles it: equal programs, equal digits.
 
     Args:
-      evaluate: `Program.evaluate`.
+      evaluate: `Program.evaluate`; the numbers of an `Evaluation` are arguments of what is compiled, so that the
+        evaluation of another run that differs in them alone is found in the cache.
       state: a training state, or its structure (of `jax.eval_shape`).
       split: n ≥ 1 examples.
       size: examples in a batch; a smaller split is one batch of its own size.
@@ -82,7 +102,10 @@ def compile_evaluate(evaluate: Evaluate, state: Any, split: Batch, size: int = B
     rows = min(size, len(split.image))
     image = jax.ShapeDtypeStruct((rows, *split.image.shape[1:]), jnp.float32)
     batch = Batch(image, jax.ShapeDtypeStruct((rows,), jnp.int32))  # type: ignore[arg-type]
-    return compile_program(jax.jit(evaluate).lower(state, batch))
+    if not isinstance(evaluate, Evaluation):
+        return compile_program(jax.jit(evaluate).lower(state, batch))
+    numbers = jax.tree.map(jnp.asarray, evaluate.numbers)
+    return functools.partial(compile_program(jax.jit(evaluate.of).lower(numbers, state, batch)), numbers)
 
 
 def predict(

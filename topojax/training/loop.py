@@ -184,7 +184,7 @@ class Training:
         self.versions = versions()  # asked once: it starts git
         self.model, self.program = build(config, self.about)
         self.numbers = jax.tree.map(jnp.asarray, pack(config))
-        self.numbered = numbered_of(config, self.model, self.about)
+        self.numbered = numbered_of(config, self.about)
         self.advice = {row.name: row.advice for row in self.program.rows}
         # A gradient ratio that no weight follows is not measured: not a number that is missing, but none.
         self.unmeasured = {

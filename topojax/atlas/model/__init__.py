@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from topojax.atlas.model.atlas import BALL_RADIUS, Decoder, Encoder, nearest_code
+from topojax.atlas.model.atlas import BALL_RADIUS, BALL_SCALE, Decoder, Encoder, nearest_code
 from topojax.atlas.model.discs import CENTER_BOUND
 from topojax.atlas.model.frontends import frontend
 from topojax.atlas.model.heads import Readout, SupervisedTopology
@@ -22,7 +22,8 @@ class Model:
 
     Attributes:
       init: key → (params, spectral).
-      normalise: (params, spectral) → (weights, new spectral); once a step, before everything below.
+      normalise: (params, spectral) → (weights, new spectral); once a step, before everything below. The encoder's
+        weights hold `ball_scale` too, so that one compiled function serves runs whose data are of other spreads.
       project: params → params, after an update: where the latent is bound to a ball, centres lie in it (discs whole),
         codes span no more than its diameter, and free parts of keys keep to twice their initial size. Sums of centre
         and code leave reconstruction unchanged, so that nothing else stops them from drifting, and keys grow with the
@@ -172,6 +173,13 @@ def make_model(config, *, input_dim: int, num_classes: int, image_shape: tuple[i
                 encoder[name] = encoder[name] * jnp.minimum(1.0, bound / jnp.maximum(norm, 1e-12))
         return {**params, "encoder": encoder}
 
+    def normalised(params: Params, spectral: Spectral) -> tuple[Params, Spectral]:
+        weights, spectral = normalise(params, spectral)
+        if "encoder" in weights:
+            scale = jnp.asarray(config["ball_scale"], jnp.float32)
+            weights["encoder"] = {**weights["encoder"], BALL_SCALE: scale}
+        return weights, spectral
+
     def method(name: str) -> Callable:
         return lambda weights, *args: module.apply({"params": weights}, *args, method=name)
 
@@ -205,7 +213,7 @@ def make_model(config, *, input_dim: int, num_classes: int, image_shape: tuple[i
     return Model(
         init=init,
         project=project,
-        normalise=normalise,
+        normalise=normalised,
         features=features,
         encode=method("encode"),
         decode=decode,

@@ -6,6 +6,7 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from topojax.atlas.model.discs import BALL_RADIUS, coordinates, packed, places
 from topojax.atlas.model.frontends import NORM, Painter, frontend
@@ -24,8 +25,11 @@ from topojax.atlas.model.learned_metric import SoftEquivariantMetric, assigned
 from topojax.atlas.model.router import CovariantRouter, route
 from topojax.types import Array, Decoding, Encoding
 
+BALL_SCALE = "ball_scale"
+"""Among the encoder's weights: a number of the data, which no gradient moves."""
 
-def to_ball(v: Array, scale: float) -> Array:
+
+def to_ball(v: Array, scale: ArrayLike) -> Array:
     """V ↦ ρ tanh(s‖v‖) v/‖v‖ with ρ = 0.98, smooth at 0: keeps the latent where the router's τ is meant (model §3)."""
     norm = jnp.sqrt(jnp.sum(v**2, axis=-1, keepdims=True) + 1e-12)
     return BALL_RADIUS * jnp.tanh(scale * norm) / norm * v
@@ -67,7 +71,8 @@ class Encoder(nn.Module):
       tensorization, rank, transport: of the covariant router.
       gate_bias_init: initial β of the norm gates.
       center_scale, code_scale: standard deviations of the initial centres and codes.
-      ball, ball_scale: bound v to the ball of radius 0.98, after scaling it.
+      ball, ball_scale: bound v to the ball of radius 0.98, after scaling it; the scale among the weights, where
+        `Model.normalise` puts it, goes before this one.
       router_gain: initial value of a learned factor on the router's scores; 0 is none, the original, whose temperature
         √H (1 − ‖z‖²)/2 lets routing be sharp at the rim of the ball alone.
       key_offset: standard deviation of a free part of each chart's key, besides the image of its centre; 0 is none, the
@@ -108,6 +113,7 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Encoding:
         bundle = self.latent if self.hidden % self.latent == 0 else 1
+        ball_scale = self.get_variable("params", BALL_SCALE, self.ball_scale)
         gate = lambda name: NormGate(bundle, self.gate_bias_init, name=name)  # noqa: E731
         spread = 3**0.5  # of a uniform variable of standard deviation 1
         around = packed(self.charts, self.latent) if self.discs else 0.0
@@ -118,12 +124,12 @@ class Encoder(nn.Module):
 
         if self.frontend != "flat":
             pictures = (self.picture, self.channels, self.rotations)
-            x = frontend(self.frontend, *pictures, self.gate_bias_init, NORM / self.ball_scale)(x)
+            x = frontend(self.frontend, *pictures, self.gate_bias_init, NORM / ball_scale)(x)
         features = gate("gate_0")(SpectralDense(self.hidden, matmul=self.matmul, name="features_0")(x))
         features = gate("gate_1")(SpectralDense(self.hidden, matmul=self.matmul, name="features_1")(features))
         v = SpectralDense(self.latent, name="value")(features)
         if self.ball:
-            v = to_ball(v, self.ball_scale)
+            v = to_ball(v, ball_scale)
 
         if self.covariant:
             base = SpectralDense(self.hidden, use_bias=False, name="chart_keys")(centers)
@@ -137,7 +143,7 @@ class Encoder(nn.Module):
 
         if self.discs:  # a coordinate of its own in each chart
             kernel, bias = SpectralMaps(self.charts, self.latent, self.hidden, name="values")()
-            v_loc = to_ball(jnp.einsum("bh,ndh->bnd", features, kernel) + bias[None], self.ball_scale)
+            v_loc = to_ball(jnp.einsum("bh,ndh->bnd", features, kernel) + bias[None], ball_scale)
         else:
             c_bar = router @ centers
             v_loc = v - c_bar

@@ -12,11 +12,11 @@ divided by 2, and sums over rings by the root of their number, so that neither l
 """
 
 import functools
-import math
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from topojax.atlas.model.layers import NormGate, SpectralMap, random_param, spectral_kernel
 from topojax.types import Array
@@ -90,12 +90,12 @@ class Standardised(nn.Module):
       norm: of an example's features at first.
     """
 
-    norm: float
+    norm: ArrayLike
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """[B, F] → [B, F]."""
-        first = math.log(self.norm / x.shape[-1] ** 0.5)
+        first = jnp.log(self.norm / x.shape[-1] ** 0.5)
         gain = self.param("log_gain", nn.initializers.constant(first), ())
         centred = x - jnp.mean(x, axis=-1, keepdims=True)
         return centred * (jnp.exp(gain) / jnp.sqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + 1e-6))
@@ -113,7 +113,7 @@ class Pictures(nn.Module):
     shape: tuple[int, int, int]
     channels: int
     bias_init: float = 1.0
-    norm: float = NORM
+    norm: ArrayLike = NORM
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -153,7 +153,7 @@ class Rotations(nn.Module):
     channels: int
     rotations: int = 8
     bias_init: float = 1.0
-    norm: float = NORM
+    norm: ArrayLike = NORM
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -276,7 +276,7 @@ def frontend(
     channels: int,
     rotations: int,
     bias_init: float,
-    norm: float = NORM,
+    norm: ArrayLike = NORM,
 ) -> nn.Module:
     """The front end of a name other than `flat`, to be called `frontend` in the encoder.
 
