@@ -13,7 +13,7 @@ import pathlib
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import NoReturn
 
@@ -119,7 +119,7 @@ def exit_status(command: Callable[[], int | None]) -> int:
     """
     _open_streams()
     _leave_the_screen_and_home()
-    with _interrupts():
+    with _interrupts((signal.SIGINT, signal.SIGTERM), _on_interrupt):
         try:
             status = command() or 0
             return _flushed() or status
@@ -172,15 +172,27 @@ def _leave_the_screen_and_home() -> None:
 
 
 @contextlib.contextmanager
-def _interrupts() -> Iterator[None]:
-    """Have Ctrl-C and SIGTERM end an import at once, and raise KeyboardInterrupt or `Terminated` elsewhere."""
-    if threading.current_thread() is not threading.main_thread():
+def interrupts_noted() -> Iterator[None]:
+    """Have Ctrl-C and SIGTERM raise KeyboardInterrupt or `Terminated` within, or be noted where they are deferred.
+
+    For what a script or a notebook calls; within a command, which does so already, and beside handlers of the caller's
+    own it changes nothing.
+    """
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    with _interrupts([n for n, handler in usual.items() if signal.getsignal(n) == handler], _note):
+        yield
+
+
+@contextlib.contextmanager
+def _interrupts(numbers: Sequence[signal.Signals], react: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Have some signals handled by a function, then as they were before."""
+    if not numbers or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in numbers}
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:  # as under nohup
-            signal.signal(number, _on_interrupt)
+            signal.signal(number, react)
     try:
         yield
     finally:
@@ -233,12 +245,17 @@ def _exception(number: int) -> KeyboardInterrupt:
 
 
 def _on_interrupt(number: int, frame: FrameType | None) -> None:
+    """End an import at once; elsewhere `_note`."""
     # A module that is interrupted while it is imported may swallow that, or turn it into an error of its own.
     while frame is not None and not _DEFERRING[-1]:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             tell(_interrupted(number, ""))
             os._exit(128 + number)
         frame = frame.f_back
+    _note(number, frame)
+
+
+def _note(number: int, frame: FrameType | None) -> None:
     _INTERRUPTS.append(number)
     if not _DEFERRING[-1] or len(_INTERRUPTS) > 1:
         raise _exception(number)

@@ -1,6 +1,7 @@
 """The estimator: what scikit-learn asks of one, and that labels, missing labels and no labels all train it."""
 
 import pickle
+import signal
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 import topojax
+from topojax.analysis import estimator
 from topojax.atlas.table import TABLE
+from topojax.storage.program_cache import compile_epoch
 
 KEPT = ("commitment", "route", "diversity", "window")
 SMALL = {f"contracts.{row.name}.enabled": row.name in KEPT for row in TABLE}
@@ -70,6 +73,31 @@ def test_another_fit_of_a_warm_start_goes_on(fitted):
     steps = int(fitted.run_.state.step)
     warm.fit(X, Y)
     assert int(warm.run_.state.step) == steps * 21 // 20
+
+
+@pytest.mark.slow
+def test_an_interrupt_keeps_what_was_trained(fitted, monkeypatch):
+    warm, asked = pickle.loads(pickle.dumps(fitted)).set_params(warm_start=True, epochs=10_000_000), []
+
+    def epochs(*given, **named):
+        made = compile_epoch(*given, **named)
+
+        def run(*given):
+            asked.append(1)
+            if len(asked) == 3:
+                signal.raise_signal(signal.SIGINT)
+            return made.run(*given)
+
+        return made._replace(run=run)
+
+    monkeypatch.setattr(estimator, "compile_epoch", epochs)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        warm.fit(X, Y)
+    assert signal.getsignal(signal.SIGINT) == handler
+    assert warm.n_iter_ == 3
+    assert int(warm.run_.state.step) == int(fitted.run_.state.step) * 23 // 20
+    assert warm.predict(X).shape == (48,)
 
 
 @pytest.mark.parametrize(

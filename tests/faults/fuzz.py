@@ -9,6 +9,7 @@ or nothing with a line; numbers of a log line whose digits have changed are the 
 import contextlib
 import functools
 import io
+import json
 import os
 import pathlib
 import random
@@ -52,8 +53,9 @@ JUNK = (
     "--config.a.b.c=1",
     "--config.model=1",
 )
-STEPS = 1000
-"""Of so many command lines one that is valid makes a step."""
+PROGRAMS = 250
+"""Of so many command lines one that is valid and has a program of its own makes a step; those of one that has been
+compiled all do."""
 REAL = 500
 """Of so many command lines one that is refused is given to a process of its own, and refused in the same words."""
 SMALL = {"hidden_dim": 64, "latent_dim": 8, "num_charts": 16, "codes_per_chart": 16, "jump_rank": 8}
@@ -68,12 +70,12 @@ def run(folder: pathlib.Path, count: int, seed: int) -> Counts:
     if not (whole / "result.json").exists():
         with contextlib.redirect_stdout(io.StringIO()):
             loop.train_and_evaluate(short_run.config(), whole)
-    files = _Files(whole, folder / "damaged")
+    files, steps = _Files(whole, folder / "damaged"), _Steps()
     while counts["lines"] + counts["files"] < count:
         done = counts["lines"] + counts["files"]
         chance = random.Random(f"{seed} {done}")
         if done % 6:
-            _line(chance, counts)
+            _line(chance, counts, steps)
             counts["lines"] += 1
         else:
             files.damage(chance, counts)
@@ -83,7 +85,7 @@ def run(folder: pathlib.Path, count: int, seed: int) -> Counts:
     return counts
 
 
-def _line(chance: random.Random, counts: Counts) -> None:
+def _line(chance: random.Random, counts: Counts, steps: Callable[[Any, Counts, list[str]], None]) -> None:
     fields, words = _fields(), []
     for _ in range(chance.randint(1, 3)):
         kind = chance.random()
@@ -117,8 +119,8 @@ def _line(chance: random.Random, counts: Counts) -> None:
         if (ended.returncode, ended.stderr) != (status, said):
             counts.broke(f"{words}: a process ends with {ended.returncode}: {ended.stderr[-600:]}, not {said}")
     counts["valid lines"] += status == 0
-    if status == 0 and accepted and counts["steps"] * STEPS <= counts["lines"]:
-        _step(accepted[0], counts, words)
+    if status == 0 and accepted:
+        steps(accepted[0], counts, words)
 
 
 @functools.cache
@@ -165,33 +167,64 @@ def _one_line(status: int, said: str, counts: Counts, what: str) -> None:
         counts.broke(f"{what}: status {status}: {said[-600:]}")
 
 
-def _step(config: Any, counts: Counts, words: list[str]) -> None:
-    """A valid configuration makes a step, or is refused by its data."""
+class _Steps:
+    """Valid configurations make a step, or are refused by their data; those that differ in numbers share a program."""
+
+    def __init__(self):
+        self._compiled: dict[str, tuple[Any, Any, Any]] = {}
+
+    def __call__(self, config: Any, counts: Counts, words: list[str]) -> None:
+        """One step of one configuration, where its program is there or due."""
+        import jax
+        import jax.numpy as jnp
+
+        from topojax.config.numbers import described, pack
+        from topojax.data import sets
+        from topojax.errors import UserError
+        from topojax.scoring.run import build
+
+        if any(config.model[name] > most for name, most in SMALL.items()) or config.data.name != "digits":
+            return
+        try:
+            dataset = sets.load(config.data, seed=config.seed)
+            model, _ = build(config, dataset.sizes())
+        except UserError:
+            counts["refused by their data"] += 1
+            return
+        of = json.dumps([described(config), dataset.sizes()], sort_keys=True, default=str)
+        if of not in self._compiled and counts["programs"] * PROGRAMS > counts["lines"]:
+            return
+        try:
+            if of not in self._compiled:
+                counts["programs"] += 1
+                self._compiled[of] = _programs(config, model, dataset.sizes())
+            init, step, probe = self._compiled[of]
+            numbers = jax.tree.map(jnp.asarray, pack(config))
+            data = jax.tree.map(jnp.asarray, dataset.train)
+            batch = jax.tree.map(lambda x: x[: config.train.batch_size], data)
+            state, _ = step(numbers, init(numbers), batch, probe(numbers, data))
+            counts["steps"] += 1
+            if not state.sound():
+                counts.broke(f"{words}: the state is not sound")
+        except Exception as error:
+            counts.broke(f"{words}: {type(error).__name__}: {str(error)[:300]}")
+
+
+def _programs(config: Any, model: Any, sizes: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """Compiled when they are first called: beginning, step, probe, each of the numbers and what else it takes."""
     import jax
-    import jax.numpy as jnp
 
-    from topojax.data import sets
-    from topojax.errors import UserError
-    from topojax.scoring.run import build
+    from topojax.config.numbers import placed
+    from topojax.scoring.run import program_of
 
-    if any(config.model[name] > most for name, most in SMALL.items()) or config.data.name != "digits":
-        return
-    try:
-        dataset = sets.load(config.data, seed=config.seed)
-        _, program = build(config, dataset.sizes())
-    except UserError:
-        counts["refused by their data"] += 1
-        return
-    counts["steps"] += 1
-    try:
-        data = jax.tree.map(jnp.asarray, dataset.train)
-        batch = jax.tree.map(lambda x: x[: config.train.batch_size], data)
-        state, _ = jax.jit(program.train_step)(jax.jit(program.init)(), batch, program.probe_of(data))
-        if not state.sound():
-            counts.broke(f"{words}: the state is not sound")
-    except Exception as error:
-        counts.broke(f"{words}: {type(error).__name__}: {str(error)[:300]}")
-    jax.clear_caches()
+    def of(numbers: Any) -> Any:
+        return program_of(placed(config, numbers), model, sizes)
+
+    return (
+        jax.jit(lambda numbers: of(numbers).init()),
+        jax.jit(lambda numbers, *given: of(numbers).train_step(*given)),
+        jax.jit(lambda numbers, data: of(numbers).probe_of(data)),
+    )
 
 
 def _damaged(content: bytes, chance: random.Random) -> bytes | None:
@@ -220,6 +253,7 @@ class _Files:
         from topojax.storage.logs import rows_of
 
         self.whole, self.copy = whole, copy
+        self.changed: list[pathlib.Path] | None = None  # of the copy; None before there is one
         epochs = [int(path.name) for path in (whole / "checkpoints").iterdir() if path.name.isdecimal()]
         self.digests = {digest(restore(whole, step=epoch).state) for epoch in epochs}
         self.abstract = jax.eval_shape(lambda tree: tree, restore(whole).state)
@@ -247,11 +281,18 @@ class _Files:
             counts.broke(f"{kind}: {type(error).__name__}: {str(error)[:500]}")
 
     def _fresh(self) -> None:
-        shutil.rmtree(self.copy, ignore_errors=True)
-        shutil.copytree(self.whole, self.copy)
+        """The copy as the run was: what has been damaged since is put back."""
+        if self.changed is None:
+            shutil.rmtree(self.copy, ignore_errors=True)
+            shutil.copytree(self.whole, self.copy)
+        for path in self.changed or ():
+            path.write_bytes((self.whole / path.relative_to(self.copy)).read_bytes())
+        self.changed = []
 
     def _replace(self, path: pathlib.Path, chance: random.Random) -> None:
         content = _damaged(path.read_bytes(), chance)
+        if self.changed is not None and path.is_relative_to(self.copy):
+            self.changed.append(path)
         path.unlink()
         if content is not None:
             path.write_bytes(content)
@@ -353,8 +394,6 @@ class _Files:
 
 def _data_files(folder: pathlib.Path) -> dict[str, bytes]:
     """A good file of each kind that is read without an extra: name → bytes."""
-    import json
-
     import numpy as np
 
     folder.mkdir(exist_ok=True)

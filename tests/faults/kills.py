@@ -5,6 +5,7 @@ import pathlib
 import random
 import shutil
 import signal
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +18,9 @@ Train = Callable[[pathlib.Path, short_run.Flag | None], Any]
 
 A_RUN = 20
 """Kills of a run, before it is left to end."""
-WORKERS = 2
+WORKERS = len(os.sched_getaffinity(0))
+IN_A_SAVE = 0.3
+"""Of all kills, those that wait for a save."""
 
 
 def run(folder: pathlib.Path, count: int, seed: int) -> Counts:
@@ -47,10 +50,7 @@ def kill(
         assert status == 0, said.read_text()[-2000:]
         done.touch()
     expected = fingerprint(whole)
-    since = time.monotonic()
-    short_run.ended(short_run.fork(lambda: train(folder / "timed", None), said))
-    length = time.monotonic() - since
-    shutil.rmtree(folder / "timed")
+    length, save = _lengths(folder / "timed", said, train)
     chance = random.Random(f"{seed} {counts['kills']}")
     running: dict[int, _Killed] = {}
     known = 0
@@ -58,7 +58,9 @@ def kill(
     while counts["kills"] < count or running:
         while free and counts["kills"] < count:
             worker = free.pop()
-            running[worker] = _Killed(folder / f"run{worker}", said, length, random.Random(chance.random()), train)
+            running[worker] = _Killed(
+                folder / f"run{worker}", said, (length, save), random.Random(chance.random()), train
+            )
         for worker, killed in list(running.items()):
             if killed.turn(counts):
                 killed.compare(expected, fingerprint, counts)
@@ -69,6 +71,23 @@ def kill(
             counts.keep()
         time.sleep(0.003)
     return counts
+
+
+def _lengths(workdir: pathlib.Path, said: pathlib.Path, train: Train) -> tuple[float, float]:
+    """Seconds of CPU of a run, and of one of its saves."""
+    flag, saves, begun, last = short_run.Flag(), [], None, 0.0
+    child = short_run.fork(lambda: train(workdir, flag), said)
+    while not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        last = short_run.cpu_s(child)
+        if flag and begun is None:
+            begun = last
+        elif not flag and begun is not None:
+            saves.append(last - begun)
+            begun = None
+        time.sleep(0.003)
+    short_run.ended(child)
+    shutil.rmtree(workdir)
+    return last, statistics.median(saves)
 
 
 def _train(workdir: pathlib.Path, flag: short_run.Flag | None) -> None:
@@ -95,26 +114,32 @@ def flag_saves(flag: short_run.Flag | None) -> None:
 class _Killed:
     """A run that is killed again and again, and then left alone."""
 
-    def __init__(self, workdir: pathlib.Path, said: pathlib.Path, length: float, chance: random.Random, train: Train):
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        said: pathlib.Path,
+        lengths: tuple[float, float],
+        chance: random.Random,
+        train: Train,
+    ):
         shutil.rmtree(workdir, ignore_errors=True)
-        self._workdir, self._said, self._length, self._chance, self._train = workdir, said, length, chance, train
+        self._workdir, self._said, self._lengths, self._chance, self._train = workdir, said, lengths, chance, train
         self._kills, self._flag = 0, short_run.Flag()
         self._start()
 
     def _start(self) -> None:
         self._flag.set(False)
-        self._begun = time.monotonic()
-        self._in_a_save = self._chance.random() < 0.3
-        self._at = None if self._in_a_save else self._begun + self._chance.uniform(0.0, self._length)
+        in_a_save = self._chance.random() < IN_A_SAVE
+        # Moments are told in seconds of CPU: another process beside this one does not make them earlier.
+        self._at = None if in_a_save else self._chance.uniform(0.0, self._lengths[0])
         self._child = short_run.fork(lambda: self._train(self._workdir, self._flag), self._said)
 
     def turn(self, counts: Counts) -> bool:
         """Look after it; whether it has come to its end."""
-        now = time.monotonic()
         if self._kills < A_RUN:
             if self._at is None and self._flag:
-                self._at = now + self._chance.uniform(0.0, 0.05)
-            if self._at is not None and now >= self._at:
+                self._at = short_run.cpu_s(self._child) + self._chance.uniform(0.0, self._lengths[1])
+            if self._at is not None and short_run.cpu_s(self._child) >= self._at:
                 os.kill(self._child, signal.SIGKILL)
         pid, status = os.waitpid(self._child, os.WNOHANG)
         if not pid:

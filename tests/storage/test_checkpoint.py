@@ -182,6 +182,26 @@ def test_another_number_in_the_metadata_is_noticed(tmp_path):
     store.close()
 
 
+@pytest.mark.parametrize("damaged", [b"", b'{"los', b'{"loss": 1\xff}', b'{"lost": 1}', b"[1]", b'{"loss": NaN}', None])
+def test_a_loss_that_cannot_be_read_makes_no_best_and_costs_nothing_else(damaged, tmp_path, capfd):
+    store = Checkpoints(tmp_path, keep=2)
+    for epoch in (1, 2):
+        store.save(epoch, toy(epoch), {}, loss=1.0 / epoch)
+    store.close()
+    for name in ("metrics/metrics", "_CHECKPOINT_METADATA"):
+        if damaged is None:
+            (tmp_path / "checkpoints" / "2" / name).unlink()
+        else:
+            (tmp_path / "checkpoints" / "2" / name).write_bytes(damaged)
+    store = Checkpoints(tmp_path, keep=2)
+    assert store.best() == 1
+    assert key_bits(store.newest(lambda epoch: store.restore(ABSTRACT, epoch))[0]) == key_bits(toy(2))
+    store.save(3, toy(3), {}, loss=2.0)
+    assert (store.epochs(), store.best()) == ([1, 2, 3], 1)
+    store.close()
+    assert capfd.readouterr().err == ""
+
+
 def test_a_checkpoint_that_claims_far_more_than_it_holds_is_not_read(store):
     store.save(1, {"a": jnp.zeros(4)}, {}, loss=1.0)
     huge = {"a": jax.ShapeDtypeStruct((2**40,), jnp.float32)}

@@ -4,8 +4,11 @@ import io
 import json
 import os
 import pathlib
+import struct
 import subprocess
 import sys
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -15,17 +18,18 @@ from topojax.config.io import telling
 from topojax.data import sets
 from topojax.errors import UserError
 from topojax.scoring import run
-from topojax.tracking import tensorboard_writer
+from topojax.tracking import event_files, tensorboard_writer
 
 TINY = str(pathlib.Path(__file__).parents[1] / "tiny_config.py")
 
 
-def made(config, workdir):
+def made(config, workdir, **going_on):
     """A sink, the model's program and its data set."""
     dataset = sets.load(config.data, seed=config.seed)
     about = {"num_train": len(dataset.train.label), "input_dim": 64, "num_classes": 10, "image_shape": (8, 8, 1)}
     model, program = run.build(config, about)
-    return tensorboard_writer.TensorBoard(workdir / "tensorboard", config, model, dataset), program, dataset
+    board = tensorboard_writer.TensorBoard(workdir / "tensorboard", config, model, dataset, **going_on)
+    return board, program, dataset
 
 
 @pytest.mark.slow
@@ -132,6 +136,57 @@ def test_hyperparameters_are_the_telling_fields(trained):
     assert content.hparams["optim.learning_rate_max"].number_value == config.optim.learning_rate_max
     assert content.hparams["name"].string_value == "tiny"
     assert set(content.hparams) == set(telling(config))
+
+
+@pytest.mark.tf
+@pytest.mark.slow
+def test_a_run_that_goes_on_has_each_step_once_and_none_missing(tmp_path):
+    """Killed after the row of step 15; that of step 10 waited to be written. The checkpoint is of step 10."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    rows = [{"epoch": n, "step": 5 * n, "signal/task": float(n), "none": None} for n in (1, 2, 3)]
+    board, _, _ = made(get_config(), tmp_path)
+    for row in (rows[0], rows[2]):
+        board.metrics(row["epoch"], row["step"], {"signal/task": row["signal/task"]})
+    board.close()
+    board, _, _ = made(get_config(), tmp_path, step=10, rows=rows)
+    board.metrics(3, 15, {"signal/task": 3.5})
+    board.close()
+    read = EventAccumulator(str(tmp_path / "tensorboard"))
+    read.Reload()
+    assert [(point.step, point.value) for point in read.Scalars("signal/task")] == [(5, 1.0), (10, 2.0), (15, 3.5)]
+
+
+class Value(NamedTuple):
+    kind: str
+
+    def HasField(self, name):  # as protocol buffers have it
+        return name == self.kind
+
+
+def parsed(content):
+    step, *kinds = json.loads(content)
+    return SimpleNamespace(step=step, summary=SimpleNamespace(value=[Value(kind) for kind in kinds]))
+
+
+def record(*told):
+    content = json.dumps(told).encode()
+    return struct.pack("<Q", len(content)) + b"sum." + content + b"sum."
+
+
+def test_event_files_are_cut_after_a_step_and_where_they_break_off(tmp_path):
+    kept = record(0) + record(5, "simple_value") + record(5, "image") + record(10, "image")
+    (tmp_path / "events.out.tfevents.1").write_bytes(kept + record(15, "simple_value") + record(20)[:-1])
+    whole = record(0) + record(8, "simple_value")
+    (tmp_path / "events.out.tfevents.2").write_bytes(whole)
+    (tmp_path / "events.out.tfevents.3").write_bytes(struct.pack("<Q", 2**60) + b"sum." + b"short")
+    assert event_files.cut(tmp_path, 10, parsed) == {5, 8}
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        "events.out.tfevents.1": kept,
+        "events.out.tfevents.2": whole,
+        "events.out.tfevents.3": b"",
+    }
+    assert event_files.cut(tmp_path / "none", 10, parsed) == set()
 
 
 def test_telling_fields_leave_out_contracts_as_they_are():

@@ -14,6 +14,7 @@ from topojax.data import feed
 from topojax.data.fit import units
 from topojax.data.rows import Given, Rows
 from topojax.training import loop
+from topojax.training.within import Within
 
 
 def config(mode, **fields):
@@ -76,6 +77,32 @@ def test_a_run_goes_on_within_an_epoch_bit_for_bit(tmp_path, monkeypatch, mode):
     assert trained(tmp_path / "left", mode) == whole
     assert sum(chunks) == 4 * 5  # each step once
     assert not list((tmp_path / "left" / "within" / "checkpoints").glob("[0-9]*"))
+
+
+@pytest.mark.slow
+def test_a_damaged_state_within_an_epoch_is_a_line_and_the_epoch_begins_anew(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(feed, "BYTES", 2 * 32 * 64 * 2)
+    fields = {"checkpoint__every_steps": 2, "train__epochs": 2}
+    whole, saves = trained(tmp_path / "whole", "host", **fields), []
+    save = Within.save
+
+    def saved(self, step, *given):
+        save(self, step, *given)
+        saves.append(step)
+        if step > 5:  # in the second epoch
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Within, "save", saved)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "left", "host", **fields)
+    monkeypatch.setattr(Within, "save", save)
+    for path in (tmp_path / "left" / "within" / "checkpoints").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[:-20])
+    capsys.readouterr()
+    assert trained(tmp_path / "left", "host", **fields) == whole
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"within/checkpoints/{saves[-1]} cannot be read" in line
+    assert line.endswith("its epoch begins anew")
 
 
 @pytest.mark.slow

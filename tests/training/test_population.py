@@ -104,6 +104,25 @@ def test_stopping_and_going_on_changes_nothing(whole, tmp_path):
 
 
 @pytest.mark.slow
+def test_where_a_member_s_checkpoint_is_damaged_all_go_back_to_the_one_before(whole, tmp_path, capsys):
+    workdir, found = whole
+    train_population(config(train__epochs=3), tmp_path / "run")
+    for path in (tmp_path / "run" / "member_001" / "checkpoints" / "3" / "state").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[:-20])
+    capsys.readouterr()
+    again = train_population(config(), tmp_path / "run")
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert "member_001/checkpoints/3 cannot be read" in line
+    assert "going back to an earlier one" in line
+    for i in (0, 1):
+        name = f"member_{i:03d}"
+        assert again["members"][i]["result"] == found["members"][i]["result"]
+        assert digest(topojax.restore(tmp_path / "run" / name).state) == digest(topojax.restore(workdir / name).state)
+        assert rows(tmp_path / "run" / name) == rows(workdir / name)
+    assert (tmp_path / "run" / "member_001" / "damaged" / "3").is_dir()
+
+
+@pytest.mark.slow
 def test_what_is_finished_is_not_trained_again_and_another_sweep_is_refused(whole, monkeypatch):
     workdir, found = whole
     monkeypatch.setattr(jax, "jit", None)

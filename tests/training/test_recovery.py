@@ -14,7 +14,7 @@ import pytest
 from controller_runs import bits
 from tiny_config import get_config
 
-from topojax.errors import UserError, exit_status
+from topojax.errors import Terminated, UserError, exit_status
 from topojax.scoring.run import restore
 from topojax.storage import logs
 from topojax.storage.checkpoint import Checkpoints
@@ -56,6 +56,21 @@ def after_epoch(monkeypatch, epoch, act):
             act()
 
     monkeypatch.setattr(logs.Writers, "metrics", acting)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_signal_saves_what_a_script_or_notebook_trains(number, tmp_path, monkeypatch):
+    """No command has prepared for it: the handlers are Python's own, before and after."""
+    before = signal.getsignal(number)
+    signal.signal(number, {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}[number])
+    usual = signal.getsignal(number)
+    after_epoch(monkeypatch, 3, lambda: signal.raise_signal(number))
+    try:
+        with pytest.raises(Terminated if number == signal.SIGTERM else KeyboardInterrupt, match="from epoch 3 of"):
+            loop.train_and_evaluate(config(), tmp_path)
+        assert signal.getsignal(number) == usual
+    finally:
+        signal.signal(number, before)
 
 
 @pytest.mark.parametrize(

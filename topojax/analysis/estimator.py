@@ -22,7 +22,7 @@ from topojax.config.numbers import described, pack
 from topojax.config.validate import validate
 from topojax.data import own, sets
 from topojax.data.padding import in_batches
-from topojax.errors import UserError
+from topojax.errors import UserError, interrupted, interrupts_deferred, interrupts_noted, raise_if_interrupted
 from topojax.scoring.run import Run, build, numbered_of
 from topojax.storage.program_cache import compile_epoch
 from topojax.storage.runtime import use_compilation_cache
@@ -87,15 +87,19 @@ class Atlas(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
         Raises:
           ValueError: inputs or settings that cannot train, with what to do about it.
+          KeyboardInterrupt: Ctrl-C; the epochs that were trained are kept, and `n_iter_` counts them.
         """
         X = self._checked(X, fitting=True)
         y = np.asarray(y) if self.labels and y is not None else None
         try:
-            return self._fit(X, y)
+            with interrupts_noted():
+                self._fit(X, y)
+                raise_if_interrupted()
+            return self
         except UserError as error:
             raise ValueError(str(error)) from error
 
-    def _fit(self, X: Any, y: np.ndarray | None) -> "Atlas":
+    def _fit(self, X: Any, y: np.ndarray | None) -> None:
         config, keep = self._config()
         some = slice(0, own.LEAST)  # nothing is held out; the loader wants a test split
         few = {name: X[name][some] for name in X} if isinstance(X, dict) else X[some]
@@ -115,9 +119,15 @@ class Atlas(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             state = jax.tree.map(jnp.copy, old.state)
         shaped = [described(config), about]
         run_epoch, names, _ = compile_epoch(numbered, numbers, state, batch, described=shaped, cached=True)
-        metrics = None
-        for _ in range(config.train.epochs):
-            state, metrics = run_epoch(numbers, state, batch)
+        epochs, metrics = 0, None
+        with interrupts_deferred():
+            while epochs < config.train.epochs and not interrupted():
+                before = metrics
+                state, metrics = run_epoch(numbers, state, batch)
+                epochs += 1
+                jax.block_until_ready(before)  # an interrupt waits for two epochs, not for all that could be begun
+        if not epochs:
+            raise_if_interrupted()
         last = dict(zip(names, np.asarray(metrics), strict=True))
         if last["guard/failures"] >= program.steps_per_epoch:
             raise UserError("diverged: the steps of the last epoch were not finite; look at the data")
@@ -125,7 +135,7 @@ class Atlas(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             model=model,
             state=state,
             config=config,
-            epoch=config.train.epochs,
+            epoch=epochs,
             image_shape=dataset.image_shape,
             input_dim=about["input_dim"],
             program=program,
@@ -133,12 +143,11 @@ class Atlas(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             manifest=dataset.manifest,
             units=dataset.units,
         )
-        self.n_iter_ = config.train.epochs
+        self.n_iter_ = epochs
         self._n_features_out = config.model.latent_dim
         self.__dict__.pop("classes_", None)
         if config.supervised.enabled:
             self.classes_: np.ndarray = _as_given(self.run_.units.classes, y)
-        return self
 
     def transform(self, X: Any) -> np.ndarray:
         """Latent coordinates z_geo, [n, latent]."""

@@ -5,8 +5,11 @@ digest and the shape of every leaf: a damaged or foreign checkpoint is named as 
 """
 
 import contextlib
+import datetime
 import hashlib
 import json
+import logging
+import math
 import pathlib
 import sys
 from collections.abc import Callable, Iterator
@@ -31,7 +34,16 @@ _Read = TypeVar("_Read")
 
 
 class Damaged(UserError):
-    """A checkpoint that cannot be read; the one before it may do."""
+    """A checkpoint that cannot be read; the one before it may do.
+
+    Args:
+      what: which, and why.
+      advice: what else there is.
+    """
+
+    def __init__(self, what: str, advice: str):
+        super().__init__(f"{what}: {advice}")
+        self.what = what
 
 
 _SHORT = 16
@@ -43,10 +55,14 @@ _TOLD: set[tuple[pathlib.Path, int]] = set()
 
 @contextlib.contextmanager
 def _uncomplaining() -> Iterator[None]:
-    """Reads that are under way when the first of them fails find orbax's event loop closed, and say so at their end.
+    """What orbax has to say of damaged files is said here, in a line.
 
-    Their end may come whenever it likes: after a failure nothing more is heard of closed loops in this process.
+    Reads that are under way when the first of them fails find orbax's event loop closed, and say so at their end, which
+    may come whenever it likes: after a failure nothing more is heard of closed loops in this process.
     """
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
     before = sys.unraisablehook
 
     def hook(ignored: Any) -> None:
@@ -54,8 +70,47 @@ def _uncomplaining() -> Iterator[None]:
             before(ignored)
 
     sys.unraisablehook = hook
-    yield
-    sys.unraisablehook = before
+    try:
+        yield
+        sys.unraisablehook = before
+    finally:
+        log.setLevel(level)
+
+
+class _Step(ocp.path.step.Metadata):
+    """A step whose time nobody asks for: orbax reads it of a file that may be damaged."""
+
+    @property
+    def commit_timestamp(self) -> datetime.datetime:
+        """Always the same."""
+        return datetime.datetime.min
+
+
+class _Names:
+    """Orbax's names of steps."""
+
+    def __init__(self) -> None:
+        self._names = ocp.path.step.standard_name_format()
+
+    def find_all(self, base_path: Any) -> Iterator[_Step]:
+        """Steps that are there."""
+        return (_Step(step=found.step, path=found.path) for found in self._names.find_all(base_path))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._names, name)
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, but for losses that cannot be read: their checkpoint is not the best, and whole all the same."""
+
+    def metrics(self, step: int) -> Any:
+        """Those of a step, None where they are no numbers."""
+        try:
+            found = super().metrics(step)
+        except (ValueError, OSError):
+            return None
+        loss: Any = found.get("loss") if isinstance(found, dict) else None
+        return {"loss": loss} if type(loss) in (int, float) and not math.isnan(loss) else None
 
 
 class Checkpoints:
@@ -84,6 +139,7 @@ class Checkpoints:
             enable_async_checkpointing=False,
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), least]),
             save_decision_policy=policies.FixedIntervalPolicy(1),
+            step_name_format=_Names(),
             cleanup_tmp_directories=not read_only,
             create=not (read_only or several),
             multiprocessing_options=_by_itself() if several else ocp.options.MultiprocessingOptions(),
@@ -96,7 +152,8 @@ class Checkpoints:
             if several and not read_only:
                 self.directory.mkdir(parents=True, exist_ok=True)
             handlers = _handlers() if several and not read_only else None
-            self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
+            with _uncomplaining():
+                self._manager = _Manager(self.directory, options=options, item_handlers=handlers)
         except OSError as error:
             raise Stopped(f"{self.directory} cannot be used: {_reason(error)}") from error
 
@@ -172,13 +229,22 @@ class Checkpoints:
             except Damaged as error:
                 if epoch == known[0]:
                     raise
-                if (self.directory, epoch) not in _TOLD:
-                    _TOLD.add((self.directory, epoch))
-                    tell(f"topojax: warning: {error}: going back to an earlier one")
+                self.give_way(epoch, error)
                 bad = error
-                if not self._read_only:
-                    self._set_aside(epoch)
         raise bad
+
+    def give_way(self, epoch: int, damage: Damaged) -> None:
+        """Say, once, that an earlier checkpoint takes the place of one that is damaged, and set that aside.
+
+        Args:
+          epoch: of the damaged one.
+          damage: what reading it raised.
+        """
+        if (self.directory, epoch) not in _TOLD:
+            _TOLD.add((self.directory, epoch))
+            tell(f"topojax: warning: {damage}: going back to an earlier one")
+        if not self._read_only:
+            self._set_aside(epoch)
 
     def _read(self, epoch: int, name: str, how: Any) -> Any:
         """An item of a checkpoint.
@@ -302,7 +368,7 @@ class Checkpoints:
     def _damaged(self, epoch: int, cause: object) -> UserError:
         earlier = [e for e in self.epochs() if e != epoch]
         advice = f"there are {_listed(earlier)}" if earlier else "there is no other, start anew"
-        return Damaged(f"checkpoint {self.directory / str(epoch)} cannot be read ({_reason(cause)}): {advice}")
+        return Damaged(f"checkpoint {self.directory / str(epoch)} cannot be read ({_reason(cause)})", advice)
 
 
 class Followed(Checkpoints):

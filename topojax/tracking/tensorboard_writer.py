@@ -9,7 +9,7 @@ TensorBoard's step is the training step.
 import os
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -24,6 +24,7 @@ from topojax.data.sets import Dataset
 from topojax.errors import needing
 from topojax.storage.logs import Row, Sink
 from topojax.tracking.canvas import import_matplotlib
+from topojax.tracking.event_files import cut
 
 POINTS = 2000
 """Test points in the picture of the atlas, at most."""
@@ -41,12 +42,25 @@ class TensorBoard(Sink):
       config: the whole configuration.
       model: the atlas.
       dataset: its test split is drawn.
+      step: that the run goes on from; events of later ones are dropped.
+      rows: of its metrics.jsonl: scalars of which no file has the step yet are written again, as after a kill, which
+        loses what waits to be written.
 
     Raises:
       UserError: TensorFlow or tensorboard cannot be imported.
     """
 
-    def __init__(self, directory: pathlib.Path, config: Any, model: Model, dataset: Dataset):
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        config: Any,
+        model: Model,
+        dataset: Dataset,
+        *,
+        step: int = 0,
+        rows: Iterable[Mapping[str, Any]] = (),
+    ):
+        there = _cut(directory, step)
         self._writer, self._directory = _writer(directory), directory
         self._labels, self._shape = np.asarray(dataset.test.label), dataset.image_shape
         first = np.unique(self._labels, return_index=True)[1][:COLUMNS]
@@ -67,6 +81,10 @@ class TensorBoard(Sink):
                 for name, value in telling(config).items()
             }
         )
+        for row in rows:
+            if row["step"] <= step and row["step"] not in there:
+                values = {name: value for name, value in row.items() if name not in ("epoch", "step")}
+                self.metrics(row["epoch"], row["step"], values)
 
     def metrics(self, epoch: int, step: int, values: Row) -> None:
         """Every finite scalar, and the errors of all contracts as one histogram."""
@@ -144,10 +162,21 @@ def pairs(x: np.ndarray, x_hat: np.ndarray, shape: tuple[int, int, int]) -> np.n
     return np.clip(np.concatenate(rows), 0.0, 1.0)
 
 
-def _writer(directory: pathlib.Path) -> Any:
+def _tensorflow() -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with needing("tf", "config.log.tensorboard"):
         import tensorflow as tf
+    return tf
+
+
+def _cut(directory: pathlib.Path, step: int) -> set[int]:
+    """`event_files.cut` of what an earlier process has written."""
+    return cut(directory, step, _tensorflow().compat.v1.Event.FromString) if directory.is_dir() else set()
+
+
+def _writer(directory: pathlib.Path) -> Any:
+    tf = _tensorflow()
+    with needing("tf", "config.log.tensorboard"):
         from clu import metric_writers
     import_matplotlib()  # here, so that the first picture's time is a picture's
 

@@ -47,7 +47,7 @@ from topojax.step.predict import compile_evaluate, predict
 from topojax.step.state import TrainState
 from topojax.storage import workdir as workdirs
 from topojax.storage.checkpoint import Checkpoints, Followed, last_epoch
-from topojax.storage.logs import Sink, Writers, number, numbers
+from topojax.storage.logs import Sink, Writers, number, numbers, rows_of
 from topojax.storage.program_cache import compile_epoch
 from topojax.storage.runtime import compile_program, use_compilation_cache, use_every_core, versions
 from topojax.storage.switches import key_kind, own_switches
@@ -374,7 +374,10 @@ class Training:
         if self.config.log.tensorboard:
             from topojax.tracking.tensorboard_writer import TensorBoard
 
-            yield TensorBoard(self.path / "tensorboard", self.config, self.model, self.dataset)
+            step, rows = done * self.program.steps_per_epoch, rows_of(self.path / "metrics.jsonl")
+            yield TensorBoard(
+                self.path / "tensorboard", self.config, self.model, self.dataset, step=step, rows=rows if done else ()
+            )
         if self.config.mlflow.enabled:
             from topojax.tracking.mlflow_writer import Mlflow
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from topojax.control.ending import SETTLED
-from topojax.errors import Stopped, UserError
+from topojax.errors import Stopped, UserError, interrupts_noted
 from topojax.scoring.run import restore
 from topojax.step.state import TrainState
 from topojax.storage import workdir as workdirs
@@ -33,7 +33,8 @@ def ends_at(config: Any, row: Mapping[str, Any]) -> int:
 def ended_well(path: pathlib.Path) -> Iterator[None]:
     """Say in one line how a run that is interrupted, or refused by the system, can go on."""
     try:
-        yield
+        with interrupts_noted():
+            yield
     except KeyboardInterrupt as interrupt:
         raise type(interrupt)(goes_on(path)) from None
     except OSError as error:

@@ -6,6 +6,7 @@ and so on, where restore, report, evaluate and contracts find them. What concern
 
 import contextlib
 import json
+import math
 import pathlib
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -28,7 +29,7 @@ from topojax.step import population as together
 from topojax.step.predict import compile_evaluate
 from topojax.step.state import TrainState
 from topojax.storage import workdir as workdirs
-from topojax.storage.checkpoint import Checkpoints
+from topojax.storage.checkpoint import Checkpoints, Damaged
 from topojax.storage.footprint import require_fit, there
 from topojax.storage.logs import Writers, number, write_json
 from topojax.storage.program_cache import compile_epoch
@@ -314,25 +315,41 @@ class _Population:
         for i, line in enumerate(told.get("members", [])):
             if i < len(self.members) and line["state"] == "stopped":
                 self.members[i].reason = line["reason"]
-        done = self._common_epoch()
-        if not done:
-            for member in self.members:
-                member.reason = None
-                member.first_row()
-            return self._begun(state), 0
-        here = self._gathered(state)
+        states: list[TrainState] | None = None
+        while states is None:
+            done = self._common_epoch()
+            if not done:
+                for member in self.members:
+                    member.reason = None
+                    member.first_row()
+                return self._begun(state), 0
+            states = self._restored(self._gathered(state), done)
+        self.numbers = of_config.stack([member.config for member in self.members])
+        step = next(s.step for s, member in zip(states, self.members, strict=True) if member.reason is None)
+        return self._place(together.stacked([s.replace(step=step) for s in states]), 1), done
+
+    def _restored(self, here: TrainState, epoch: int) -> list[TrainState] | None:
+        """Each member's state and books of an epoch; None where one is damaged and all have an earlier one.
+
+        Raises:
+          Damaged: a checkpoint, and there is no epoch before it that all have.
+        """
         states = []
         for i, member in enumerate(self.members):
             if member.reason is not None:
                 states.append(self.member_of(here, i))
                 continue
-            own, meta = member.checkpoints.restore(self.alone, done)
+            try:
+                own, meta = member.checkpoints.restore(self.alone, epoch)
+            except Damaged as damage:
+                if not self._common_epoch(before=epoch):
+                    raise
+                member.checkpoints.give_way(epoch, damage)
+                return None
             member.config = changed(member.config, numbers_in(meta["config"], self.swept))
             member.previous, member.train_s = meta["previous"], meta["train_s"]
             states.append(own)
-        self.numbers = of_config.stack([member.config for member in self.members])
-        step = next(s.step for s, member in zip(states, self.members, strict=True) if member.reason is None)
-        return self._place(together.stacked([s.replace(step=step) for s in states]), 1), done
+        return states
 
     def _begun(self, state: TrainState) -> TrainState:
         """Every member's first state, at the middle of its own charts; with `init_from`, another run's in it."""
@@ -345,10 +362,10 @@ class _Population:
             tell(f"{self.path}: every member {own[0][1]}")
         return self._place(together.stacked([one for one, _ in own]), 1)
 
-    def _common_epoch(self) -> int:
-        """The last epoch that every member that goes on has a checkpoint of; 0: there is none."""
+    def _common_epoch(self, before: float = math.inf) -> int:
+        """The last epoch, before another, that every member that goes on has a checkpoint of; 0: there is none."""
         known = [set(member.checkpoints.epochs()) for member in self.members if member.reason is None]
-        return max(set.intersection(*known), default=0) if known else 0
+        return max((e for e in set.intersection(*known) if e < before), default=0) if known else 0
 
     def _gathered(self, state: TrainState) -> TrainState:
         """A state on one device."""

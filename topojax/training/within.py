@@ -13,6 +13,7 @@ import numpy as np
 
 from topojax.config.changes import changes
 from topojax.config.io import from_json
+from topojax.errors import tell
 from topojax.storage.checkpoint import Checkpoints, Damaged
 
 FOLDER = "within"
@@ -46,7 +47,7 @@ class Within:
             held.save(step, state, {**meta, "rows": text, "taken": len(rows)}, loss=None)
 
     def newest(self, abstract: Any, config: Any) -> tuple[Any, dict[str, Any], np.ndarray] | None:
-        """State, metadata and rows of the checkpoint there is; None without one that can be read.
+        """State, metadata and rows of the checkpoint there is; None without one, or with a line if it cannot be read.
 
         Args:
           abstract: the state's structure.
@@ -62,7 +63,8 @@ class Within:
                 if changes(saved, config):
                     return None
                 state, meta = held.restore(abstract)
-            except Damaged:
+            except Damaged as damage:
+                tell(f"topojax: warning: {damage.what}: its epoch begins anew")
                 return None
         rows = np.frombuffer(base64.b64decode(meta["rows"]), np.float32).reshape(meta["taken"], -1)
         return state, meta, rows
