@@ -79,7 +79,7 @@ class Joined(Source):
       columns: name → a source of shape (N,); all have the same groups.
     """
 
-    def __init__(self, columns: dict[str, Source]):
+    def __init__(self, columns: dict[str, Any]):
         first = next(iter(columns.values()))
         self.names, self._columns = tuple(columns), tuple(columns.values())
         self.shape, self.dtype = (len(first), len(columns)), np.dtype(np.float64)

@@ -53,7 +53,7 @@ def values(column: Any, where: str, options: Options, rows: Sequence[int] | None
             raise UserError(f"{where}: row {_numbered(rows, cells.index(None))} holds no image")
         return stacked([decode(cell, where, options.resize, strict=rows is None) for cell in cells], where, rows)
     if is_number(column.type):
-        return np.asarray(column.to_numpy() if not column.null_count else typed(column.to_pylist()))
+        return typed(column.to_pylist()) if column.null_count else np.asarray(column.to_numpy(zero_copy_only=False))
     return _lists(column, where, rows) if is_list(column.type) else typed(column.to_pylist())
 
 

@@ -8,9 +8,10 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from topojax.data.raw import Options, Raw
+from topojax.data.raw import Options, Raw, Split
 from topojax.data.readers.arrow_cells import is_image, values
-from topojax.data.readers.tabular import divided, label_of
+from topojax.data.readers.tabular import divided, label_of, require_columns
+from topojax.data.source import Joined
 from topojax.data.unfolding import require_unfolded
 from topojax.errors import UserError, needing
 
@@ -47,6 +48,7 @@ def _read(files: Sequence[pathlib.Path], options: Options, where: str) -> Raw:
     pictures = [field.name for field in schema if is_image(field.type)]
     if pictures and options.columns is None:
         options = options._replace(columns=(pictures[0],))
+    require_columns(options.columns or (), schema.names, where)
     label = label_of(schema.names, options, where)
     wanted = [
         name
@@ -66,6 +68,9 @@ def _read(files: Sequence[pathlib.Path], options: Options, where: str) -> Raw:
         table = pyarrow.concat_tables([unpacked(file, whole) for file in files])
         columns |= {name: values(table.column(name), f"{where}: {name!r}", options) for name in whole}
     found = divided({name: columns[name] for name in wanted}, options, where, "a Parquet file")
+    if options.stream and isinstance(found.train.inputs, dict):
+        rows: Any = Joined(found.train.inputs)
+        found = found._replace(train=Split(rows, found.train.label))
     return found._replace(pictures=bool(pictures) and options.columns == (pictures[0],))
 
 
