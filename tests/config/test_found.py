@@ -144,7 +144,11 @@ def test_a_run_that_goes_on_asks_as_it_asked(tmp_path):
     config = default_config()
     after, changes = fitted(config, dataset(200, 3), in_memory=True)
     workdirs.write_config(tmp_path, after)
-    workdirs.write_found(tmp_path, {c.field: (c.asked, c.value) for c in changes}, ["words"])
+    workdirs.write_found(tmp_path, after, {c.field: (c.asked, c.value) for c in changes}, ["words"])
+    workdirs.same_config(tmp_path, workdirs.adopted(tmp_path, config))
+    again, changes = fitted(workdirs.adopted(tmp_path, config), dataset(200, 3), in_memory=True)
+    assert not changes  # and a run that has none to save keeps what the first start found
+    workdirs.write_found(tmp_path, again, {}, ["words"])
     workdirs.same_config(tmp_path, workdirs.adopted(tmp_path, config))
     config.model.num_charts = 5
     with pytest.raises(Exception, match=r"model\.num_charts: 3 → 5"):

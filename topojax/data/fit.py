@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from topojax.data.rows import Given
 from topojax.data.units import Units
 from topojax.errors import UserError
 
@@ -38,11 +39,11 @@ class Layout(NamedTuple):
     one_map: bool
 
 
-def units(train: np.ndarray, *, pictures: bool, shape: str | None, scale: str = "found") -> Units:
+def units(train: np.ndarray | Given, *, pictures: bool, shape: str | None, scale: str = "found") -> Units:
     """The units of a training split.
 
     Args:
-      train: [n, …] finite numbers.
+      train: [n, …] finite numbers; what is not in memory is read through once.
       pictures: whether they are known to be images.
       shape: of `config.data.shape`: "28x28", "3x32x32", "none"; None: found out.
       scale: of `SCALES`.
@@ -61,10 +62,10 @@ def units(train: np.ndarray, *, pictures: bool, shape: str | None, scale: str = 
     return Units(given, layout.image_shape, low, high - low, layout.channels_first, dtype=str(train.dtype))
 
 
-def _range(train: np.ndarray, one_map: bool) -> tuple[np.ndarray, np.ndarray]:
+def _range(train: np.ndarray | Given, one_map: bool) -> tuple[np.ndarray, np.ndarray]:
     if not one_map:
-        flat = train.reshape(len(train), -1).astype(np.float64)
-        return flat.min(axis=0), flat.max(axis=0)
+        ends = (np.ravel(each).astype(np.float64) for each in (train.min(axis=0), train.max(axis=0)))
+        return next(ends), next(ends)
     low, high = float(train.min()), float(train.max())
     if train.dtype == np.uint8 and high > 127:
         low, high = 0.0, 255.0
@@ -75,7 +76,7 @@ def _range(train: np.ndarray, one_map: bool) -> tuple[np.ndarray, np.ndarray]:
     return np.array([low]), np.array([high])
 
 
-def _layout(train: np.ndarray, pictures: bool) -> Layout:
+def _layout(train: np.ndarray | Given, pictures: bool) -> Layout:
     shape = train.shape[1:]
     if len(shape) == 3:
         if shape[2] in CHANNELS:
@@ -92,17 +93,17 @@ def _layout(train: np.ndarray, pictures: bool) -> Layout:
     return Layout(None, False, False)
 
 
-def _one_unit(train: np.ndarray) -> bool:
+def _one_unit(train: np.ndarray | Given) -> bool:
     """Whether all that varies starts at one least value, as the pixels of dark images do."""
-    varies = train.min(axis=0) < train.max(axis=0)
-    lows = train[:, varies].min(axis=0)
+    low, high = train.min(axis=0), train.max(axis=0)
+    varies = low < high
     if train.shape[1] < _SIDE**2 or not varies.any():
         return False
-    highs, top = train[:, varies].max(axis=0), train.max()
-    return bool((lows == train.min()).mean() > 0.9 and np.median(highs) > train.min() + 0.5 * (top - train.min()))
+    least, top = low.min(), high.max()
+    return bool((low[varies] == least).mean() > 0.9 and np.median(high[varies]) > least + 0.5 * (top - least))
 
 
-def _square(train: np.ndarray) -> tuple[int, int, int] | None:
+def _square(train: np.ndarray | Given) -> tuple[int, int, int] | None:
     """(H, H, 1) where rows are the pixels of smooth square images."""
     side = round(train.shape[1] ** 0.5)
     if side < _SIDE or side * side != train.shape[1]:

@@ -77,3 +77,22 @@ def batch_indices(seed: int | np.integer | Array, epoch: int | Array, n: int, ba
         raise UserError(f"batch_size = {batch_size} must lie between 1 and the {n} training examples")
     batches = n // batch_size
     return permutation(seed, epoch, n)[: batches * batch_size].reshape(batches, batch_size)
+
+
+def windowed(seed: int, epoch: int, groups: np.ndarray, near: int) -> np.ndarray:
+    """An order for what is read in groups: these in random order, and examples mixed among so many in a row.
+
+    Args:
+      seed: of the run.
+      epoch: counted from 0; the order is a function of (seed, epoch).
+      groups: [G + 1] increasing, where each begins, and n.
+      near: groups that are mixed.
+
+    Returns:
+      [n] int32, a permutation of 0 … n − 1.
+    """
+    rng = np.random.default_rng((seed, epoch))
+    order = rng.permutation(len(groups) - 1)
+    members = [np.arange(groups[group], groups[group + 1], dtype=np.int32) for group in order]
+    windows = [np.concatenate(members[first : first + near]) for first in range(0, len(members), near)]
+    return np.concatenate([rng.permutation(window) for window in windows])

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from topojax.data import classes, fit
-from topojax.data.raw import Inputs, Raw, Split, length, taken
-from topojax.data.rows import Given, Rows, blocks
+from topojax.data.raw import Inputs, Raw, Split, length, streamed, taken
+from topojax.data.rows import Given, Rows, blocks, on_host
 from topojax.data.units import Column, Units
 from topojax.errors import UserError
 
@@ -60,9 +60,14 @@ def settle(raw: Raw, missing: str, where: str) -> tuple[Raw, list[str]]:
             raise UserError(f"{where}:{name} {length(split.inputs)} examples; at least {LEAST} are needed to train")
         empty = _empty(split.inputs, f"{where}{name}", missing)
         if empty.any():
+            if missing == "mean" and streamed(split.inputs):
+                raise UserError(
+                    f"{where}: {int(empty.sum())}{name} examples have empty cells, and config.data.missing=mean needs "
+                    "them in memory: config.data.mode=host, or missing=drop"
+                )
             if missing == "drop":
                 notes.append(f"{int(empty.sum())}{name} examples with empty cells are left out")
-                split = taken(split, np.flatnonzero(~empty))
+                split = taken(split, np.flatnonzero(~empty), on_host=streamed(split.inputs))
             else:
                 notes.append(f"empty cells of {int(empty.sum())}{name} examples hold their column's mean")
         splits.append(split)
@@ -104,15 +109,18 @@ def ready(
             raise UserError(f"{where}: no column of numbers or of few texts")
         matrices = [_matrix(inputs, columns, means) for inputs in (train.inputs, test.inputs)]
     else:
-        columns = ()
         assert not isinstance(test.inputs, dict)
+        columns = tuple(Column(name) for name in getattr(train.inputs, "names", ()))
         if train.inputs.shape[1:] != test.inputs.shape[1:]:
             a, b = (list(inputs.shape[1:]) for inputs in (train.inputs, test.inputs))
             raise UserError(f"{where}: examples to train on have shape {a}, those to test {b}")
-        matrices = _filled(train.inputs, test.inputs)
+        if getattr(test.inputs, "names", columns) != columns:
+            raise UserError(f"{where}: the columns to test on are not those to train on")
+        held = test.inputs[:] if streamed(test.inputs) else test.inputs
+        matrices = [train.inputs, held] if streamed(train.inputs) else _filled(train.inputs, held)
     units = fit.units(matrices[0], pictures=raw.pictures, shape=shape, scale=scale)
     units = dataclasses.replace(units, columns=columns, classes=counted.names)
-    rows = [Rows(m, units) if isinstance(m, Given) else units.prepared(m) for m in matrices]
+    rows = [on_host(m, units) if isinstance(m, Given) else units.prepared(m) for m in matrices]
     label = [np.asarray(split.label) for split in (train, test)]
     notes = [*_about(units, counted, label), *notes, *_warnings(units, counted, label, rows)]
     if len(counted.names) == 1:  # it tells nothing apart
@@ -132,18 +140,20 @@ def _empty(inputs: Inputs, where: str, missing: str) -> np.ndarray:
         return np.asarray(np.stack(list(by_column.values())).any(axis=0))
     if inputs.dtype.kind in "biu":
         return np.zeros(len(inputs), bool)
-    blank = _blank(inputs, where)
-    rows = np.asarray(blank.reshape(len(blank), -1).any(axis=1))
-    if rows.any() and missing == "refuse":
-        count, first = int(blank.sum()), int(rows.argmax())
-        raise UserError(f"{where}: {count} values are NaN, the first in example {first}: {_WAYS}")
-    return rows
+    empty, start = list[np.ndarray](), 0
+    for block in blocks(inputs):
+        empty.append(_blank(block, where, start).reshape(len(block), -1).sum(axis=1))
+        start += len(block)
+    each = np.concatenate(empty)
+    if each.any() and missing == "refuse":
+        raise UserError(f"{where}: {each.sum()} values are NaN, the first in example {(each > 0).argmax()}: {_WAYS}")
+    return each > 0
 
 
 _WAYS = "config.data.missing=drop leaves such examples out, mean fills them"
 
 
-def _blank(values: np.ndarray, where: str) -> np.ndarray:
+def _blank(values: np.ndarray, where: str, start: int = 0) -> np.ndarray:
     if values.dtype.kind == "O":
         return np.array([cell is None for cell in values], bool)
     if values.dtype.kind not in "biuf":
@@ -152,7 +162,7 @@ def _blank(values: np.ndarray, where: str) -> np.ndarray:
         return np.zeros(len(values), bool)
     infinite = np.isinf(values)
     if infinite.any():
-        first = int(infinite.reshape(len(values), -1).any(axis=1).argmax())
+        first = start + int(infinite.reshape(len(values), -1).any(axis=1).argmax())
         raise UserError(f"{where}: {int(infinite.sum())} values are infinite, the first in example {first}")
     return np.isnan(values)
 
@@ -239,8 +249,8 @@ def _warnings(
         least, most = counted.names[counts.argmin()], counted.names[counts.argmax()]
         lines.append(f"classes are unequal: {counts.min()} of {least!r}, {counts.max()} of {most!r}")
     if units.columns:
-        table = np.asarray(rows[0])
-        constant = table.min(axis=0) == table.max(axis=0)
+        ends = [(block.min(axis=0), block.max(axis=0)) for block in blocks(rows[0])]
+        constant = np.min([low for low, _ in ends], axis=0) == np.max([high for _, high in ends], axis=0)
         names = [column.name for column in units.columns for _ in range(column.size)]
         if constant.any():
             lines.append(f"constant: {classes.listed([names[i] for i in np.flatnonzero(constant)])}")

@@ -5,9 +5,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from topojax.data.rows import Given
+from topojax.data.source import Source
 
 Inputs = np.ndarray | dict[str, np.ndarray]
-"""[n, …] of numbers, or name → [n] of a table's columns: numbers, or texts as objects, None where a cell is empty."""
+"""[n, …] of numbers, or name → [n] of a table's columns: numbers, or texts as objects, None where a cell is empty.
+What is streamed, a `Source` or `Given` of one, stands for an array."""
 
 
 class Split(NamedTuple):
@@ -44,11 +46,13 @@ class Options(NamedTuple):
       label: the key or column of the labels; "none" for none.
       columns: the others to read, None for all.
       resize: (height, width) that images are brought to.
+      stream: whether inputs may stay where they lie, as a `Source`.
     """
 
     label: str | None = None
     columns: tuple[str, ...] | None = None
     resize: tuple[int, int] | None = None
+    stream: bool = False
 
 
 LABELS = ("label", "labels", "y", "target", "class", "classes")
@@ -61,13 +65,19 @@ def length(inputs: Inputs) -> int:
     return len(next(iter(inputs.values()))) if isinstance(inputs, dict) else len(inputs)
 
 
+def streamed(inputs: Any) -> bool:
+    """Whether they are in files, and read as they are asked for."""
+    return isinstance(inputs, Source | Given)
+
+
 def taken(split: Split, index: np.ndarray, *, on_host: bool = False) -> Split:
-    """Those of its examples; bytes that stay on the host are not copied (`Given`)."""
+    """Those of its examples; bytes and streams that stay on the host are not copied (`Given`)."""
     inputs = split.inputs
-    if on_host and not isinstance(inputs, dict) and inputs.dtype == np.uint8:
+    label = None if split.label is None else split.label[index]
+    if on_host and not isinstance(inputs, dict) and (inputs.dtype == np.uint8 or streamed(inputs)):
         given: Any = Given(inputs, index)
-        return Split(given, None if split.label is None else split.label[index])
-    if len(index) == length(inputs) and (np.diff(index) == 1).all():
+        return Split(given, label)
+    if len(index) == length(inputs) and (np.diff(index) == 1).all() and not streamed(inputs):
         return split  # all of them: no copy
     chosen = {k: v[index] for k, v in inputs.items()} if isinstance(inputs, dict) else Given(inputs)[index]
-    return Split(chosen, None if split.label is None else split.label[index])
+    return Split(chosen, label)

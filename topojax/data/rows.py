@@ -1,15 +1,17 @@
-"""Training inputs that stay on the host as they were given, bytes or a mapped file of bytes, until they are read.
+"""Training inputs that stay on the host as they were given, bytes or files, until they are read.
 
 What is mapped is let go after each reading: a file takes part in the resident memory only with what is read at a time.
 """
 
 import contextlib
+import functools
 import mmap
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from topojax.data.source import Mapped, Source
 from topojax.data.units import Units
 
 BLOCK = 2**24
@@ -22,13 +24,22 @@ class Given:
     """Some examples of an array, in the units in which it lies there; nothing is copied before it is read.
 
     Args:
-      source: [N, …], in memory or mapped.
+      source: [N, …], in memory, mapped or a `Source`; or other `Given`, of which some are taken.
       index: [n] rows of it; None: all.
     """
 
-    def __init__(self, source: np.ndarray, index: np.ndarray | None = None):
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    ndim: int
+    _source: np.ndarray | Source
+    _index: np.ndarray | None
+
+    def __init__(self, source: "np.ndarray | Source | Given", index: np.ndarray | None = None):
+        if isinstance(source, Given):
+            before = source._index
+            source, index = source._source, before if index is None else index if before is None else before[index]
         self._map = _mapped(source)
-        self._source, self._index = np.asarray(source), index
+        self._source, self._index = source if isinstance(source, Source) else np.asarray(source), index
         self.dtype = source.dtype
         self.shape = (len(source) if index is None else len(index), *source.shape[1:])
         self.ndim = source.ndim
@@ -40,6 +51,8 @@ class Given:
         """A copy of the rows at a slice or an index, [m, …]."""
         if self._index is not None:
             at = self._index[at]
+        if isinstance(self._source, Source):
+            return self._source[at]
         if isinstance(at, slice):
             rows = self._source[at].copy()
         elif self._map is None:
@@ -58,13 +71,37 @@ class Given:
         for start in range(0, len(self), count):
             yield self[start : start + count]
 
-    def min(self) -> Any:
-        """The least number of all."""
-        return min(block.min() for block in self.blocks())
+    def min(self, axis: int | None = None) -> Any:
+        """The least number of all, or of each place in an example (axis 0)."""
+        return self._range[0].min() if axis is None else self._range[0]
 
-    def max(self) -> Any:
-        """The largest number of all."""
-        return max(block.max() for block in self.blocks())
+    def max(self, axis: int | None = None) -> Any:
+        """The largest number of all, or of each place in an example (axis 0)."""
+        return self._range[1].max() if axis is None else self._range[1]
+
+    @functools.cached_property
+    def _range(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of each place; all is read once."""
+        each = [(block.min(axis=0), block.max(axis=0)) for block in self.blocks()]
+        return np.min([low for low, _ in each], axis=0), np.max([high for _, high in each], axis=0)
+
+    @property
+    def groups(self) -> np.ndarray | None:
+        """Where the rows that are read together begin, as in `Source`; of an index that does not decrease."""
+        groups = self._source.groups if isinstance(self._source, Source) else None
+        if groups is None or self._index is None:
+            return groups
+        return np.unique(np.searchsorted(self._index, groups))
+
+    @property
+    def near(self) -> int:
+        """Groups that an order had better stay within."""
+        return self._source.near if isinstance(self._source, Source) else 1
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the columns, where rows are a table's that is not in memory."""
+        return self._source.names if isinstance(self._source, Source) else ()
 
     def let_go(self) -> None:
         """Of what is mapped, all that was read."""
@@ -116,8 +153,16 @@ class Rows:
         return self.units.scaled(every)[:, 0] if self.given.dtype == np.uint8 else np.zeros(256, np.float32)
 
 
+def on_host(given: Given, units: Units) -> Rows:
+    """Examples as `Rows`: bytes with one scale as they are, all else scaled when it is read."""
+    if given.dtype == np.uint8 and units.low.size == 1:
+        return Rows(given, units)
+    return Rows(Given(Mapped(given, units.prepared, (len(given), units.size), np.float32)), units)
+
+
 def blocks(rows: Any) -> Iterator[np.ndarray]:
     """An array whole, or what reads itself by blocks."""
+    rows = Given(rows) if isinstance(rows, Source) else rows
     return rows.blocks() if isinstance(rows, Rows | Given) else iter((rows,))
 
 

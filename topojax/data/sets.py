@@ -4,24 +4,24 @@
 """
 
 import difflib
-import importlib.util
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from topojax.data import classes, given, manifolds, own, readers, tfds_arrays
+from topojax.data import classes, given, own, readers, tfds_arrays
+from topojax.data.built_in import NAMES, built_in_units, describe, made, official
+from topojax.data.checks import check, in_unit_interval
 from topojax.data.fetched import fetched
 from topojax.data.modes import chosen
 from topojax.data.order import batch_indices, permutation, shuffled, stratified
-from topojax.data.raw import Options, Raw, Split, taken
-from topojax.data.rows import Given, Rows, blocks
-from topojax.data.units import Units, unit_interval
+from topojax.data.raw import Options, Raw, Split, streamed, taken
+from topojax.data.rows import Given, Rows
+from topojax.data.units import Units
 from topojax.errors import UserError
 from topojax.types import Array, Batch
 
-NAMES = ("digits", *tfds_arrays.SOURCES, *manifolds.MANIFOLDS)
 _DEFAULT_TEST_FRACTION = 0.2
 
 
@@ -65,18 +65,6 @@ class Dataset(NamedTuple):
         }
 
 
-class _Pool(NamedTuple):
-    """Everything there is to split; `image / divisor` lies in [0, 1]."""
-
-    image: np.ndarray
-    label: np.ndarray
-    test: tuple[np.ndarray, np.ndarray] | None  # the official test split
-    image_shape: tuple[int, int, int] | None
-    num_classes: int
-    divisor: int
-    source: str
-
-
 def load(config_data: Any, *, seed: int, data: Any = None, on_host: bool = False) -> Dataset:
     """Read or make the data set that `config.data` describes, split it, check it.
 
@@ -104,34 +92,46 @@ def load(config_data: Any, *, seed: int, data: Any = None, on_host: bool = False
         raise UserError(f"seed = {seed} must not be negative")
     if num_examples is not None and num_examples < 2:
         raise UserError(f"data.num_examples = {num_examples}: needs at least 2, one to train on and one to test")
+    stream = on_host and data is None and config_data.mode == "stream"
     if data is not None or name not in NAMES:
-        return _own(config_data, _raw(config_data, data), seed, in_memory=data is not None, on_host=on_host)
+        return _own(config_data, _raw(config_data, data, stream), seed, in_memory=data is not None, on_host=on_host)
     if name in tfds_arrays.SOURCES:
         directory = tfds_arrays.find(name, config_data.data_dir)
-        splits = tfds_arrays.load(directory, cache=config_data.cache)
+        splits = _prepared(directory, config_data.cache, stream)
         if splits.train_image.dtype != np.uint8:  # not as the maker of the set has it
             return _own(config_data, tfds_arrays.raw(directory, splits), seed, on_host=on_host)
-        pool = _official(name, directory.name, splits)
+        pool = official(name, directory.name, splits)
     else:
-        pool = _made(config_data, seed)
+        pool = made(config_data, seed)
     rng = np.random.default_rng(seed)
     train, test = _split(name, config_data, pool.label, pool.test is not None, rng)
-    splits_of = {
-        "train": (pool.image[train], pool.label[train]),
+    sizes = {"input_dim": pool.image.shape[1], "image_shape": pool.image_shape}
+    units = built_in_units(name, sizes)
+    mode = chosen(config_data.mode, len(train), pool.image.shape[1]) if on_host else "memory"
+    held = mode != "memory" and pool.image.dtype == np.uint8
+    splits_of: dict[str, Any] = {
+        "train": (Given(pool.image, train) if held else pool.image[train], pool.label[train]),
         "test": pool.test if test is None and pool.test is not None else (pool.image[test], pool.label[test]),
     }
-    batches = {split: _batch(*raw, pool.divisor) for split, raw in splits_of.items()}
+    batches = {
+        split: _held(Rows(image, units), label) if isinstance(image, Given) else _batch(image, label, pool.divisor)
+        for split, (image, label) in splits_of.items()
+    }
     for split, batch in batches.items():
         check(batch, pool.num_classes, f"{name} {split} split")
-    sizes = {"input_dim": batches["train"].image.shape[1], "image_shape": pool.image_shape}
-    units = built_in_units(name, sizes)
+    if mode != "memory" and not held:
+        batches["train"] = _held(Rows(Given(np.asarray(batches["train"].image)), units), pool.label[train])
     manifest = _manifest(name, pool.source, splits_of)
-    mode = _mode(config_data, batches["train"], on_host)
-    if mode != "memory":
-        image, label = splits_of["train"]
-        kept = image if image.dtype == np.uint8 else np.asarray(batches["train"].image)
-        batches["train"] = _held(Rows(Given(kept), units), label)
     return _finished(config_data, batches, pool.image_shape, pool.num_classes, manifest, units, mode=mode)
+
+
+def _prepared(directory: pathlib.Path, cache: bool, stream: bool) -> tfds_arrays.Splits:
+    """A set of tfds, its images in memory or read as they are asked for."""
+    if not stream:
+        return tfds_arrays.load(directory, cache=cache)
+    from topojax.data import tfds_records
+
+    return tfds_records.splits(directory)
 
 
 def locate(name: str, data_dir: str | None = None) -> str:
@@ -157,18 +157,7 @@ def locate(name: str, data_dir: str | None = None) -> str:
     )
 
 
-def built_in_units(name: str, sizes: Mapping[str, Any]) -> Units:
-    """Units of a built-in set, for runs that have not kept them.
-
-    Args:
-      name: of the set.
-      sizes: `Dataset.sizes`.
-    """
-    divisor = {"digits": 16.0, **dict.fromkeys(tfds_arrays.SOURCES, 255.0)}.get(name)
-    return unit_interval(sizes["input_dim"], sizes["image_shape"], integers=divisor)
-
-
-def _raw(config_data: Any, data: Any) -> Raw:
+def _raw(config_data: Any, data: Any, stream: bool) -> Raw:
     """Own data as they were given, or as they lie there."""
     place = "" if data is not None or config_data.name == given.NAME else locate(config_data.name, config_data.data_dir)
     columns, resize = config_data.columns, config_data.resize
@@ -176,6 +165,7 @@ def _raw(config_data: Any, data: Any) -> Raw:
         config_data.label,
         tuple(name.strip() for name in columns.split(",")) if columns else None,
         _size(resize) if resize else None,
+        stream,
     )
     if data is not None:
         return given.raw(data, options)
@@ -189,7 +179,7 @@ def _raw(config_data: Any, data: Any) -> Raw:
     if pathlib.Path(place).exists():
         return readers.read(pathlib.Path(place), options)
     directory = tfds_arrays.find(place, config_data.data_dir)
-    return tfds_arrays.raw(directory, tfds_arrays.load(directory, cache=config_data.cache))
+    return tfds_arrays.raw(directory, _prepared(directory, config_data.cache, stream))
 
 
 def _size(resize: str) -> tuple[int, int]:
@@ -220,24 +210,20 @@ def _own(config_data: Any, raw: Raw, seed: int, *, in_memory: bool = False, on_h
     size = len(inputs) if isinstance(inputs, dict) else int(np.prod(inputs.shape[1:]))
     mode = chosen(config_data.mode, len(train), size) if on_host else "memory"
     # A scale for each number is a table's: those are rows of floats on the host, too.
-    some = taken(pool, train, on_host=mode != "memory" and config_data.shape != "none")
-    made = own.ready(raw, some, held, **fitting, counted=counted, where=name)
-    splits = {"train": made.train, "test": made.test}
+    bytes_stay = mode != "memory" and config_data.shape != "none"
+    some = taken(pool, train, on_host=bytes_stay or streamed(pool.inputs))
+    found = own.ready(raw, some, held, **fitting, counted=counted, where=name)
+    splits = {"train": found.train, "test": found.test}
     batches = {split: Batch(cast(Array, image), cast(Array, label)) for split, (image, label) in splits.items()}
-    if mode != "memory" and not isinstance(made.train[0], Rows):
-        batches["train"] = _held(Rows(Given(made.train[0]), made.units), made.train[1])
+    if mode != "memory" and not isinstance(found.train[0], Rows):
+        batches["train"] = _held(Rows(Given(found.train[0]), found.units), found.train[1])
     if config_data.scale == "none":
         for split, batch in batches.items():
-            for block in blocks(batch.image):
-                in_unit_interval(np.asarray(block), f"{name} {split} split")
+            in_unit_interval(cast(Any, batch.image), f"{name} {split} split")
     manifest = _manifest(name, raw.source, splits)
-    shape, units = made.units.image_shape, made.units
-    about = {"notes": made.notes, "own": True, "mode": mode}
-    return _finished(config_data, batches, shape, made.num_classes, manifest, units, **about)
-
-
-def _mode(config_data: Any, train: Batch, on_host: bool) -> str:
-    return chosen(config_data.mode, *train.image.shape) if on_host else "memory"
+    shape, units = found.units.image_shape, found.units
+    about = {"notes": found.notes, "own": True, "mode": mode}
+    return _finished(config_data, batches, shape, found.num_classes, manifest, units, **about)
 
 
 def _held(rows: Rows, label: np.ndarray) -> Batch:
@@ -295,43 +281,6 @@ def _finished(
     return Dataset(manifest["name"], train, batches["test"], image_shape, num_classes, manifest, units, **more)
 
 
-def check(batch: Batch, num_classes: int, where: str) -> None:
-    """Refuse examples that would train to nonsense.
-
-    Args:
-      batch: image [n, X] in [0, 1], label [n] integer in [0, num_classes).
-      num_classes: C.
-      where: what the message calls the batch.
-
-    Raises:
-      UserError: with the first offending example, for an empty batch, lengths that differ, images that are
-        not finite or leave [0, 1], labels that are not integers in range.
-    """
-    image, label = np.asarray(batch.image), np.asarray(batch.label)
-    if image.ndim != 2 or label.shape != image.shape[:1]:
-        raise UserError(f"{where}: images {image.shape} and labels {label.shape} should be [n, X] and [n]")
-    if image.size == 0:
-        raise UserError(f"{where}: empty, images have shape {image.shape}")
-    in_unit_interval(image, where)
-    if not np.issubdtype(label.dtype, np.integer):
-        raise UserError(f"{where}: labels are {label.dtype}, not integers")
-    wrong = (label < 0) | (label >= num_classes)
-    if wrong.any():
-        row = wrong.argmax()
-        raise UserError(f"{where}: example {row} has label {label[row]}, outside [0, {num_classes})")
-
-
-def in_unit_interval(image: np.ndarray, where: str) -> None:
-    """Refuse numbers that are not finite or leave [0, 1], with the first offending example."""
-    low, high = image.min(), image.max()  # NaN if there is one
-    if not np.isfinite([low, high]).all():
-        bad = ~np.isfinite(image)
-        raise UserError(f"{where}: {bad.sum()} values are not finite, the first in example {bad.any(axis=1).argmax()}")
-    if low < 0 or high > 1:
-        row, column = np.argwhere((image < 0) | (image > 1))[0]
-        raise UserError(f"{where}: example {row} holds {image[row, column]}, outside [0, 1]: rescale them")
-
-
 def with_neighbours(batch: Batch, count: int) -> Batch:
     """A split with the rows of each example's nearest neighbours within it.
 
@@ -353,68 +302,7 @@ def with_neighbours(batch: Batch, count: int) -> Batch:
     return batch._replace(neighbours=cast(Array, nearest(image, count)))
 
 
-def _made(config_data: Any, seed: int) -> _Pool:
-    """Digits, or points of a manifold."""
-    name = config_data.name
-    if name == "digits":
-        image, label = _digits()
-        return _Pool(image, label, None, (8, 8, 1), 10, 16, "sklearn.datasets.load_digits")
-    n = manifolds.DEFAULT_EXAMPLES if config_data.num_examples is None else config_data.num_examples
-    image, label = manifolds.make(name, n, noise=config_data.noise, seed=seed)
-    return _Pool(image, label, None, None, manifolds.MANIFOLDS[name].num_classes, 1, "topojax.manifolds")
-
-
-def _official(name: str, version: str, splits: tfds_arrays.Splits) -> _Pool:
-    """A set of tfds as its maker has it: images of bytes, both splits."""
-    return _Pool(
-        splits.train_image.reshape(len(splits.train_label), -1),
-        splits.train_label,
-        (splits.test_image.reshape(len(splits.test_label), -1), splits.test_label),
-        cast(tuple[int, int, int], splits.train_image.shape[1:]),
-        tfds_arrays.SOURCES[name].num_classes,
-        255,
-        f"tfds {name} {version}",
-    )
-
-
-def _digits() -> tuple[np.ndarray, np.ndarray]:
-    """scikit-learn's digits [1797, 64] and their classes.
-
-    Read from its data file where that lies where it has always lain: importing scikit-learn takes half a second, and
-    nothing else needs it before the first epoch is done.
-    """
-    spec = importlib.util.find_spec("sklearn")
-    path = pathlib.Path(spec.origin or "").parent / "datasets" / "data" / "digits.csv.gz" if spec else None
-    if path is not None and path.exists():
-        table = np.loadtxt(path, delimiter=",", dtype=np.int32)
-        image, label = table[:, :-1], table[:, -1]
-    else:
-        from sklearn.datasets import load_digits
-
-        digits = load_digits()
-        image, label = digits.data, digits.target
-    return image.astype(np.uint8), label.astype(np.int32)
-
-
 def _batch(image: np.ndarray, label: np.ndarray, divisor: int) -> Batch:
     scaled = image.astype(np.float32)
     scaled /= divisor
     return Batch(cast(Array, scaled), cast(Array, label))
-
-
-def describe(name: str, data_dir: str | None) -> str:
-    """Sizes and shape of a data set in words, or that it is not there yet."""
-    if name == "digits":
-        return "1797 examples, 8×8×1, 10 classes"
-    if name in manifolds.MANIFOLDS:
-        manifold = manifolds.MANIFOLDS[name]
-        size = manifolds.DEFAULT_EXAMPLES
-        return f"{size} points unless told, {manifold.dimension} numbers, {manifold.num_classes} classes"
-    source = tfds_arrays.SOURCES[name]
-    what = f"{'×'.join(map(str, source.image_shape))}, {source.num_classes} classes"
-    try:
-        directory = tfds_arrays.find(name, data_dir)
-    except UserError:
-        return f"not in {tfds_arrays.root(data_dir)}: fetch it first, {what}"
-    sizes = tfds_arrays.split_sizes(directory)
-    return f"{sizes.get('train', 0)} train / {sizes.get('test', 0)} test examples, {what}"

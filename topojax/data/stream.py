@@ -1,9 +1,11 @@
 """Batches through grain: its global shuffle, its reading threads, and an iterator whose state is in the checkpoint.
 
 The order is a function of (seed, epoch), and another one than that of memory: a shuffle of indices that takes no memory
-however many examples there are.
+however many examples there are; or, of files that are unpacked in groups, one from group to group (`windowed`).
 """
 
+import functools
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 
 from topojax.data.chunks import Chunk
 from topojax.data.feed import Feed
+from topojax.data.order import windowed
 from topojax.errors import needing
 from topojax.types import Array
 
@@ -31,10 +34,21 @@ class Stream(Feed):
         with needing("stream", "config.data.mode = 'stream'"):
             import grain
         super().__init__(*args, **settings)
-        ordered = grain.MapDataset.range(self._number).seed(int(self._seed)).shuffle()
-        batches = ordered.batch(self._size, drop_remainder=True).map(self._read).repeat()
+        groups = self._rows.given.groups
+        if groups is None:
+            ordered = grain.MapDataset.range(self._number).seed(int(self._seed)).shuffle()
+            batches = ordered.batch(self._size, drop_remainder=True).map(self._read).repeat()
+        else:
+            seed, near = int(self._seed), self._rows.given.near
+            self._windowed = functools.lru_cache(2)(lambda epoch: windowed(seed, epoch, groups, near))
+            batches = grain.MapDataset.range(sys.maxsize).map(self._near).map(self._read)
         options = grain.ReadOptions(num_threads=min(THREADS, self.size), prefetch_buffer_size=self.size)
         self._batches = iter(batches.to_iter_dataset(options))
+
+    def _near(self, batch: int) -> np.ndarray:
+        """The positions of a batch, counted from the first epoch's."""
+        epoch, step = divmod(int(batch), self.steps)
+        return self._windowed(epoch)[step * self._size : (step + 1) * self._size]
 
     def _read(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """A batch's examples, and their rows as they lie there; in one of grain's threads."""

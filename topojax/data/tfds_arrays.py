@@ -158,14 +158,7 @@ def decode(directory: pathlib.Path) -> Splits:
     tfds = _import_tfds()
     try:
         builder = tfds.builder_from_directory(str(directory))
-        if "image" not in builder.info.features or "label" not in builder.info.features:
-            raise UserError(
-                f"{directory}: its examples are {', '.join(builder.info.features)}: an image and a label are wanted"
-            )
-        wanted = [split for split in ("train", "test") if split in builder.info.splits]
-        if wanted[:1] != ["train"]:
-            raise UserError(f"{directory}: no split 'train'")
-        found = {split: _decoded(builder, tfds, split) for split in wanted}
+        found = {split: _decoded(builder, tfds, split) for split in required(builder, directory)}
     except UserError:
         raise
     except Exception as error:  # TensorFlow's errors share no base class that is known before it is imported
@@ -176,6 +169,22 @@ def decode(directory: pathlib.Path) -> Splits:
         ) from error
     image, label = found["train"]
     return Splits(image, label, *found.get("test", (image[:0], label[:0])))
+
+
+def required(builder: Any, directory: pathlib.Path) -> list[str]:
+    """The splits that are there of train and test.
+
+    Raises:
+      UserError: no split to train on, or examples that are no images with one class each.
+    """
+    if "image" not in builder.info.features or "label" not in builder.info.features:
+        raise UserError(
+            f"{directory}: its examples are {', '.join(builder.info.features)}: an image and a label are wanted"
+        )
+    wanted = [split for split in ("train", "test") if split in builder.info.splits]
+    if wanted[:1] != ["train"]:
+        raise UserError(f"{directory}: no split 'train'")
+    return wanted
 
 
 def _decoded(builder: Any, tfds: Any, split: str) -> tuple[np.ndarray, np.ndarray]:

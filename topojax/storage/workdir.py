@@ -126,20 +126,30 @@ def adopted(workdir: pathlib.Path, config: Any) -> Any:
       workdir: of a run, or of none yet: then the configuration is returned as it is.
       config: as it was given.
     """
+    found = _found(workdir, config)
+    out = config.copy_and_resolve_references() if found else config
+    for name, (_, value) in found.items():
+        out.update_from_flattened_dict({name: value})
+    return out
+
+
+def _found(workdir: pathlib.Path, config: Any) -> dict[str, tuple[Any, Any]]:
+    """The fields of found.json that a configuration asks for, or has as they were found: [asked, value]."""
     try:
         found = json.loads((workdir / "found.json").read_text(encoding="utf-8"))["fields"]
-        fields, out = dict(flat(config)), config.copy_and_resolve_references()
-        for name, (asked, value) in found.items():
-            if fields[name] in (asked, value):
-                out.update_from_flattened_dict({name: value})
-        return out
+        fields = dict(flat(config))
+        return {name: (asked, value) for name, (asked, value) in found.items() if fields[name] in (asked, value)}
     except (OSError, ValueError, KeyError, TypeError):
-        return config
+        return {}
 
 
-def write_found(workdir: pathlib.Path, fields: dict[str, tuple[Any, Any]], notes: Iterable[str]) -> None:
-    """Save what was found out of the data as found.json: field → [asked, value], and notes in words."""
-    write_text(workdir / "found.json", json.dumps({"fields": fields, "notes": list(notes)}, indent=2) + "\n")
+def write_found(workdir: pathlib.Path, config: Any, fields: dict[str, tuple[Any, Any]], notes: Iterable[str]) -> None:
+    """Save what was found out of the data as found.json: field → [asked, value], and notes in words.
+
+    What `config` has adopted of an earlier one stays in it: a run that was left before its first checkpoint.
+    """
+    told = {"fields": _found(workdir, config) | fields, "notes": list(notes)}
+    write_text(workdir / "found.json", json.dumps(told, indent=2) + "\n")
 
 
 def read_config(workdir: pathlib.Path) -> Any:

@@ -232,7 +232,8 @@ class Training:
         workdirs.write_config(self.path, self.config)
         if last_epoch(self.path) or not (self.dataset.notes or self.changes):
             return
-        workdirs.write_found(self.path, {c.field: (c.asked, c.value) for c in self.changes}, self.dataset.notes)
+        changes = {c.field: (c.asked, c.value) for c in self.changes}
+        workdirs.write_found(self.path, self.config, changes, self.dataset.notes)
         for note in self.dataset.notes:
             tell(f"data: {note}")
         for why in dict.fromkeys(change.why for change in self.changes):

@@ -119,7 +119,8 @@ class Member(Training):
         self.checkpoints.drop_after(done)
         self.write_config()
         if not done and self.changes:
-            workdirs.write_found(self.path, {c.field: (c.asked, c.value) for c in self.changes}, self.dataset.notes)
+            fields = {c.field: (c.asked, c.value) for c in self.changes}
+            workdirs.write_found(self.path, self.config, fields, self.dataset.notes)
         self.writers = Writers(self.path, done, self._sinks(done))
         self.progress = Progress(done, self.config.train.epochs, enabled=False)
         if not done:

@@ -18,7 +18,7 @@ SUFFIXES = {
     ".zip": ("image_folder", "a folder of images, zipped"),
 }
 """Ending of a file → its reader in this package, and what it reads."""
-FOLDERS = ("idx", "hub", "numpy_files", "image_folder")
+FOLDERS = ("idx", "hub", "numpy_files", "parquet", "image_folder")
 """Readers of folders, each asked in turn whether it is one of its own."""
 
 
@@ -54,7 +54,9 @@ def _reader(path: pathlib.Path) -> Any:
             module = importlib.import_module(f"{__name__}.{name}")
             if module.knows(path):
                 return module
-        raise UserError(f"{path}: no images, no IDX files, no arrays and no Hugging Face data set in this folder")
+        raise UserError(
+            f"{path}: no images, no IDX files, no arrays, no Parquet files and no Hugging Face data set in this folder"
+        )
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise UserError(

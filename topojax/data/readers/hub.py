@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from topojax.data.raw import NO_LABEL, Options, Raw, Split
+from topojax.data.readers.arrow_cells import stacked
 from topojax.data.readers.image_folder import decode
-from topojax.data.readers.parquet import stacked
 from topojax.data.readers.tabular import divided, label_of, typed
 from topojax.errors import UserError, needing
 

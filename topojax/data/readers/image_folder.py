@@ -1,5 +1,6 @@
 """A folder of images, also zipped: sub-folders are classes, or train and test with classes in them; flat: no labels."""
 
+import contextlib
 import io
 import pathlib
 import re
@@ -105,13 +106,14 @@ def _decoded(path: pathlib.Path, files: list[_File], options: Options) -> np.nda
     return np.stack(pictures)[..., None]
 
 
-def decode(data: bytes, where: str, resize: tuple[int, int] | None = None) -> np.ndarray:
+def decode(data: bytes, where: str, resize: tuple[int, int] | None = None, *, strict: bool = True) -> np.ndarray:
     """One image: [H, W] if it is grey, else [H, W, 3]; uint8.
 
     Args:
       data: of the file.
       where: what the message calls it.
       resize: (height, width) that it is brought to.
+      strict: whether what the decoder warns of is an error; not in threads, since filters are of the whole process.
 
     Raises:
       UserError: no image, or a damaged one.
@@ -119,8 +121,9 @@ def decode(data: bytes, where: str, resize: tuple[int, int] | None = None) -> np
     from PIL import Image
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
+        with warnings.catch_warnings() if strict else contextlib.nullcontext():
+            if strict:
+                warnings.simplefilter("error")
             with Image.open(io.BytesIO(data)) as image:
                 require_unfolded(where, len(data), image.width * image.height * _CHANNELS)
                 image.load()

@@ -1,91 +1,134 @@
-"""`.parquet` (extra `parquet`): a table, or images as {bytes, path}, as Hugging Face and embedding-atlas write them."""
+"""`.parquet` (extra `parquet`), a file or a folder of shards: a table, or images as {bytes, path}, as Hugging Face and
+embedding-atlas write them.
+
+Shards are one table in the order of their names, but for those called train… and test…, which are a split each.
+"""
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from topojax.data.raw import Options, Raw
-from topojax.data.readers.image_folder import decode
-from topojax.data.readers.tabular import divided, typed
+from topojax.data.raw import Options, Raw, Split
+from topojax.data.readers.arrow_cells import is_image, values
+from topojax.data.readers.tabular import divided, label_of, require_columns
+from topojax.data.source import Joined
 from topojax.data.unfolding import require_unfolded
 from topojax.errors import UserError, needing
 
 KIND = "a Parquet file"
 _ROWS = 4096
 """That are unpacked before it is asked how much they are."""
+_TEST = ("test", "validation", "val")
+
+
+def knows(folder: pathlib.Path) -> bool:
+    """Whether there are shards in it."""
+    return bool(_files(folder))
 
 
 def read(path: pathlib.Path, options: Options) -> Raw:
-    """All rows of it; a column of images is the inputs, unless others are named."""
+    """All rows of it, in memory or as a source of them; a column of images is the inputs, unless others are named."""
     with needing("parquet", "reading .parquet"):
-        from pyarrow import parquet
-    table = _table(path, parquet)
-    pictures = [field.name for field in table.schema if _is_image(field.type)]
+        import pyarrow.parquet  # noqa: F401
+    files, test = _files(path) if path.is_dir() else [path], list[pathlib.Path]()
+    train = [file for file in files if file.name.startswith("train")]
+    if train:
+        named = ([file for file in files if file.name.startswith(name)] for name in _TEST)
+        test, files = next(filter(None, named), []), train
+    found = _read(files, options, str(path))
+    return found._replace(test=_read(test, options, str(path)).train) if test else found
+
+
+def _files(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(file for file in folder.glob("*.parquet") if file.is_file() and not file.name.startswith((".", "_")))
+
+
+def _read(files: Sequence[pathlib.Path], options: Options, where: str) -> Raw:
+    schema = _schema(files)
+    pictures = [field.name for field in schema if is_image(field.type)]
     if pictures and options.columns is None:
         options = options._replace(columns=(pictures[0],))
-    wanted = set(table.column_names)
-    if options.columns:
-        wanted &= {*options.columns, *([options.label] if options.label else table.column_names)}
-    skipped = {name for name in pictures if options.columns and name not in options.columns}
-    columns = {
-        name: _column(table.column(name), f"{path}: {name!r}", options)
-        for name in table.column_names
-        if name in wanted - skipped
-    }
-    found = divided(columns, options, str(path), "a Parquet file")
+    require_columns(options.columns or (), schema.names, where)
+    label = label_of(schema.names, options, where)
+    wanted = [
+        name
+        for name in schema.names
+        if not options.columns or name in options.columns or (name == label and name not in pictures)
+    ]
+    if options.stream:
+        from topojax.data.readers.parquet_rows import Column
+
+        columns: Any = {name: Column(files, schema, name, options, where) for name in wanted if name != label}
+        whole = [name for name in wanted if name == label]
+    else:
+        columns, whole = {}, wanted
+    if whole:
+        import pyarrow
+
+        table = pyarrow.concat_tables([unpacked(file, whole) for file in files])
+        columns |= {name: values(table.column(name), f"{where}: {name!r}", options) for name in whole}
+    found = divided({name: columns[name] for name in wanted}, options, where, "a Parquet file")
+    if options.stream and isinstance(found.train.inputs, dict):
+        rows: Any = Joined(found.train.inputs)
+        found = found._replace(train=Split(rows, found.train.label))
     return found._replace(pictures=bool(pictures) and options.columns == (pictures[0],))
 
 
-def _table(path: pathlib.Path, parquet: Any) -> Any:
-    """All rows, some at a time: a column of one long text has few bytes on disk, and all of them in memory."""
-    import pyarrow
-
-    held, took, batches = path.stat().st_size, 0, []
-    with parquet.ParquetFile(path) as file:
-        about = file.metadata
-        require_unfolded(path, held, about.num_rows * about.num_columns)  # a byte a cell at least
-        for batch in file.iter_batches(batch_size=_ROWS):
-            took += batch.nbytes
-            require_unfolded(path, held, took)
-            batches.append(batch)
-        return pyarrow.Table.from_batches(batches, schema=file.schema_arrow)
-
-
-def _is_image(kind: Any) -> bool:
-    from pyarrow import types
-
-    return types.is_struct(kind) and any(kind.field(i).name == "bytes" for i in range(kind.num_fields))
+def _schema(files: Sequence[pathlib.Path]) -> Any:
+    """That all shards agree on, whatever is noted beside it."""
+    first: Any = None
+    for file in files:
+        with opened(file) as one:
+            schema = one.schema_arrow.remove_metadata()
+        first = schema if first is None else first
+        for field in first:
+            if field.name not in schema.names:
+                raise UserError(f"{file}: has no column {field.name!r}, which {files[0].name} has")
+            if schema.field(field.name).type != field.type:
+                raise UserError(
+                    f"{file}: column {field.name!r} is {schema.field(field.name).type}, that of {files[0].name} is "
+                    f"{field.type}"
+                )
+    return first
 
 
-def _column(column: Any, where: str, options: Options) -> np.ndarray:
-    from pyarrow import types
-
-    if _is_image(column.type):
-        return stacked([decode(cell["bytes"], where, options.resize) for cell in column.to_pylist()], where)
-    if types.is_integer(column.type) or types.is_floating(column.type) or types.is_boolean(column.type):
-        return np.asarray(column.to_numpy() if not column.null_count else typed(column.to_pylist()))
-    cells = column.to_pylist()
-    if any(isinstance(cell, list | tuple) for cell in cells):
-        try:
-            return np.array(cells, np.float64)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{where} holds lists that are no numbers of one shape") from error
-    return typed(cells)
-
-
-def stacked(images: list[np.ndarray], where: str) -> np.ndarray:
-    """Images of one size as [n, H, W, C].
+def opened(file: pathlib.Path) -> Any:
+    """A `ParquetFile` of pyarrow.
 
     Raises:
-      UserError: they differ in size, naming the first two.
+      UserError: there is none, or it is cut off.
     """
-    colour = any(image.ndim == 3 for image in images)
-    for i, image in enumerate(images):
-        if image.shape[:2] != images[0].shape[:2]:
-            (h, w), (a, b) = images[0].shape[:2], image.shape[:2]
-            raise UserError(
-                f"{where}: images differ in size: the first is {h}×{w}, that of row {i} is {a}×{b}; "
-                f"--config.data.resize={h}x{w} brings all to one"
-            )
-    return np.stack([i if i.ndim == 3 else np.repeat(i[..., None], 3 if colour else 1, axis=-1) for i in images])
+    from pyarrow import ArrowException, parquet
+
+    try:
+        return parquet.ParquetFile(file)
+    except (ArrowException, OSError) as error:
+        raise _damaged(file, error) from error
+
+
+def _damaged(file: pathlib.Path, error: Exception) -> UserError:
+    return UserError(f"{file}: damaged, or not {KIND}: {' '.join(str(error).split())[:160]}")
+
+
+def unpacked(file: pathlib.Path, columns: Sequence[str], group: int | None = None) -> Any:
+    """All rows of a file or of a row group, as pyarrow's table.
+
+    Some at a time: a column of one long text has few bytes on disk, and all of them in memory.
+    """
+    import pyarrow
+
+    held, took, batches = file.stat().st_size, 0, []
+    with opened(file) as one:
+        rows = one.metadata.num_rows if group is None else one.metadata.row_group(group).num_rows
+        require_unfolded(file, held, rows * len(columns))  # a byte a cell at least
+        groups = None if group is None else [group]
+        try:
+            for batch in one.iter_batches(batch_size=_ROWS, row_groups=groups, columns=list(columns)):
+                took += batch.nbytes
+                require_unfolded(file, held, took)
+                batches.append(batch)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise _damaged(file, error) from error
+        names = set(columns)
+        schema = pyarrow.schema([field for field in one.schema_arrow if field.name in names])
+        return pyarrow.Table.from_batches([batch.select(schema.names) for batch in batches], schema=schema)

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -45,9 +46,7 @@ def divided(columns: dict[str, np.ndarray], options: Options, where: str, source
     if name is None and options.label is None and options.columns is None and kinds:
         notes.append(f"no column is taken for labels; config.data.label={kinds[0]} would be one that is text")
     wanted = options.columns or tuple(column for column in columns if column != name)
-    for column in wanted:
-        if column not in columns:
-            raise UserError(f"{where}: config.data.columns names {column!r}, there are {_few(columns)}")
+    require_columns(wanted, columns, where)
     inputs = {column: columns[column] for column in wanted if column != name}
     for column, values in list(inputs.items()):
         if options.columns is None and _counts(column, values):
@@ -62,6 +61,13 @@ def divided(columns: dict[str, np.ndarray], options: Options, where: str, source
 def _kinds(values: np.ndarray) -> int:
     """How many texts there are in a column; 0 where it holds numbers."""
     return len({value for value in values if isinstance(value, str)}) if values.dtype == object else 0
+
+
+def require_columns(wanted: Iterable[str], columns: Iterable[str], where: str) -> None:
+    """Refuse a column of `config.data.columns` that is not there."""
+    for column in wanted:
+        if column not in columns:
+            raise UserError(f"{where}: config.data.columns names {column!r}, there are {_few(columns)}")
 
 
 def label_of(columns: Any, options: Options, where: str) -> str | None:
