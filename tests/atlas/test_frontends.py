@@ -57,6 +57,15 @@ def test_a_quarter_turn_changes_no_feature(rotations, shape):
     assert change(features(flat(images)), features(flat(images[::-1]))) > 0.3  # other pictures are others
 
 
+@pytest.mark.parametrize(("rotations", "kept"), [(2, (2,)), (3, ()), (6, (2,)), (12, (1, 2, 3))])
+def test_a_quarter_that_is_no_turn_of_the_group_is_seen(rotations, kept):
+    """Nothing changes by what is a multiple of 90° and of 360°/n; by other quarters something does."""
+    features, images = front_end(rotations), blobs()
+    for quarters in (1, 2, 3):
+        off = change(features(flat(images)), features(flat(np.rot90(images, quarters, axes=(1, 2)))))
+        assert off < 1e-5 if quarters in kept else off > 0.01
+
+
 @pytest.mark.parametrize("kind", ["conv", "rotation"])
 def test_features_are_at_first_as_long_as_is_asked_for(kind):
     """However many there are: the scale of the latent is measured on pictures, not on features."""

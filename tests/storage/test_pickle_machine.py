@@ -77,6 +77,7 @@ BOMBS = {
     "lists in lists": (b"\x80\x02" + b"]" * 5000 + b"a" * 4999 + b".", "unfolds|too deep"),
     "tuples of one": (b"\x80\x02)" + b"\x85" * 200_000 + b".", "more than 100000"),
     "many dicts": (b"\x80\x02](" + b"}" * 200_000 + b"e.", "more than 100000"),
+    "marks without end": (b"\x80\x02" + b"(" * 2_000_001 + b".", "more than 2000000 steps"),
     "a place of memory far away": (b"\x80\x02]r\xff\xff\xff\x7f.", "place 2147483647 of memory after 0"),
     "a place that was never written": (b"\x80\x02h\x05.", "place 5"),
     "a long integer": (b"\x80\x02\x8a\xff" + b"\x7f" * 255 + b".", "more than 64 bits"),

@@ -215,6 +215,12 @@ def test_an_npz_with_a_pickle_or_a_shape_that_lies_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("header", "message"),
     [
+        ([], "its header is no table of tensors"),
+        (None, "its header is no table of tensors"),
+        ({"x": 5}, "its header is no table of tensors"),
+        ({"x": {"dtype": "BF16", "shape": [4], "data_offsets": [0, 8]}}, "x holds BF16, not one of F64, F32"),
+        ({"x": {"dtype": ["F32"], "shape": [2], "data_offsets": [0, 8]}}, "not one of F64, F32"),
+        ({"x": {"dtype": "F32", "data_offsets": [0, 8]}}, "x has no shape"),
         ({"__metadata__": []}, "no texts"),
         ({"__metadata__": None}, "no texts"),
         ({"__metadata__": {"config": 5}}, "no texts"),

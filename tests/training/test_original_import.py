@@ -259,6 +259,10 @@ ADAM = "optim/atlas/state/3"
         (f"{ADAM}", 5, "state/3 is no state of Adam"),
         ("optim/atlas/state/999", {"step": 1}, "state/999 is of no parameter"),
         ("metrics/adaptive_weight_state/window_weight/value", -1.0, "window_weight = -1"),
+        ("state/atlas/encoder.codebook", np.zeros((10, 32, 2), np.int64), "holds int64, not floating-point numbers"),
+        ("state/atlas/encoder.codebook", np.zeros((10, 32, 2), bool), "holds bool, not floating-point numbers"),
+        (f"{ADAM}/exp_avg", np.zeros(7, np.int64), "state/3/exp_avg holds int64, not floating-point numbers"),
+        ("config/batch_size", -3, r"file\.pt: config\.train\.batch_size = -3"),
         ("data/X_train", original_file.Tensor(np.zeros((5, 63))), "do not fit"),
         ("data/X_train", original_file.Tensor(np.full((96, 64), 2.0)), r"outside \[0, 1\]"),
     ],
@@ -292,6 +296,20 @@ def test_a_file_without_examples_in_its_data_is_refused(tmp_path):
         "labels_train": original_file.Tensor(np.zeros(0)),
     }
     refused(tmp_path, tree, "data/X_train holds no example")
+
+
+def test_precisions_are_one_number_each_and_those_that_are_missing_are_told(tmp_path):
+    tree = original_file.tree(use_learned_precisions=True)
+    recon = original_file.Tensor(np.float32(0.5))
+    tree["state"]["precisions"] = {"recon": recon}
+    tree["optim"] = {}
+    original_file.save(tmp_path / "some.pt", tree)
+    lines = import_original(tmp_path / "some.pt", tmp_path / "some")
+    assert "not in the file, so 0 at first: precisions of route, vq" in lines
+    precisions = restore(tmp_path / "some").state.params["precision"]
+    assert {name: float(value) for name, value in precisions.items()} == {"recon": 0.5, "route": 0.0, "vq": 0.0}
+    tree["state"]["precisions"]["vq"] = original_file.Tensor(np.zeros(3))
+    refused(tmp_path, tree, r"precisions/vq has shape \[3\], it is one number")
 
 
 def test_weights_that_the_atlas_lacks_are_refused_and_those_without_a_place_are_told(tmp_path):

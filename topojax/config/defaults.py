@@ -125,7 +125,7 @@ def default_config() -> ConfigDict:
     # routing, norms, entropies and controllers are float32 in either case.
     c.model.matmul = "float32"
     # What stands before the encoder's first layer: flat (nothing), conv (two convolutions), or rotation (the same with
-    # kernels in `rotations` orientations, pooled to features that do not change when the picture turns).
+    # kernels in `rotations` orientations, pooled to features that do not change when the picture turns by one of them).
     c.model.frontend = "flat"
     # What draws the picture from the decoder's last layer: flat (one linear map) or conv (convolutions).
     c.model.renderer = "flat"

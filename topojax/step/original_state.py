@@ -57,11 +57,9 @@ def imported(
         lines.append("jumps had rank 0, points d_j: kept to 1e-9, and given the full rank that training may use")
     params = {**state.params, "atlas": atlas}
     if "precision" in params:
-        found = {name: saved.tensors.get(f"precisions/{PRECISIONS[name]}") for name in params["precision"]}
-        params["precision"] = {
-            name: params["precision"][name] if value is None else jnp.asarray(value, jnp.float32).reshape(())
-            for name, value in found.items()
-        }
+        params["precision"], begun = _precisions(params["precision"], saved.tensors)
+        if begun:
+            lines.append(f"not in the file, so 0 at first: precisions of {', '.join(begun)}")
     opt_state, control = state.opt_state, state.control
     if fresh:
         lines.append("losses, contracts, rate and Adam are those of this program, and begin anew")
@@ -93,6 +91,20 @@ _LOST = (
     "not carried over: averages of the weighted loss, which is another here: loss_ema and its best start anew",
     "not carried over: usage counts, probes and drift scales, which are measured anew within an epoch",
 )
+
+
+def _precisions(begun: Params, tensors: Mapping[str, np.ndarray]) -> tuple[Params, list[str]]:
+    """The learned precisions of the file, and the names of those that it lacks."""
+    out, missing = dict(begun), []
+    for name in begun:
+        value = tensors.get(f"precisions/{PRECISIONS[name]}")
+        if value is None:
+            missing.append(name)
+        elif value.size != 1:
+            raise ValueError(f"precisions/{PRECISIONS[name]} has shape {list(value.shape)}, it is one number")
+        else:
+            out[name] = jnp.float32(value.item())
+    return out, missing
 
 
 def _of_rank_zero(jump: Params, tensors: Mapping[str, np.ndarray]) -> Params:

@@ -157,7 +157,9 @@ def _safetensors(path: pathlib.Path) -> dict[str, Any]:
             if size < 8 or not 0 < length <= min(size - 8, _LONGEST_HEADER):
                 raise UserError(f"{path} is no safetensors file, or a truncated one")
             header = json.loads(file.read(length))
-            texts = header.pop("__metadata__", {})
+            texts = header.pop("__metadata__", {}) if isinstance(header, dict) else {}
+            if not isinstance(header, dict) or not all(isinstance(entry, dict) for entry in header.values()):
+                raise ValueError("its header is no table of tensors")
             if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
                 raise ValueError("its __metadata__ are no texts by their names")
             _require_within(header, size - 8 - length)
@@ -177,6 +179,11 @@ def _require_within(header: Mapping[str, Any], held: int) -> None:
     """Every tensor lies within the `held` bytes after the header, and all together claim no more than those."""
     claimed = 0
     for name, entry in header.items():
+        if not (isinstance(entry.get("dtype"), str) and entry["dtype"] in _KINDS):
+            told = f"{name} holds {entry.get('dtype')}"
+            raise ValueError(f"{told}, not one of {', '.join(_KINDS)}")
+        if not all(isinstance(entry.get(field), list) for field in ("data_offsets", "shape")):
+            raise ValueError(f"{name} has no shape or no place in the file")
         start, end = entry["data_offsets"]
         sizes = (start, end, *entry["shape"])
         if not all(type(number) is int and number >= 0 for number in sizes):

@@ -6,6 +6,7 @@ name. Nothing is imported and no attribute is looked up. The work is bounded by 
 
   a text or bytes    lies in the program, as does what a FRAME spans
   memo               place n is written after place n − 1
+  steps              two million, as many as floats lie in the largest pickle that is read
   containers         100,000, results of calls among them
   results of calls   `room` bytes in all, however often the same bytes are asked for
   the whole          visited from its root, 4 values for each byte of the program, 32 deep: a list that is in itself, or
@@ -20,6 +21,7 @@ from topojax.errors import shown
 from topojax.storage.pickle_walk import Refused, require_finite
 
 CONTAINERS: Final = 100_000
+STEPS: Final = 2_000_000
 VISITS: Final = 4
 """Values in the whole, for each byte of the program."""
 
@@ -61,7 +63,9 @@ class Machine:
           ValueError: a program that is cut off; what a function of the table does not take.
         """
         argument: Any
-        for opcode, argument, _ in pickletools.genops(self._program):
+        for step, (opcode, argument, _) in enumerate(pickletools.genops(self._program)):
+            if step >= STEPS:
+                raise Refused(f"a pickle of more than {STEPS} steps")
             if opcode.name in ("GLOBAL", "INST"):  # told before anything is done; STACK_GLOBAL when it comes
                 self._named(*argument.split(" ", 1))
         for opcode, argument, position in pickletools.genops(self._program):

@@ -116,7 +116,10 @@ def _understood(
     """What the file says: its parts, the configuration that goes on from it, its examples if any, and their sizes."""
     saved = original_parts.saved(path, tree)
     rate = float(saved.rate.get("lr") or saved.config.get("lr") or 1e-3)
-    config = config_of(saved.config, weights_of(saved.config, saved.weights), rate=rate, fresh=fresh)
+    try:
+        config = config_of(saved.config, weights_of(saved.config, saved.weights), rate=rate, fresh=fresh)
+    except UserError as error:  # fields are told by their names here: whose they are has to be said
+        raise UserError(f"{path}: {error}") from error
     config.name = f"imported_{path.stem}"
     arrays = original_parts.examples(path, tree, saved)
     if arrays is None:

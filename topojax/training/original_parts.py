@@ -45,7 +45,7 @@ def saved(path: pathlib.Path, tree: Mapping[str, Any]) -> Saved:
         raise UserError(f"{path}: epoch = {shown(repr(epoch))} is no epoch")
     tensors = dict(named_tensors.leaves({part: state.get(part) for part in _PARTS}))
     for name, value in tensors.items():
-        _finite(path, f"state/{name}", value)
+        _finite(path, f"state/{name}", value, kinds="f")
     _sizes_agree(path, config, tensors)
     metrics, optim = (_mapping(tree.get(name)) for name in ("metrics", "optim"))
     return Saved(
@@ -70,10 +70,11 @@ def _sizes_agree(path: pathlib.Path, config: Mapping[str, Any], tensors: Mapping
             raise UserError(f"{path}: {name} has shape {list(tensors[name].shape)}, its configuration {told}")
 
 
-def _finite(path: pathlib.Path, name: str, value: np.ndarray) -> None:
-    """Numbers, and finite in float32."""
-    if value.dtype.kind not in "biuf":
-        raise UserError(f"{path}: {shown(name)} holds {value.dtype}, not numbers")
+def _finite(path: pathlib.Path, name: str, value: np.ndarray, *, kinds: str = "biuf") -> None:
+    """Numbers of these kinds, and finite in float32."""
+    if value.dtype.kind not in kinds:
+        wanted = "floating-point numbers" if kinds == "f" else "numbers"
+        raise UserError(f"{path}: {shown(name)} holds {value.dtype}, not {wanted}")
     with np.errstate(over="ignore"):
         good = np.isfinite(value.astype(np.float32)).all()
     if not good:
@@ -99,7 +100,7 @@ def _moments(
         for name, value in found.items():
             if value is None:
                 raise UserError(f"{path}: {where} has no {name}")
-            _finite(path, f"{where}/{name}", value)
+            _finite(path, f"{where}/{name}", value, kinds="biuf" if name == "step" else "f")
             shape = tensors[names[int(index)]].shape
             if name != "step" and value.shape != shape:
                 told = f"{shown(names[int(index)])} {list(shape)}"

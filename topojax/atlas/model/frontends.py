@@ -136,8 +136,9 @@ class Rotations(nn.Module):
     angular waves, so that it can be turned by any angle: the first layer answers a picture in n orientations, the
     second mixes orientations by their difference alone. A norm gate takes the n orientations of a channel as one
     bundle. Each channel then leaves its mean and its norm over orientations, and their sums over rings around the
-    middle: turning the picture by a multiple of 90° changes nothing, to rounding; by another multiple of 360°/n, no
-    more than pixels do that lie on a square.
+    middle. Turning the picture by what is a multiple of 360°/n and of 90° changes nothing, to rounding: by quarters
+    where n is a multiple of 4, by halves where it is even. By another multiple of 360°/n it changes no more than pixels
+    do that lie on a square; of a quarter that is none, as with n = 2 or 6, nothing is promised.
 
     Attributes:
       shape: (H, W, C), H = W.
