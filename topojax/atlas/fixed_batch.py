@@ -17,7 +17,7 @@ from topojax.atlas.model import Model
 from topojax.atlas.objective import Aux, Objective
 from topojax.atlas.signals import Usage
 from topojax.atlas.system import Control, ControlState
-from topojax.atlas.terms import INVARIANCES, Settings
+from topojax.atlas.terms import Settings
 from topojax.control import caps
 from topojax.control.base import is_off, typed
 from topojax.data.augment import augment
@@ -125,9 +125,12 @@ class Prober:
         """
         params, spectral = after
         lambdas, settings = self.system.weights(control), self.settings_of(control, probed)
-        view = self._view(batch)
-        two = probe.passes(self.model, (before[0]["atlas"], before[1]), (params["atlas"], spectral), batch.image)
-        terms = self.objective.terms(params["atlas"], two.weights, settings, two.after, batch, view)
+        view = self._view(batch) if self.objective.compares else None
+        both = view if self.objective.together else None
+        pair = (before[0]["atlas"], before[1]), (params["atlas"], spectral)
+        two = probe.passes(self.model, *pair, batch.image, both)
+        second = two.second if view is None or both is not None else self.model.encode(two.weights, view)
+        terms = self.objective.terms(params["atlas"], two.weights, settings, two.after, batch, second)
         measured = self.signals_of(Aux(terms, two.after, spectral), usage, settings)
         lyapunov = measured["task"] + self.system.violation(control, measured)
         rise = (lyapunov - probed.lyapunov) / jnp.maximum(jnp.abs(probed.lyapunov), 1e-12)
@@ -150,8 +153,6 @@ class Prober:
         return {row.follows for row in self.rows if row.mechanism == "track"}
 
     def _view(self, batch: Batch) -> Array:
-        if not any(row.name in INVARIANCES for row in self.rows):
-            return batch.image
         key = jax.random.key(self.config.seed)  # of the run, not of the step: always the same view
         return augment(key, batch.image, self.image_shape, **self.config.view.to_dict())
 

@@ -9,6 +9,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from topojax.atlas.model.layout import unrolled
 from topojax.types import Array
 
 LOG_FLOOR = 1e-6
@@ -18,7 +19,9 @@ ERROR_FLOOR = 1e-7
 
 
 def squared_norm(x: Array) -> Array:
-    """‖x‖² along the last axis, added slice by slice: over a short axis several times faster on a CPU."""
+    """‖x‖² along the last axis."""
+    if not unrolled(x.shape[-1]):
+        return jnp.sum(x**2, axis=-1)
     return functools.reduce(jnp.add, [x[..., i] ** 2 for i in range(x.shape[-1])])
 
 

@@ -20,9 +20,9 @@ import numpy as np
 from topojax.atlas import losses
 from topojax.atlas.model import Model
 from topojax.atlas.model.learned_metric import mixing_penalty
-from topojax.atlas.terms import TERMS, Settings, read
+from topojax.atlas.terms import INVARIANCES, TERMS, Settings, read
 from topojax.control import precision
-from topojax.types import Array, Batch, Outputs, Params, Spectral
+from topojax.types import Array, Batch, Encoding, Outputs, Params, Spectral
 
 TASK = ("recon", "codebook", "route")
 """Terms whose unweighted sum is the signal of the rate: no controller moves it by moving a weight."""
@@ -92,11 +92,11 @@ class Objective:
         """
         lambdas, settings = jax.lax.stop_gradient((dict(lambdas), settings))
         weights, spectral = self.model.normalise(params["atlas"], spectral)
-        encoding = self.model.encode(weights, batch.image)
-        at = self.model.encode(weights, view).chart if self.config.losses.glue else None
+        encoding, second = self.encodings(weights, batch.image, view)
+        at = second.chart if second is not None and self.config.losses.glue else None
         which = told(len(batch.image), self.config.losses.told_share)
         out = Outputs(encoding, self.model.reconstruct(weights, encoding, which, at))
-        terms = self.terms(params["atlas"], weights, settings, out, batch, view, at=at)
+        terms = self.terms(params["atlas"], weights, settings, out, batch, second, at=at)
         loss = self.total(terms, lambdas, params)
         logits = self.model.readout(weights, out.encoding.router, out.encoding.z_geo)
         terms["readout"] = losses.cross_entropy(logits, batch.label)
@@ -110,7 +110,7 @@ class Objective:
         settings: Settings,
         out: Outputs,
         batch: Batch,
-        view: Array,
+        second: Encoding | None,
         *,
         at: Array | None = None,
     ) -> dict[str, Array]:
@@ -122,7 +122,7 @@ class Objective:
           settings: of control.
           out: of the pass.
           batch: B examples.
-          view: a second view of them, [B, X].
+          second: of another view of them (`encodings`); None where nothing compares with it.
           at: [B], in which chart's place the decoder was asked; None is the strongest's.
         """
         e, names = out.encoding, frozenset(row.name for row in self.rows)
@@ -131,13 +131,36 @@ class Objective:
             "codebook": losses.codebook(e.v_loc, e.z_q_all, e.router),
             "commitment": losses.commitment(e.v_loc, e.z_q_all, e.router),
         }
-        found = read(self.config, self.model, params, weights, settings, out, batch, view, at, names=names)
+        found = read(self.config, self.model, params, weights, settings, out, batch, second, at, names=names)
         terms |= {name: term(found) for name, term in TERMS.items() if name in names}
         if self.config.model.metric != "euclid":
             terms["metric_l1"] = mixing_penalty(params)
         if self.config.supervised.enabled:
             terms["route"] = losses.sup_route(e.router, found.class_table, batch.label)
         return terms
+
+    @property
+    def compares(self) -> bool:
+        """Whether anything compares a batch with a second view of it."""
+        return self.config.losses.glue or any(row.name in INVARIANCES for row in self.rows)
+
+    @property
+    def together(self) -> bool:
+        """Whether one pass may take a batch and its view: see `encodings`."""
+        return self.compares and self.config.mesh.data == 1 and self.config.model.metric == "euclid"
+
+    def encodings(self, weights: Params, x: Array, view: Array) -> tuple[Encoding, Encoding | None]:
+        """Of a batch [B, X] and, where something compares with it, of a second view of it.
+
+        One pass over both has half as many operations as two, most of which are too short to keep a machine busy. What
+        is split over devices, or encoded by a distance whose scale is the batch's, takes two.
+        """
+        if not self.compares:
+            return self.model.encode(weights, x), None
+        if not self.together:
+            return self.model.encode(weights, x), self.model.encode(weights, view)
+        both = self.model.encode(weights, jnp.concatenate([x, view]))
+        return jax.tree.map(lambda leaf: leaf[: len(x)], both), jax.tree.map(lambda leaf: leaf[len(x) :], both)
 
     def likelihood(self, error: Array) -> Array:
         """What `losses.recon_weight` weighs: the error, or its log."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from topojax.atlas import losses
@@ -40,9 +41,16 @@ class Passes(NamedTuple):
     after: Outputs
     weights: Params  # θ, spectrally normalised
     images: Array  # shape=(2, P, X): Dec_θ⁻(z₀) and Dec_θ(z₀) at z₀ = z_geo(x; θ⁻), no texture
+    second: Encoding | None = None  # of the second view, after
 
 
-def passes(model: Model, before: tuple[Params, Spectral], after: tuple[Params, Spectral], x: Array) -> Passes:
+def passes(
+    model: Model,
+    before: tuple[Params, Spectral],
+    after: tuple[Params, Spectral],
+    x: Array,
+    view: Array | None = None,
+) -> Passes:
     """Run the probe batch under θ⁻ and θ: one model in the graph, scanned over both.
 
     Args:
@@ -50,26 +58,34 @@ def passes(model: Model, before: tuple[Params, Spectral], after: tuple[Params, S
       before: raw parameters and power-iteration vectors of the atlas, θ⁻.
       after: θ.
       x: the probe batch, [P, X].
+      view: a second view of it, to be encoded too.
     """
     points = x.shape[0]
-    stacked = jax.tree.map(lambda *two: jnp.stack(two), before, after)
+    # As two vectors: a stack of each leaf would be a kernel of each to compile.
+    _, unravel = ravel_pytree(before)
+    stacked = jnp.stack([ravel_pytree(tree)[0] for tree in (before, after)])
+    seen = x if view is None else jnp.concatenate([x, view])
     z_geo = jax.eval_shape(model.encode, before[0], x).z_geo
 
-    def run(start: tuple[Array, Array], one: tuple[Params, Spectral]) -> tuple[tuple[Array, Array], Any]:
+    def run(start: tuple[Array, Array], one: Array) -> tuple[tuple[Array, Array], Any]:
         z_0, started = start
-        weights, _ = model.normalise(*one)
-        e = model.encode(weights, x)
+        weights, _ = model.normalise(*unravel(one))
+        whole = model.encode(weights, seen)
+        e = whole if view is None else jax.tree.map(lambda leaf: leaf[:points], whole)
         z_0 = jnp.where(started, z_0, e.z_geo)
         texture = jnp.concatenate([e.z_tex, jnp.zeros_like(e.z_tex)])
         decoding = model.decode(weights, jnp.concatenate([e.z_geo, z_0]), texture)
-        return (z_0, jnp.ones_like(started)), (e, decoding, weights)
+        return (z_0, jnp.ones_like(started)), (whole, decoding, weights)
 
     start = (jnp.zeros(z_geo.shape), jnp.zeros((), bool))
     _, (encodings, decodings, weights) = jax.lax.scan(run, start, stacked)
-    old = jax.tree.map(lambda leaf: leaf[0], encodings)
-    new, weights = jax.tree.map(lambda leaf: leaf[1], (encodings, weights))
+    old, new = (jax.tree.map(lambda leaf, i=i: leaf[i], encodings) for i in (0, 1))
+    weights, second = jax.tree.map(lambda leaf: leaf[1], weights), None
+    if view is not None:
+        second = jax.tree.map(lambda leaf: leaf[points:], new)
+        old, new = (jax.tree.map(lambda leaf: leaf[:points], e) for e in (old, new))
     dream = Decoding(*(leaf[1, :points] for leaf in decodings))
-    return Passes(old, Outputs(new, dream), weights, decodings.x_hat[:, points:])
+    return Passes(old, Outputs(new, dream), weights, decodings.x_hat[:, points:], second)
 
 
 def drift(two: Passes, x: Array, *, metric: Array, length: Array, potential: Callable[[Array], Array]) -> Drift:

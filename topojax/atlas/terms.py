@@ -72,12 +72,12 @@ def read(
     settings: Settings,
     out: Outputs,
     batch: Batch,
-    view: Array,
+    second: Encoding | None,
     at: Array | None = None,
     *,
     names: frozenset[str],
 ) -> Pass:
-    """What the terms of these contracts read; a second encoding and code usage only where one of them needs it.
+    """What the terms of these contracts read; code usage only where one of them needs it.
 
     Args:
       config: of the run.
@@ -87,12 +87,11 @@ def read(
       settings: of control.
       out: of the pass.
       batch: B examples.
-      view: a second view of them, [B, X].
+      second: of another view of them; None where nothing compares with it.
       at: [B], in which chart's place the decoder was asked; None is the strongest's.
       names: of the contracts.
     """
     table = model.class_table(weights, settings.temperature) if config.supervised.enabled else None
-    second = model.encode(weights, view) if names & INVARIANCES else None
     usage = _code_usage(config, weights, out.encoding) if names & {"code_entropy", "per_chart_code_entropy"} else None
     decoder_router, label = out.decoding.router, batch.label
     found = (out.encoding, decoder_router, at, label, table, second, usage)

@@ -70,17 +70,12 @@ class Epochs:
         def views(step: Array, index: Array) -> Views:
             return split(self.views(state.key, data, step, index), mesh)
 
-        # Each step prepares the next one's batch: a carry is written to memory once, where XLA would otherwise sample
-        # every pixel again in each of its uses (a third of an MNIST step on a CPU).
-        def body(carry: tuple[TrainState, Views], following: Array) -> tuple[tuple[TrainState, Views], Array]:
-            state, now = carry
-            after = views(state.step + 1, following)
-            state, metrics = self.step(state, now, probe)
+        def body(state: TrainState, index: Array) -> tuple[TrainState, Array]:
+            state, metrics = self.step(state, views(state.step, index), probe)
             names.update(metrics)
-            return (state, after), pack(metrics)
+            return state, pack(metrics)
 
-        first = views(state.step, order[0])
-        (state, _), metrics = jax.lax.scan(body, (state, first), jnp.roll(order, -1, axis=0))
+        state, metrics = jax.lax.scan(body, state, order)
         self._traced.append(expanded(names, self.rows))
         return state, reduce_epoch(self._traced[-1], metrics)
 
@@ -102,18 +97,15 @@ class Epochs:
         def views(step: Array, place: Array) -> Views:
             return split(self.seen(state.key, step, at(chunk, place)), mesh)
 
-        def body(place: Array, carry: tuple[TrainState, Views, Array]) -> tuple[TrainState, Views, Array]:
-            state, now, rows = carry
-            after = views(state.step + 1, jnp.minimum(place + 1, size - 1))
-            state, metrics = step_of(state, now, probe)
-            return state, after, jax.lax.dynamic_update_index_in_dim(rows, pack(metrics), place, 0)
+        def body(place: Array, carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
+            state, rows = carry
+            state, metrics = step_of(state, views(state.step, place), probe)
+            return state, jax.lax.dynamic_update_index_in_dim(rows, pack(metrics), place, 0)
 
-        first = views(state.step, jnp.int32(0))
-        metrics = jax.eval_shape(step_of, state, first, probe)[1]
+        metrics = jax.eval_shape(lambda: step_of(state, views(state.step, jnp.int32(0)), probe))[1]
         self._traced.append(expanded(metrics, self.rows))
         rows = jnp.zeros((size, len(self._traced[-1])), jnp.float32)
-        state, _, rows = jax.lax.fori_loop(0, chunk.number, body, (state, first, rows))
-        return state, rows
+        return jax.lax.fori_loop(0, chunk.number, body, (state, rows))
 
     @property
     def pairs(self) -> bool:
@@ -139,7 +131,8 @@ class Epochs:
             return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(self.views_of, key, batch))
 
         # Always true, which XLA does not know: what is in a branch is compiled by itself, to the same digits wherever a
-        # batch came from. Fused with a gather, here or there, they differ in the last bits.
+        # batch came from (fused with a gather, here or there, they differ in the last bits), and written to memory
+        # once. XLA would otherwise sample every pixel again in each of its uses, a third of an MNIST step on a CPU.
         return jax.lax.cond(step >= 0, self.views_of, none, key, batch)
 
     def views(self, key: Array, data: Batch, step: Array, index: Array) -> Views:

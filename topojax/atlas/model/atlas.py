@@ -21,6 +21,7 @@ from topojax.atlas.model.layers import (
     product,
     random_param,
 )
+from topojax.atlas.model.layout import unrolled
 from topojax.atlas.model.learned_metric import SoftEquivariantMetric, assigned
 from topojax.atlas.model.router import CovariantRouter, route
 from topojax.types import Array, Decoding, Encoding
@@ -46,8 +47,11 @@ def nearest_code(v_loc: Array, codebook: Array) -> tuple[Array, Array, Array]:
     """
     batch_last = jnp.moveaxis(v_loc, 0, -1)  # [D, B] or [N, D, B]
     each = batch_last[None] if v_loc.ndim == 2 else batch_last
-    parts = [(each[:, None, i] - codebook[:, :, i, None]) ** 2 for i in range(codebook.shape[-1])]
-    distances = functools.reduce(jnp.add, parts)
+    if unrolled(codebook.shape[-1]):
+        parts = [(each[:, None, i] - codebook[:, :, i, None]) ** 2 for i in range(codebook.shape[-1])]
+        distances = functools.reduce(jnp.add, parts)
+    else:
+        distances = jnp.sum((each[:, None] - codebook[..., None]) ** 2, axis=2)
     index = jnp.argmin(distances, axis=1).astype(jnp.int32)
     chosen = jnp.einsum("nkd,nkb->ndb", codebook, jax.nn.one_hot(index, codebook.shape[1], axis=1))
     return jnp.moveaxis(distances, -1, 0), index.T, jnp.moveaxis(chosen, -1, 0)

@@ -9,6 +9,7 @@ several times in a step (augmented views, probe batches) at the price of one nor
 import functools
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import flax.linen as nn
 import jax
@@ -17,6 +18,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.typing import ArrayLike
 
+from topojax.atlas.model.layout import unrolled
 from topojax.types import Array, Params, Spectral
 
 POWER_ITERATIONS = 3
@@ -205,9 +207,21 @@ def gelu(x: Array) -> Array:
     return 0.5 * x * (1.0 + jax.lax.erf(x * np.float32(0.5**0.5)))
 
 
-def energy(parts: Sequence[Array]) -> Array:
-    """√(Σ_i x_i² + 1e-12) over the channels of a bundle, an array each."""
-    return jnp.sqrt(functools.reduce(jnp.add, [part**2 for part in parts]) + 1e-12)
+Parts = Sequence[Array] | Array
+"""The channels of bundles: an array each where a bundle is written out (`layout.unrolled`), else the first axis."""
+
+
+def energy(parts: Parts) -> Array:
+    """√(Σ_i x_i² + 1e-12) over the channels of a bundle."""
+    return jnp.sqrt(_sum([part**2 for part in parts] if _separate(parts) else parts**2) + 1e-12)
+
+
+def _separate(parts: Parts) -> TypeGuard[Sequence[Array]]:
+    return isinstance(parts, list | tuple)
+
+
+def _sum(parts: Parts) -> Array:
+    return functools.reduce(jnp.add, parts) if _separate(parts) else jnp.sum(parts, axis=0)
 
 
 class NormGate(nn.Module):
@@ -223,6 +237,10 @@ class NormGate(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         beta = self.param("beta", nn.initializers.constant(self.bias_init), (x.shape[-1] // self.bundle,))
+        if not unrolled(self.bundle):
+            u = x.reshape(*x.shape[:-1], -1, self.bundle)
+            norm = jnp.sqrt(jnp.sum(u**2, axis=-1) + 1e-12)
+            return (u * gelu(norm + beta.reshape((1,) * (x.ndim - 1) + beta.shape))[..., None]).reshape(x.shape)
         # Strided slices: a sum over a short last axis is several times dearer on a CPU.
         parts = [x[..., i :: self.bundle] for i in range(self.bundle)]
         gate = gelu(energy(parts) + beta.reshape((1,) * (x.ndim - 1) + beta.shape))
@@ -230,21 +248,23 @@ class NormGate(nn.Module):
 
 
 @jax.custom_vjp
-def gated_mixture(parts: Sequence[Array], beta: Array, weights: Array) -> list[Array]:
+def gated_mixture(parts: Parts, beta: Array, weights: Array) -> Parts:
     """Σ_n w_n gate(x_n): norm gates of N inputs and their weighted sum, without the gated inputs in between.
 
     Its own gradient, since the usual one keeps and reads five arrays of [N, J, B] where recomputing takes three; batch
     last, so that every line is a run over memory. Together a quarter of the time of `NormGate` and an einsum.
 
     Args:
-      parts: the channels of every bundle, each [N, J, B] for J bundles.
+      parts: the channels of every bundle, each [N, J, B] for J bundles, or all of them, [P, N, J, B].
       beta: β, [J].
       weights: w, [N, B].
 
     Returns:
-      As many arrays [J, B].
+      As many arrays [J, B], or [P, J, B].
     """
     gate = gelu(energy(parts) + beta[None, :, None]) * weights[:, None]
+    if not _separate(parts):
+        return jnp.sum(parts * gate[None], axis=1)
     return [jnp.sum(part * gate, axis=0) for part in parts]
 
 
@@ -258,10 +278,17 @@ def _gated_mixture_backward(residuals, cotangents):
     x = norm + beta[None, :, None]
     phi = 0.5 * (1.0 + jax.lax.erf(x * np.float32(0.5**0.5)))
     slope = phi + x * np.float32((2 * np.pi) ** -0.5) * jnp.exp(-0.5 * x**2)
-    along = functools.reduce(jnp.add, [part * g[None] for part, g in zip(parts, cotangents, strict=True)])
+    separate = _separate(parts)
+    if separate:
+        along = _sum([part * g[None] for part, g in zip(parts, cotangents, strict=True)])
+    else:
+        along = _sum(parts * cotangents[:, None])
     dx = along * slope * weights[:, None]
     gate, radial = x * phi * weights[:, None], dx / norm
-    dparts = [g[None] * gate + part * radial for part, g in zip(parts, cotangents, strict=True)]
+    if separate:
+        dparts = [g[None] * gate + part * radial for part, g in zip(parts, cotangents, strict=True)]
+    else:
+        dparts = cotangents[:, None] * gate[None] + parts * radial[None]
     return dparts, jnp.sum(dx, axis=(0, 2)), jnp.sum(along * x * phi, axis=1)
 
 
@@ -284,9 +311,13 @@ class MixtureGate(nn.Module):
     def __call__(self, x: Array, kernels: Array, weights: Array) -> Array:
         """[B, H] of points x, [D, B] or one for each chart [N, D, B], kernels W [N, H, D] and weights w [B, N]."""
         charts, hidden, dim = kernels.shape
+        parts: Parts
         beta = self.param("beta", nn.initializers.constant(self.bias_init), (hidden // self.bundle,))
         by_part = kernels.reshape(charts, -1, self.bundle, dim).transpose(2, 0, 1, 3)
-        if x.ndim == 2:
+        if not (unrolled(dim) and unrolled(self.bundle)):
+            each = kernels @ (x[None] if x.ndim == 2 else x)
+            parts = each.reshape(charts, -1, self.bundle, x.shape[-1]).transpose(2, 0, 1, 3)
+        elif x.ndim == 2:
             each = (by_part.reshape(-1, dim) @ x).reshape(self.bundle, charts, -1, x.shape[-1])
             parts = [each[i] for i in range(self.bundle)]
         else:  # D products and sums, batch last: a batched product of so few columns is slower on a CPU
