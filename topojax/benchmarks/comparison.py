@@ -82,7 +82,7 @@ def compare(
     }
     out = {
         "name": config.name,
-        "data": config.data.name,
+        "data": pathlib.PurePath(config.data.name).name,
         "epochs": config.train.epochs,
         "labels_used": config.supervised.enabled,
         "seeds": seeds,

@@ -33,9 +33,7 @@ def markdown(found: Mapping[str, Any]) -> str:
     ]
     for name, arm in found["arms"].items():
         cells = [cell(arm[measure], form) for _, measure, form in COLUMNS]
-        by_hand = ", ".join(f"{field} {value:g}" for field, value in arm["setting"].items() if value is not None)
-        by_hand = by_hand.replace("gates 0", "no gates").replace("gates 1", "gates")
-        lines.append(f"| {name} | {' | '.join(cells)} | {by_hand or '–'} |")
+        lines.append(f"| {name} | {' | '.join(cells)} | {by_hand(arm['setting'])} |")
     if "sweep" in found:
         lines += [
             "",
@@ -50,6 +48,12 @@ def markdown(found: Mapping[str, Any]) -> str:
                     numbers = " | ".join(f"{swept[field][which]:.3f}" for which in ("worst", "mean", "best"))
                     lines.append(f"| {name} | {words} | {numbers} |")
     return "\n".join(lines)
+
+
+def by_hand(setting: Mapping[str, Any]) -> str:
+    """What a hand has set, in words; a dash for nothing."""
+    words = ", ".join(f"{field} {value:g}" for field, value in setting.items() if value is not None)
+    return words.replace("gates 0", "no gates").replace("gates 1", "gates") or "–"
 
 
 def cell(measure: Mapping[str, Any], form: str) -> str:

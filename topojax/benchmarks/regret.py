@@ -1,23 +1,30 @@
 """What control loses to constants tuned on each data set, and what others lose, from results of `benchmarks.control`.
 
   python -m topojax.benchmarks.regret runs/control/* --out=docs/regret
+  python -m topojax.benchmarks.regret docs/control/*/ --out=docs/control/regret --page=docs/what-control-gains.md
 
 Each argument is a folder with a control.json, named after its data. Regret in AMI is oracle − arm, in MSE arm /
 oracle − 1, of means over the seeds; the oracle is the arm `constants`, tuned on the training split of the data set at
-hand. Positive is a loss. Writes OUT.json and OUT.png, and prints the table.
+hand. Positive is a loss. Writes OUT.json and OUT.png, and prints the tables; --page puts them between its marks,
+<!-- gains:regret -->, <!-- gains:sets -->, <!-- gains:each --> and <!-- /gains -->.
 """
 
 import argparse
 import json
 import pathlib
+import re
 import statistics
 import sys
+from collections.abc import Mapping
 from typing import Any
 
+from topojax.benchmarks.comparison_report import by_hand, markdown
 from topojax.errors import UserError, run_process
-from topojax.storage.logs import write_json
+from topojax.storage.logs import write_json, write_text
 
 ORACLE = "constants"
+ABOUT = ("epochs", "seeds", "labels_used", "sweep")
+"""What is kept of a control.json beside its regrets."""
 
 
 def regrets(found: dict[str, Any]) -> dict[str, dict[str, float | None]]:
@@ -59,6 +66,31 @@ def _cell(one: dict[str, float | None] | None) -> str:
     return ami + (" / –" if one["mse"] is None else f" / {100 * one['mse']:+.1f} %")
 
 
+def settings(whole: dict[str, dict[str, Any]]) -> str:
+    """Markdown: what each data set was trained for, and what its search came to."""
+    lines = ["| data set | labels | epochs | seeds | tuned by hand to |", "|---|---|---|---|---|"]
+    for name, found in whole.items():
+        labels = "train the charts" if found["labels_used"] else "only score"
+        tuned = by_hand(found["arms"][ORACLE]["setting"])
+        lines.append(f"| {name} | {labels} | {found['epochs']} | {found['seeds']} | {tuned} |")
+    return "\n".join(lines)
+
+
+def each(whole: dict[str, dict[str, Any]]) -> str:
+    """Markdown: the arms of every data set, and what wrong guesses cost where they were made."""
+    parts = []
+    for name, found in whole.items():
+        known = markdown({key: value for key, value in found.items() if key != "sweep"})
+        parts.append(f"### {name}\n\n{known}")
+        for arm, swept in found.get("sweep", {}).items():
+            worst = swept["all"]
+            parts.append(
+                f"Wrong guesses, {arm}: AMI {worst['worst']:.3f} to {worst['best']:.3f}, "
+                f"MSE {worst['mse_best']:.4g} to {worst['mse_worst']:.4g}."
+            )
+    return "\n\n".join(parts)
+
+
 def draw(by_set: dict[str, dict[str, dict[str, float | None]]], path: pathlib.Path) -> None:
     """Regret in AMI and in MSE of each arm, a dot a data set."""
     from topojax.tracking.canvas import import_matplotlib
@@ -84,11 +116,22 @@ def draw(by_set: dict[str, dict[str, dict[str, float | None]]], path: pathlib.Pa
     figure.savefig(path, dpi=120)
 
 
+def put(page: pathlib.Path, tables: Mapping[str, str]) -> None:
+    """Put tables between the marks of their names in a page."""
+
+    def marked(match: re.Match[str]) -> str:
+        return f"{match[1]}\n{tables[match[2]]}\n{match[3]}"
+
+    pattern = rf"(<!-- gains:({'|'.join(tables)}) -->\n).*?\n(<!-- /gains -->)"
+    write_text(page, re.sub(pattern, marked, page.read_text(encoding="utf-8"), flags=re.DOTALL))
+
+
 def main(argv: list[str]) -> int:
     """Read, print, draw."""
     parser = argparse.ArgumentParser(prog="topojax.benchmarks.regret", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folders", nargs="+", type=pathlib.Path)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("regret"))
+    parser.add_argument("--page", type=pathlib.Path, help="a Markdown page with marks")
     given = parser.parse_args(argv)
     by_set, whole = {}, {}
     for folder in given.folders:
@@ -98,16 +141,13 @@ def main(argv: list[str]) -> int:
             by_set[name] = regrets(found)
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{folder}: no results of topojax.benchmarks.control ({error})") from error
-        whole[name] = {key: found.get(key) for key in ("epochs", "seeds", "labels_used", "sweep")}
-    print(table(by_set))
-    for name, about in whole.items():
-        for arm, swept in (about["sweep"] or {}).items():
-            worst = swept["all"]
-            print(
-                f"\n{name}, wrong guesses, {arm}: AMI {worst['worst']:.3f} to {worst['best']:.3f}, "
-                f"MSE {worst['mse_best']:.4g} to {worst['mse_worst']:.4g}"
-            )
-    write_json(given.out.with_suffix(".json"), {"regret": by_set, "about": whole})
+        whole[name] = found
+    tables = {"regret": table(by_set), "sets": settings(whole), "each": each(whole)}
+    print("\n\n".join(tables.values()))
+    if given.page is not None:
+        put(given.page, tables)
+    about = {name: {key: found.get(key) for key in ABOUT} for name, found in whole.items()}
+    write_json(given.out.with_suffix(".json"), {"regret": by_set, "about": about})
     draw(by_set, given.out.with_suffix(".png"))
     return 0
 

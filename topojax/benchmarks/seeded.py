@@ -50,7 +50,7 @@ def compile_runs(config: Any, dataset: Dataset) -> Callable[[Dataset, Any], Trai
     from sklearn.metrics import adjusted_mutual_info_score
 
     about = dataset.sizes()
-    _, program = build(config, about)
+    model, program = build(config, about)
     numbered = numbered_of(config, about)
     some = pack(config)
     abstract = jax.eval_shape(numbered.init, some)
