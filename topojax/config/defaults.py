@@ -55,8 +55,8 @@ def default_config() -> ConfigDict:
     # these stand at their defaults.
     c.data.auto = True
     # Where the training split lies: memory (on the device), host (as it was given, bytes or a mapped file of them, and
-    # handed over chunk by chunk), stream (the same, read and shuffled by grain, of the extra `stream`), or auto: memory
-    # where it takes a quarter of the device's memory at most, else host.
+    # handed over chunk by chunk), stream (in its files, read and shuffled by grain, of the extra `stream`), or auto:
+    # memory where it takes a quarter of the device's memory at most, else host.
     c.data.mode = "auto"
     # Keep decoded tfds arrays in the user's cache, so that only the first run needs TensorFlow.
     c.data.cache = True
