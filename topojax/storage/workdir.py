@@ -137,6 +137,22 @@ def adopted(workdir: pathlib.Path, config: Any) -> Any:
         return config
 
 
+def as_trained(workdir: pathlib.Path, config: Any) -> set[str]:
+    """The fields that stand as the run in `workdir` was trained: nothing is found out for them when it goes on.
+
+    A run of a former version has not measured all that this one measures.
+
+    Args:
+      workdir: of a run with a checkpoint; without a config.json that can be read there are none.
+      config: as `adopted` has it.
+    """
+    try:
+        trained = dict(flat(read_config(workdir)))
+    except UserError:
+        return set()
+    return {name for name, value in flat(config) if name in trained and trained[name] == value}
+
+
 def write_found(workdir: pathlib.Path, fields: dict[str, tuple[Any, Any]], notes: Iterable[str]) -> None:
     """Save what was found out of the data as found.json: field → [asked, value], and notes in words."""
     write_text(workdir / "found.json", json.dumps({"fields": fields, "notes": list(notes)}, indent=2) + "\n")
