@@ -14,6 +14,7 @@ from sklearn.utils.estimator_checks import check_estimator
 import topojax
 from topojax.analysis import estimator
 from topojax.atlas.table import TABLE
+from topojax.config import memory
 from topojax.storage.program_cache import compile_epoch
 
 KEPT = ("commitment", "route", "diversity", "window")
@@ -26,6 +27,13 @@ X = RNG.normal(size=(48, 3)) + np.where(Y == "left", -4.0, 4.0)[:, None]
 
 def small(**options):
     return topojax.Atlas(**{"epochs": 20, "hidden": 32, "settings": SMALL, **options})
+
+
+def short_of_memory():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "available", lambda: 330_000)
+        patch.setattr(estimator, "compile_epoch", None)
+        small(hidden=64).fit(X, Y)
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +114,7 @@ def test_an_interrupt_keeps_what_was_trained(fitted, monkeypatch):
         (lambda: small().fit(X[:3]), "minimum of 8 is required"),
         (lambda: small().fit(X, np.linspace(0, 1, 48)), "labels hold .*, which names no class"),
         (lambda: small(settings={"model.no": 1}).fit(X), "model.no = 1"),
+        (lambda: short_of_memory(), r"this run needs \d+ bytes of memory at least, and there are 330000"),
         (lambda: small(charts=1).fit(X), r"config.model.num_charts = 1: must lie in \[2, inf\)"),
     ],
 )

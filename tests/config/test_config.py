@@ -48,6 +48,7 @@ def test_the_default_is_valid():
     "fields, said",
     [
         ({"model__latent_dim": 0}, r"config\.model\.latent_dim = 0: must lie in \[1, inf\)"),
+        ({"model__latent_dim": 513}, r"config\.model\.latent_dim = 513: must be at most 512"),
         ({"model__num_charts": 1}, r"config\.model\.num_charts = 1: must lie in \[2, inf\)"),
         ({"model__codes_per_chart": 0}, r"codes_per_chart = 0"),
         ({"model__hidden_dim": 0}, r"hidden_dim = 0"),

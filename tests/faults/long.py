@@ -2,7 +2,8 @@
 
 The first is digits, with a checkpoint of every hundredth epoch and a log of every tenth; its memory after the last one
 is held against that after epoch 100, the bytes of its logs in the last third against those in the first. The others are
-runs of a second with another configuration each, in one process: what they leave behind is held against the first few.
+runs of a second with another configuration each, in one process, some of them from the host, of populations or of the
+estimator: what they leave behind is held against the first few.
 """
 
 import contextlib
@@ -112,10 +113,30 @@ def _digits(epochs: int) -> Any:
     return config
 
 
+def _a_run(workdir: pathlib.Path, number: int, fields: dict[str, Any]) -> None:
+    """One of each ten from the host, one of a population, one of the estimator."""
+    from topojax.analysis.estimator import Atlas
+    from topojax.data import sets
+    from topojax.training.loop import train_and_evaluate
+    from topojax.training.population import train_population
+
+    kind = number % 10
+    if kind == 7:
+        train_and_evaluate(short_run.config(**fields, **{"data.mode": "host"}), workdir)
+    elif kind == 8:
+        train_population(short_run.config(**fields, **{"population.sweep": "losses.recon_weight=1.0,2.0"}), workdir)
+    elif kind == 9:
+        config = short_run.config()
+        train = sets.load(config.data, seed=number).train
+        contracts = {f"contracts.{name}.enabled": row.enabled for name, row in config.contracts.items()}
+        settings = {"model.covariant": False, "data.neighbours": 0, **contracts}
+        Atlas(charts=4, epochs=1, hidden=fields["model.hidden_dim"], settings=settings).fit(train.image, train.label)
+    else:
+        train_and_evaluate(short_run.config(**fields), workdir)
+
+
 def _runs(folder: pathlib.Path, count: int) -> None:
     import jax
-
-    from topojax.training.loop import train_and_evaluate
 
     workdir, runs, seen = folder / "run", max(BASE_RUNS + 1, count * RUNS // EPOCHS), []
     for number in range(runs):
@@ -123,7 +144,7 @@ def _runs(folder: pathlib.Path, count: int) -> None:
         # Every other one is a program of its own, the rest differ in a number.
         fields = {"train.epochs": 1, "seed": number, "model.hidden_dim": 8 + number // 2 % 4}
         with contextlib.redirect_stdout(io.StringIO()):
-            train_and_evaluate(short_run.config(**fields), workdir)
+            _a_run(workdir, number, fields)
         seen.append(resident())
     a_run = (seen[-1] - seen[BASE_RUNS - 1]) // (runs - BASE_RUNS)
     found = {

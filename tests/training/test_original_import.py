@@ -20,6 +20,7 @@ from topojax.config.original_checkpoint import PARITY
 from topojax.errors import UserError
 from topojax.scoring.run import restore
 from topojax.scoring.split import load_splits
+from topojax.storage.checkpoint import Checkpoints
 from topojax.training import original_import, original_verify
 from topojax.training.original_import import import_original
 
@@ -52,6 +53,23 @@ def test_the_atlas_is_the_originals(run):
         np.testing.assert_allclose(getattr(encoding, field), wanted, atol=1e-5 * np.abs(wanted).max())
     x_hat = run.decode(encoding.z_geo, encoding.z_tex).x_hat
     np.testing.assert_allclose(x_hat, data["out/x_hat"], atol=1e-5 * np.abs(data["out/x_hat"]).max())
+
+
+def test_a_kill_leaves_no_configuration_that_trains_anew(tmp_path, monkeypatch):
+    """What stands in the folder while its checkpoint is written is not enough for `--config=…/config.py`."""
+    there = []
+    save = Checkpoints.save
+
+    def seen(self, *given, **named):
+        there.extend(path.name for path in (tmp_path / "run").iterdir())
+        save(self, *given, **named)
+
+    monkeypatch.setattr(Checkpoints, "save", seen)
+    original_file.save(tmp_path / "file.pt", original_file.tree())
+    import_original(tmp_path / "file.pt", tmp_path / "run")
+    assert "provenance.json" in there
+    assert not {"config.py", "config.json"} & set(there)
+    assert (tmp_path / "run" / "config.py").exists()
 
 
 def test_every_switch_of_parity_stands_in_the_configuration(imported):

@@ -10,6 +10,7 @@ from tiny_config import get_config
 
 import topojax
 from topojax.config import found as of_data
+from topojax.config import memory
 from topojax.config import sweep as of_sweep
 from topojax.config.defaults import default_config
 from topojax.data import sets
@@ -120,6 +121,13 @@ def test_where_a_member_s_checkpoint_is_damaged_all_go_back_to_the_one_before(wh
         assert digest(topojax.restore(tmp_path / "run" / name).state) == digest(topojax.restore(workdir / name).state)
         assert rows(tmp_path / "run" / name) == rows(workdir / name)
     assert (tmp_path / "run" / "member_001" / "damaged" / "3").is_dir()
+
+
+def test_members_that_do_not_fit_in_memory_are_refused_before_anything_is_compiled(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda: 2**19)
+    monkeypatch.setattr(population._Population, "_compile", None)
+    with pytest.raises(UserError, match=r"this run needs \d{7,} bytes of memory at least, and there are 524288"):
+        train_population(config("seed=" + ",".join(map(str, range(16)))), tmp_path / "run")
 
 
 @pytest.mark.slow

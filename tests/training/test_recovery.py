@@ -18,6 +18,7 @@ from topojax.errors import Terminated, UserError, exit_status
 from topojax.scoring.run import restore
 from topojax.storage import logs
 from topojax.storage.checkpoint import Checkpoints
+from topojax.tracking import mlflow_writer
 from topojax.training import loop
 
 
@@ -123,6 +124,22 @@ def test_a_last_checkpoint_that_is_damaged_is_trained_again(run, digits_run, cap
     assert rows(run) == expected
     assert state_bits(run) == state_bits(digits_run)
     assert (run / "damaged" / "4").is_dir()
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_does_not_wait_for_the_server_of_mlflow(run, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("mlflow")
+
+    def away(workdir):
+        raise UserError("nobody answers")
+
+    monkeypatch.setattr(mlflow_writer, "Mlflow", away)
+    loop.train_and_evaluate(config(train__epochs=5, mlflow__enabled=True), run)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "nobody answers" in line]
+    assert line.endswith(f"the run goes on without it: send them with topojax mlflow --workdir={run}")
+    assert [row["epoch"] for row in rows(run)] == [1, 2, 3, 4, 5]
+    with pytest.raises(UserError, match="nobody answers"):  # who begins one is told at once
+        loop.train_and_evaluate(config(mlflow__enabled=True), tmp_path / "new")
 
 
 def poisoned(state):

@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from topojax.config.defaults import default_config
 from topojax.config.found import fitted
+from topojax.config.memory import require_memory
 from topojax.config.numbers import described, pack
 from topojax.config.validate import validate
 from topojax.data import own, sets
@@ -113,10 +114,12 @@ class Atlas(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         model, program = build(config, about)
         batch = jax.tree.map(jnp.asarray, dataset.train)
         numbers, numbered = pack(config), numbered_of(config, about)
+        require_memory(jax.eval_shape(numbered.init, numbers), dataset.train)
         state = jax.jit(numbered.init)(numbers)
         old = getattr(self, "run_", None)
         if self.warm_start and old is not None and _shapes(old.state) == _shapes(state):
             state = jax.tree.map(jnp.copy, old.state)
+        batch = jax.tree.map(jnp.asarray, dataset.train)
         shaped = [described(config), about]
         run_epoch, names, _ = compile_epoch(numbered, numbers, state, batch, described=shaped, cached=True)
         epochs, metrics = 0, None

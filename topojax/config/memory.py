@@ -25,7 +25,7 @@ def require_sizes(config: Any) -> None:
     hidden, latent, charts, codes = m.hidden_dim, m.latent_dim, m.num_charts, m.codes_per_chart
     router = (2 * hidden**2 * latent if m.transport else 0) + 2 * hidden * (m.rank if m.tensorization == "sum" else 1)
     parameters = 3 * hidden**2 + charts * hidden * latent + charts * codes * latent + (router if m.covariant else 0)
-    jumps = 2 * charts * latent * (m.jump_rank or 1)
+    jumps = 2 * charts * latent * (m.jump_rank or latent)
     needed = 4 * (5 * (parameters + jumps) + batch * charts * codes + config.window.capacity_horizon)
     there = available()
     if there is not None and needed > there:
@@ -38,17 +38,18 @@ def require_sizes(config: Any) -> None:
         )
 
 
-def require_memory(state: Any, data: Any) -> None:
+def require_memory(state: Any, data: Any, states: int = _STATES) -> None:
     """Refuse a run whose state and data cannot be held.
 
     Args:
       state: its structure (`jax.eval_shape`), or arrays.
       data: the training split.
+      states: that are alive at once.
 
     Raises:
       UserError: with the bytes it would need.
     """
-    needed = _STATES * _bytes(state) + _bytes(data)
+    needed = states * _bytes(state) + _bytes(data)
     there = available()
     if there is not None and needed > there:
         raise UserError(

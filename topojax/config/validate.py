@@ -188,6 +188,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
 """Field → the words it may be."""
 
 _LARGEST_JUMP_RANK = 4096
+_LARGEST_LATENT = 512
+"""Distances to codes are written out coordinate by coordinate: a program of thousands takes hours to compile."""
 LARGEST_INTEGER = 2**31 - 1
 """Programs count in int32."""
 LARGEST_FLOAT = 3.4028235e38
@@ -315,6 +317,8 @@ def _sizes(model: Any) -> None:
     bundle, latent = model.readout_bundle, model.latent_dim
     if bundle and latent % bundle:
         raise UserError(f"config.model.readout_bundle = {bundle}: must divide latent_dim = {latent}, or be 0 for all")
+    if latent > _LARGEST_LATENT:
+        raise UserError(f"config.model.latent_dim = {latent}: must be at most {_LARGEST_LATENT}")
     if model.jump_rank > _LARGEST_JUMP_RANK:
         raise UserError(
             f"config.model.jump_rank = {model.jump_rank}: must be at most {_LARGEST_JUMP_RANK}; 0 is latent_dim"

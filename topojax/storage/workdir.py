@@ -152,6 +152,22 @@ def write_found(workdir: pathlib.Path, config: Any, fields: dict[str, tuple[Any,
     write_text(workdir / "found.json", json.dumps(told, indent=2) + "\n")
 
 
+def as_trained(workdir: pathlib.Path, config: Any) -> set[str]:
+    """The fields that stand as the run in `workdir` was trained: nothing is found out for them when it goes on.
+
+    A run of a former version has not measured all that this one measures.
+
+    Args:
+      workdir: of a run with a checkpoint; without a config.json that can be read there are none.
+      config: as `adopted` has it.
+    """
+    try:
+        trained = dict(flat(read_config(workdir)))
+    except UserError:
+        return set()
+    return {name for name, value in flat(config) if name in trained and trained[name] == value}
+
+
 def read_config(workdir: pathlib.Path) -> Any:
     """The configuration of the run in `workdir`.
 

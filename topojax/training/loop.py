@@ -173,6 +173,8 @@ class Training:
         on_host = self.on_host and self.peers.number == 1
         self.dataset = found or sets.load(config.data, seed=config.seed, data=data, on_host=on_host)
         data = None if found else data
+        if last_epoch(path):
+            keep = {*keep, *workdirs.as_trained(path, config)}
         self.config, self.changes = fitted(config, self.dataset, in_memory=data is not None, keep=keep)
         if self.config.data.neighbours and self.dataset.train.neighbours is None:
             train = sets.with_neighbours(self.dataset.train, self.config.data.neighbours)
@@ -380,9 +382,18 @@ class Training:
                 self.path / "tensorboard", self.config, self.model, self.dataset, step=step, rows=rows if done else ()
             )
         if self.config.mlflow.enabled:
+            from topojax.tracking.mlflow_run import remedy
             from topojax.tracking.mlflow_writer import Mlflow
 
-            yield Mlflow(self.path)
+            try:
+                board = Mlflow(self.path)
+            except UserError as error:
+                if not done:
+                    raise
+                # A run that goes on does not wait for a server: its files have what that lacks.
+                tell(f"topojax: warning: {error}; the run goes on without it: {remedy(self.path)}")
+            else:
+                yield board
 
     def _compile(self, abstract: Any, batch: Any) -> Callable:
         """Compile the run's programs; returns the epoch's. Evaluation is compiled while training has begun."""

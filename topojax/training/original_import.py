@@ -182,8 +182,6 @@ def _write(
         "train_s": 0.0,
         "imported": source,
     }
-    workdirs.write_config(workdir, config)
-    write_text(workdir / "config.py", _CONFIG)
     write_json(workdir / "provenance.json", source)
     for name, entries in (("metrics.jsonl", rows), ("events.jsonl", [_event(saved, state, source)])):
         file = JsonLines(workdir / name, 0)
@@ -192,6 +190,9 @@ def _write(
                 file.write(entry)
     with contextlib.closing(Checkpoints(workdir, keep=config.checkpoint.keep)) as checkpoints:
         checkpoints.save(saved.epoch, state, json.loads(json.dumps(meta)), loss=previous.get("signal/task"))
+    # Last: after a kill, who trains on by these begins at what was imported, never anew.
+    workdirs.write_config(workdir, config)
+    write_text(workdir / "config.py", _CONFIG)
 
 
 def _controlled(config: Any, state: TrainState, num_classes: int) -> dict[str, Any]:

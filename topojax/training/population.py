@@ -21,6 +21,7 @@ from topojax.atlas.controllers import start_rate
 from topojax.config import numbers as of_config
 from topojax.config.found import MEASURED
 from topojax.config.io import flat
+from topojax.config.memory import require_memory
 from topojax.config.sweep import changed, differing, members, numbers_in
 from topojax.config.validate import validate
 from topojax.data import sets
@@ -209,6 +210,7 @@ class _Population:
             for member in self.members:
                 member.open(self.config.checkpoint.keep)
                 opened.callback(member.close)
+            self._require_memory()
             data = self._place(self._data(), 2)
             run_epoch = self._compile(data)
             state, done = self._restore_or_init()
@@ -268,6 +270,13 @@ class _Population:
             return self.members[0].dataset.train
         return jax.tree.map(lambda *parts: np.stack(parts), *(member.dataset.train for member in self.members))
 
+    def _require_memory(self) -> None:
+        """Before anything is stacked; what the program takes is asked of it when it is compiled."""
+        first = self.members[0]
+        one = jax.eval_shape(first.numbered.init, first.numbers)
+        data = [member.dataset.train for member in self.members] if self.own_data else first.dataset.train
+        require_memory(one, data, states=len(self.members) + self.layout.chunk)
+
     def _place(self, tree: Any, which: int) -> Any:
         """Numbers (0), a state (1) or data (2) where the program wants them."""
         where = together.shardings(self.layout)[which]
@@ -316,7 +325,7 @@ class _Population:
         for i, line in enumerate(told.get("members", [])):
             if i < len(self.members) and line["state"] == "stopped":
                 self.members[i].reason = line["reason"]
-        states: list[TrainState] | None = None
+        states: list[Any] | None = None
         while states is None:
             done = self._common_epoch()
             if not done:
@@ -329,7 +338,7 @@ class _Population:
         step = next(s.step for s, member in zip(states, self.members, strict=True) if member.reason is None)
         return self._place(together.stacked([s.replace(step=step) for s in states]), 1), done
 
-    def _restored(self, here: TrainState, epoch: int) -> list[TrainState] | None:
+    def _restored(self, here: TrainState, epoch: int) -> list[Any] | None:
         """Each member's state and books of an epoch; None where one is damaged and all have an earlier one.
 
         Raises:

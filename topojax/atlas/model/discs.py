@@ -16,6 +16,8 @@ from topojax.types import Array
 BALL_RADIUS = 0.98
 _SHARE = 0.9  # of half the distance to the next centre: what is left is a moat
 _LEAST = 0.02  # of a radius, latent units: centres closer than 0.04 have discs that meet
+_BLOCK = 2**22
+"""Numbers that are held at once while centres are sought."""
 CENTER_BOUND = BALL_RADIUS - 0.05
 """Largest norm of a centre: no disc leaves the ball."""
 
@@ -50,7 +52,8 @@ def packed(charts: int, latent: int) -> np.ndarray:
     points *= rng.uniform(size=(4096, 1)) ** (1 / latent) / np.linalg.norm(points, axis=1, keepdims=True)
     centers = points[:charts].copy()
     for _ in range(60):
-        nearest = np.argmin(((points[:, None] - centers[None]) ** 2).sum(-1), axis=1)
+        blocks = np.array_split(points, min(-(-len(points) * centers.size // _BLOCK), len(points)))
+        nearest = np.concatenate([np.argmin(((p[:, None] - centers[None]) ** 2).sum(-1), axis=1) for p in blocks])
         for k in range(charts):
             mine = points[nearest == k]
             if len(mine):
