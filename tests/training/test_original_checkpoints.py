@@ -41,13 +41,27 @@ def test_a_checkpoint_is_imported_evaluated_reported_and_trained_on(path, tmp_pa
     command("report", f"--workdir={workdir}")
     assert (workdir / "report" / "index.html").exists()
     epoch = int(path.stem.rpartition("_")[2])
-    changed = (f"--config.train.epochs={epoch + 50}", "--config.log.every_epochs=5")
+    task, recon = trained_on(workdir, epoch)
+    assert recon[-1] < recon[0]
+    if "they spread the latent" not in told:
+        assert task[-1] < task[0]
+        return
+    # A prior that outweighs the codes raises their part of the task, there as here: what the line says lowers it.
+    fresh = tmp_path / "fresh"
+    assert "they spread the latent" not in command(
+        "import-torch", str(path), f"--workdir={fresh}", "--controllers=fresh"
+    )
+    task, recon = trained_on(fresh, epoch)
+    assert task[-1] < task[0]
+    assert recon[-1] < recon[0]
+
+
+def trained_on(workdir, epoch):
+    """Task loss and reconstruction of 50 epochs from there."""
+    changed = (f"--config.train.epochs={epoch + 50}", "--config.log.every_epochs=1")
     command("train", f"--config={workdir / 'config.py'}", f"--workdir={workdir}", *changed)
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["epoch"] == epoch + 50
     task, recon = ([row[name] for row in rows if row["epoch"] > epoch] for name in ("signal/task", "loss/recon"))
     assert np.isfinite(task).all()
-    if epoch > 50:
-        assert task[-1] < task[0]
-    else:  # the latent spreads, and the codes' part of the task has to rise, there as here
-        assert recon[-1] < recon[0]
+    return task, recon

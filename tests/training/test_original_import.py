@@ -16,11 +16,13 @@ import pytest
 from topojax import commands
 from topojax.atlas.controllers import make_control
 from topojax.atlas.optim import labels
+from topojax.config.defaults import default_config
 from topojax.config.original_checkpoint import PARITY
 from topojax.errors import UserError
 from topojax.scoring.run import restore
 from topojax.scoring.split import load_splits
 from topojax.storage.checkpoint import Checkpoints
+from topojax.step.original_state import outweighed
 from topojax.training import original_import, original_verify
 from topojax.training.original_import import import_original
 
@@ -314,6 +316,19 @@ def test_a_file_without_examples_in_its_data_is_refused(tmp_path):
         "labels_train": original_file.Tensor(np.zeros(0)),
     }
     refused(tmp_path, tree, "data/X_train holds no example")
+
+
+@pytest.mark.parametrize(("weight", "enabled", "told"), [(0.7, True, 1), (0.7, False, 0), (0.03, True, 0)])
+def test_a_prior_that_raises_the_task_loss_is_told(weight, enabled, told):
+    """Of 4 dimensions and a commitment of 0.25 above 1.25 / 32."""
+    config = default_config()
+    config.model.latent_dim = 4
+    config.contracts.commitment.initial = 0.25
+    for name in ("prior_n", "prior_tex"):
+        config.contracts[name].update(initial=weight, enabled=enabled)
+    lines = outweighed(config)
+    assert len(lines) == told
+    assert all("weigh 0.7, above 0.039" in line and "--controllers=fresh" in line for line in lines)
 
 
 def test_precisions_are_one_number_each_and_those_that_are_missing_are_told(tmp_path):

@@ -27,6 +27,7 @@ from topojax.errors import UserError, interrupted, interrupts_deferred, interrup
 from topojax.scoring.run import Run, build, numbered_of
 from topojax.storage.program_cache import compile_epoch
 from topojax.storage.runtime import use_compilation_cache
+from topojax.training.beginning import beginning
 
 ROWS = 128
 """Rows in a batch of every question: an example's answer then does not depend on how many are asked about at once."""
@@ -112,10 +113,9 @@ class Atlas(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         use_compilation_cache()
         about = dataset.sizes()
         model, program = build(config, about)
-        batch = jax.tree.map(jnp.asarray, dataset.train)
         numbers, numbered = pack(config), numbered_of(config, about)
         require_memory(jax.eval_shape(numbered.init, numbers), dataset.train)
-        state = jax.jit(numbered.init)(numbers)
+        state, _ = beginning(config, model, jax.jit(numbered.init)(numbers), dataset.train)
         old = getattr(self, "run_", None)
         if self.warm_start and old is not None and _shapes(old.state) == _shapes(state):
             state = jax.tree.map(jnp.copy, old.state)

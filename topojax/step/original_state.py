@@ -73,6 +73,7 @@ def imported(
         if states:
             told = ", ".join(f"{name} {its['value']:.3g}" for name, its in states.items())
             lines.append(f"weights of terms that had no gradient there, off here: {told} (config.contracts)")
+        lines.extend(outweighed(config))
     steps = saved.epoch * program.steps_per_epoch
     new = dataclasses.replace(
         state,
@@ -84,6 +85,26 @@ def imported(
         control=control,
     )
     return new, lines + list(_LOST)
+
+
+def outweighed(config: Any) -> list[str]:
+    """A line where the radial prior that was reached raises the task loss, none elsewhere.
+
+    The prior w (D − E)² pulls the energy E of a residual up with 2 w D at E = 0, the codes pull it down with the slope
+    of (1 + β) E / D: above w = (1 + β) / 2 D² the latent spreads further than the codes follow.
+
+    Args:
+      config: of the run, with the weights of the file.
+    """
+    contracts, size = config.contracts, config.model.latent_dim
+    limit = (1.0 + contracts.commitment.initial) / (2.0 * size**2)
+    weight = max(contracts[name].initial * contracts[name].enabled for name in ("prior_n", "prior_tex"))
+    if weight <= limit:
+        return []
+    return [
+        f"prior_n and prior_tex weigh {weight:.3g}, above {limit:.2g}: they spread the latent further than its codes "
+        "follow, and the task loss rises at first, there as here; --controllers=fresh, or training without, lowers it"
+    ]
 
 
 _LOST = (
