@@ -69,9 +69,6 @@ def augment(
         elif width == 2:
             view = rotate_points(images, angle)
     if not is_off(noise_std):
-        if view is not images:
-            # Pixels that are gathered one by one are written down before: fused with them, noise is drawn as slowly.
-            view = jax.lax.optimization_barrier(view)
         view = view + noise_std * jax.random.normal(noise_key, images.shape, images.dtype)
     return view
 

@@ -9,7 +9,6 @@ several times in a step (augmented views, probe batches) at the price of one nor
 import functools
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TypeGuard
 
 import flax.linen as nn
 import jax
@@ -213,15 +212,9 @@ Parts = Sequence[Array] | Array
 
 def energy(parts: Parts) -> Array:
     """√(Σ_i x_i² + 1e-12) over the channels of a bundle."""
-    return jnp.sqrt(_sum([part**2 for part in parts] if _separate(parts) else parts**2) + 1e-12)
-
-
-def _separate(parts: Parts) -> TypeGuard[Sequence[Array]]:
-    return isinstance(parts, list | tuple)
-
-
-def _sum(parts: Parts) -> Array:
-    return functools.reduce(jnp.add, parts) if _separate(parts) else jnp.sum(parts, axis=0)
+    if isinstance(parts, jax.Array):
+        return jnp.sqrt(jnp.sum(parts**2, axis=0) + 1e-12)
+    return jnp.sqrt(functools.reduce(jnp.add, [part**2 for part in parts]) + 1e-12)
 
 
 class NormGate(nn.Module):
@@ -263,7 +256,7 @@ def gated_mixture(parts: Parts, beta: Array, weights: Array) -> Parts:
       As many arrays [J, B], or [P, J, B].
     """
     gate = gelu(energy(parts) + beta[None, :, None]) * weights[:, None]
-    if not _separate(parts):
+    if isinstance(parts, jax.Array):
         return jnp.sum(parts * gate[None], axis=1)
     return [jnp.sum(part * gate, axis=0) for part in parts]
 
@@ -278,17 +271,17 @@ def _gated_mixture_backward(residuals, cotangents):
     x = norm + beta[None, :, None]
     phi = 0.5 * (1.0 + jax.lax.erf(x * np.float32(0.5**0.5)))
     slope = phi + x * np.float32((2 * np.pi) ** -0.5) * jnp.exp(-0.5 * x**2)
-    separate = _separate(parts)
-    if separate:
-        along = _sum([part * g[None] for part, g in zip(parts, cotangents, strict=True)])
+    together = isinstance(parts, jax.Array)
+    if together:
+        along = jnp.sum(parts * cotangents[:, None], axis=0)
     else:
-        along = _sum(parts * cotangents[:, None])
+        along = functools.reduce(jnp.add, [part * g[None] for part, g in zip(parts, cotangents, strict=True)])
     dx = along * slope * weights[:, None]
     gate, radial = x * phi * weights[:, None], dx / norm
-    if separate:
-        dparts = [g[None] * gate + part * radial for part, g in zip(parts, cotangents, strict=True)]
-    else:
+    if together:
         dparts = cotangents[:, None] * gate[None] + parts * radial[None]
+    else:
+        dparts = [g[None] * gate + part * radial for part, g in zip(parts, cotangents, strict=True)]
     return dparts, jnp.sum(dx, axis=(0, 2)), jnp.sum(along * x * phi, axis=1)
 
 
