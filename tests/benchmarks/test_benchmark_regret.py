@@ -56,12 +56,14 @@ def test_regret_is_what_an_arm_loses_to_the_one_that_was_tuned(tmp_path, capsys)
     assert "| one | train the charts | 3 | 1 | rate 0.004, no gates |" in said
     assert "Wrong guesses, control: AMI 0.500 to 0.700, MSE 0.01 to 0.02." in said
     text = page.read_text()
-    assert "old" not in text and text.endswith("after\n") and "\nbetween\n" in text
+    assert "old" not in text
+    assert text.endswith("after\n")
+    assert "\nbetween\n" in text
     tables = [block.split("<!-- /gains -->")[0].split("-->", 1)[1].strip() for block in text.split("<!-- gains:")[1:]]
     assert said.strip() == "\n\n".join(tables)
     assert json.loads((tmp_path / "out.json").read_text())["regret"]["two"]["control"]["ami"] == pytest.approx(0.2)
 
 
 def test_a_folder_without_results_is_named(tmp_path):
-    with pytest.raises(UserError, match="no results of topojax.benchmarks.control"):
+    with pytest.raises(UserError, match=r"no results of topojax\.benchmarks\.control"):
         regret.main([str(tmp_path)])

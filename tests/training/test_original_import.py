@@ -21,8 +21,8 @@ from topojax.config.original_checkpoint import PARITY
 from topojax.errors import UserError
 from topojax.scoring.run import restore
 from topojax.scoring.split import load_splits
-from topojax.storage.checkpoint import Checkpoints
 from topojax.step.original_state import outweighed
+from topojax.storage.checkpoint import Checkpoints
 from topojax.training import original_import, original_verify
 from topojax.training.original_import import import_original
 

@@ -1,5 +1,6 @@
 """How a run that is new begins: in the middle of its charts, or with another run's parameters."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -39,7 +40,7 @@ def beginning(config: Any, model: Model, state: TrainState, split: Batch) -> tup
         images = np.asarray(split.image[index], np.float32)
         atlas = _centred(model, state.params["atlas"], state.spectral, images)
         params = {**state.params, "atlas": atlas}
-        state = state.replace(params=params, average=optim.average(config.optim, {}, params, jnp.int32(0)))
+        state = dataclasses.replace(state, params=params, average=optim.average(config.optim, {}, params, jnp.int32(0)))
     if config.init_from is not None:
         state, words = begun(state, config.init_from, control=config.init_control)
     # A copy that nothing else holds: its buffers are about to be donated.

@@ -184,9 +184,13 @@ def make_model(config, *, input_dim: int, num_classes: int, image_shape: tuple[i
         return lambda weights, *args: module.apply({"params": weights}, *args, method=name)
 
     def features(weights: Params, x: Array) -> Array:
-        last = {"capture_intermediates": lambda layer, _: layer.name == "gate_1", "mutable": "intermediates"}
-        _, seen = module.apply({"params": weights}, x, method="encode", **last)
-        return seen["intermediates"]["encoder"]["gate_1"]["__call__"][0]
+        def last(layer: nn.Module, _: str) -> bool:
+            return layer.name == "gate_1"
+
+        variables = {"params": weights}
+        out: Any = module.apply(variables, x, method="encode", capture_intermediates=last, mutable="intermediates")
+        features: Array = out[1]["intermediates"]["encoder"]["gate_1"]["__call__"][0]
+        return features
 
     def decode(weights: Params, z_geo: Array, z_tex: Array, chart: Array | None = None, told: Any = None) -> Decoding:
         centers = weights["encoder"]["centers"] if discs else None
