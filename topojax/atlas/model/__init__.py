@@ -1,6 +1,7 @@
 """The seam: the atlas as pure functions over plain trees; nothing outside this folder imports flax.linen."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -138,6 +139,32 @@ def _fits(c: dict, image_shape: tuple[int, int, int] | None) -> None:
         raise ValueError(f"model.metric_bundle = {c['metric_bundle']}: must divide latent_dim = {c['latent_dim']}")
 
 
+def _bounded(config: Any, params: Params) -> Params:
+    """`Model.project`."""
+    if not config["ball"]:
+        return params
+    encoder = dict(params["encoder"])
+    keys = 2.0 * config["key_offset"] * config["hidden_dim"] ** 0.5
+    centers = CENTER_BOUND if config["discs"] else BALL_RADIUS
+    for name, bound in {"centers": centers, "codebook": 2.0 * BALL_RADIUS, "key_offsets": keys}.items():
+        if name in encoder:
+            norm = jnp.linalg.norm(encoder[name], axis=-1, keepdims=True)
+            encoder[name] = encoder[name] * jnp.minimum(1.0, bound / jnp.maximum(norm, 1e-12))
+    return {**params, "encoder": encoder}
+
+
+def _features(module: nn.Module, weights: Params, x: Array) -> Array:
+    """`Model.features`: the last gate's output."""
+
+    def last(layer: nn.Module, _: str) -> bool:
+        return layer.name == "gate_1"
+
+    variables = {"params": weights}
+    out: Any = module.apply(variables, x, method="encode", capture_intermediates=last, mutable="intermediates")
+    features: Array = out[1]["intermediates"]["encoder"]["gate_1"]["__call__"][0]
+    return features
+
+
 def make_model(config, *, input_dim: int, num_classes: int, image_shape: tuple[int, int, int] | None = None) -> Model:
     """Build the atlas from `config.model` (see `topojax/config/defaults.py`).
 
@@ -161,18 +188,6 @@ def make_model(config, *, input_dim: int, num_classes: int, image_shape: tuple[i
         variables = module.init(key, jnp.zeros((2, input_dim)), method="everything")
         return perturb(key, variables["params"], variables["spread"], variables["spectral"])
 
-    def project(params: Params) -> Params:
-        if not config["ball"]:
-            return params
-        encoder = dict(params["encoder"])
-        keys = 2.0 * config["key_offset"] * config["hidden_dim"] ** 0.5
-        bounds = {"centers": CENTER_BOUND if discs else BALL_RADIUS, "codebook": 2.0 * BALL_RADIUS, "key_offsets": keys}
-        for name, bound in bounds.items():
-            if name in encoder:
-                norm = jnp.linalg.norm(encoder[name], axis=-1, keepdims=True)
-                encoder[name] = encoder[name] * jnp.minimum(1.0, bound / jnp.maximum(norm, 1e-12))
-        return {**params, "encoder": encoder}
-
     def normalised(params: Params, spectral: Spectral) -> tuple[Params, Spectral]:
         weights, spectral = normalise(params, spectral)
         if "encoder" in weights:
@@ -182,15 +197,6 @@ def make_model(config, *, input_dim: int, num_classes: int, image_shape: tuple[i
 
     def method(name: str) -> Callable:
         return lambda weights, *args: module.apply({"params": weights}, *args, method=name)
-
-    def features(weights: Params, x: Array) -> Array:
-        def last(layer: nn.Module, _: str) -> bool:
-            return layer.name == "gate_1"
-
-        variables = {"params": weights}
-        out: Any = module.apply(variables, x, method="encode", capture_intermediates=last, mutable="intermediates")
-        features: Array = out[1]["intermediates"]["encoder"]["gate_1"]["__call__"][0]
-        return features
 
     def decode(weights: Params, z_geo: Array, z_tex: Array, chart: Array | None = None, told: Any = None) -> Decoding:
         centers = weights["encoder"]["centers"] if discs else None
@@ -216,9 +222,9 @@ def make_model(config, *, input_dim: int, num_classes: int, image_shape: tuple[i
 
     return Model(
         init=init,
-        project=project,
+        project=functools.partial(_bounded, config),
         normalise=normalised,
-        features=features,
+        features=functools.partial(_features, module),
         encode=method("encode"),
         decode=decode,
         reconstruct=reconstruct,

@@ -17,7 +17,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.typing import ArrayLike
 
-from topojax.atlas.model.layout import unrolled
+from topojax.atlas.model.unrolling import unrolled
 from topojax.types import Array, Params, Spectral
 
 POWER_ITERATIONS = 3
