@@ -68,13 +68,10 @@ def test_eight_devices_are_one_and_a_run_goes_on_with_two(tmp_path):
     alike(trained(tmp_path / "one", 1, 12), further, 1e-3)
 
 
-def test_sizes_that_do_not_divide_and_populations_are_refused():
+def test_sizes_that_do_not_divide_are_refused():
     config = default_config()
     config.mesh.data = 3
     with pytest.raises(UserError, match=r"config\.mesh\.data = 3: must divide config\.train\.batch_size = 128"):
-        validate(config)
-    config.mesh.data, config.population.size = 2, 4
-    with pytest.raises(UserError, match="a population spreads its members"):
         validate(config)
 
 

@@ -4,7 +4,6 @@ The order is a function of (seed, epoch), and another one than that of memory: a
 however many examples there are.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -32,13 +31,14 @@ class Stream(Feed):
             import grain
         super().__init__(*args, **settings)
         ordered = grain.MapDataset.range(self._number).seed(int(self._seed)).shuffle()
-        batches = ordered.batch(self._size, drop_remainder=True).map(self._read).repeat()
+        self._indices = ordered.batch(self._size, drop_remainder=True).repeat()
+        batches = self._indices.map(self._read)
         options = grain.ReadOptions(num_threads=min(THREADS, self.size), prefetch_buffer_size=self.size)
         self._batches = iter(batches.to_iter_dataset(options))
 
     def _read(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """A batch's examples, and their rows as they lie there; in one of grain's threads."""
-        return index.astype(np.int32), self._rows.raw(index)
+        """A batch's examples, and of them the rows of this process as they lie there; in one of grain's threads."""
+        return index.astype(np.int32), self._rows.raw(index[self._own])
 
     def begin(self, key: Array, epoch: int, step: int = 0, at: dict[str, Any] | None = None) -> None:
         """Gather from here on: grain's iterator is set to its state in a checkpoint, or to the batch after so many."""
@@ -50,11 +50,10 @@ class Stream(Feed):
         """Of the iterator, when so many steps of an epoch have been taken; what waits for the device is not counted."""
         return self._batches.get_state() | {STATE: epoch * self.steps + step}
 
-    def again(self, key: Array, epoch: int) -> Iterator[Chunk]:
-        """The chunks of any epoch; `begin` comes before `epoch` is asked again."""
-        self._drop(wait=True)
-        self._batches.set_state(self.state(epoch, 0))
-        return super().again(key, epoch)
+    def _order(self, epoch: int, start: int) -> np.ndarray:
+        first = epoch * self.steps + start
+        count = min(self.size, self.steps - start)
+        return np.stack([self._indices[at].astype(np.int32) for at in range(first, first + count)])
 
     def _gathered(self, key: Array, epoch: int, start: int) -> Chunk:
         with self._held():
