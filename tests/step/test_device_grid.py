@@ -56,18 +56,86 @@ else:
     c.seed, c.losses.recon_weight = seed, 2.0
     topojax.train_and_evaluate(c, path)
 """
+FEW_POINTS = """
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tiny_program import data
+from test_members import program_of, small
+
+from topojax.config.numbers import pack, stack
+from topojax.step import population as together
+from topojax.step.device_grid import grid
+from topojax.step.numbered import make_numbered
+
+EPOCHS = 17  # of 3 steps
 
 
-def trained(path, *, seed=0, rows=0, each=1, chunk=0, epochs=10):
-    tests = os.path.dirname(os.path.dirname(__file__))
+def configs(each):
+    return [
+        small(seed=seed, optim__learning_rate=rate, baselines__vq=True, mesh__data=each)
+        for seed in (100, 101)
+        for rate in (0.005, 0.01)
+    ]
+
+
+train, solo = data(), make_numbered(configs(1)[0], program_of)
+alone = jax.jit(solo.epoch)
+for chunk in (0, 1):
+    spread = make_numbered(configs(4)[0], program_of)
+    layout = together.lay_out(4, chunk=chunk, own_data=False, mesh=grid(4, jax.devices(), rows=2, each=4))
+    assert (layout.devices, layout.local) == (8, 2)
+    population = together.make_population(spread, layout)
+    numbers = stack(configs(4))
+    where = together.shardings(layout)
+    numbers, held = jax.device_put(numbers, where[0]), jax.device_put(train, where[2])
+    state = jax.jit(population.init)(numbers)
+    epoch = jax.jit(population.epoch)
+    compiled = epoch.lower(numbers, state, held).compile()
+    sums = [line for line in compiled.as_text().splitlines() if " all-reduce(" in line]
+    assert sums  # of a row, and never across rows
+    assert all("{{0,1,2,3},{4,5,6,7}}" in line or "[2,4]<=[8]" in line for line in sums), sums[:3]
+    rows = []
+    for _ in range(EPOCHS):
+        state, metrics = compiled(numbers, state, held)
+        rows.append(np.asarray(metrics))
+    here = jax.device_put(state, jax.devices()[0])
+    for i, config in enumerate(configs(1)):
+        own = jax.jit(solo.init)(pack(config))
+        for row in rows:
+            own, expected = alone(pack(config), own, train)
+            for name, one, other in zip(solo.metric_names(), np.asarray(expected), row[i], strict=True):
+                if name.startswith(("loss/", "weight/", "lr", "baseline/")):
+                    np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-4, err_msg=name)
+        member = together.member(here, i)
+        assert int(member.step) == int(own.step) == 51
+        for a, b in zip(jax.tree.leaves(member.params), jax.tree.leaves(own.params), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-4)
+print("alike")
+"""
+
+
+def on_eight(script, *arguments):
     environment = {
         **os.environ,
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "PYTHONPATH": os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")]),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # all compile alike, and sooner
+        "PYTHONPATH": os.pathsep.join(sys.path),
     }
-    command = [sys.executable, "-c", SCRIPT, str(path), *map(str, (seed, rows, each, chunk, epochs))]
+    command = [sys.executable, "-c", script, *map(str, arguments)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment)
     assert ended.returncode == 0, ended.stderr[-2000:]
+    return ended.stdout
+
+
+def trained(path, *, seed=0, rows=0, each=1, chunk=0, epochs=10):
+    on_eight(SCRIPT, path, seed, rows, each, chunk, epochs)
+
+
+@pytest.mark.slow
+def test_members_of_a_few_points_are_one_device_and_rows_exchange_nothing():
+    """Four members on two rows of four, both of a row together and one after the other: 51 steps."""
+    assert on_eight(FEW_POINTS).split() == ["alike"]
 
 
 def told(path):
