@@ -16,6 +16,7 @@ from tiny_program import CLASSES, EVERYTHING, IMAGE, MANY, TRAIN, config, data, 
 from topojax.atlas.model import make_model
 from topojax.config.numbers import READ_BY_EVALUATION, given, named, names_of, pack, stack
 from topojax.step import population as together
+from topojax.step.device_grid import grid
 from topojax.step.numbered import make_numbered
 from topojax.step.program import make_program
 from topojax.step.state import TrainState
@@ -114,19 +115,18 @@ def small(**fields):
     return config(("commitment", "diversity", "window", "orthogonality"), revival__dead_code=0.5, **fields)
 
 
-def test_members_are_spread_over_devices_and_chunks():
-    devices = list(range(4))
-    assert together.lay_out(6, chunk=0, own_data=False, devices=devices[:1]) == together.Layout(6, 6, False, None)
-    assert together.lay_out(6, chunk=2, own_data=True, devices=devices[:1]).chunk == 2
+def test_members_are_computed_in_chunks():
+    assert together.lay_out(6, chunk=0, own_data=False, mesh=None) == together.Layout(6, 6, False, None)
+    assert together.lay_out(6, chunk=2, own_data=True, mesh=None).chunk == 2
     with pytest.raises(ValueError, match="must divide the 6 members"):
-        together.lay_out(6, chunk=4, own_data=True, devices=devices[:1])
+        together.lay_out(6, chunk=4, own_data=True, mesh=None)
 
 
 @pytest.mark.slow
 def test_conditionals_stay_conditionals():
     c = small()
     numbered = make_numbered(c, program_of)
-    population = together.make_population(numbered, together.lay_out(2, chunk=0, own_data=False, devices=[0]))
+    population = together.make_population(numbered, together.lay_out(2, chunk=0, own_data=False, mesh=None))
     one, two = pack(c), stack([c, c])
     alone = conditionals(numbered.epoch, one, jax.eval_shape(numbered.init, one), data())
     assert alone == conditionals(population.epoch, two, jax.eval_shape(population.init, two), data()) > 2
@@ -146,7 +146,7 @@ def run_members(chunk=0, own_data=False):
     """Epochs' metrics of four members, and of the third alone."""
     configs = [small(seed=seed, optim__learning_rate=rate) for seed in (0, 1) for rate in (0.005, 0.01)]
     numbered = make_numbered(configs[0], program_of)
-    layout = together.lay_out(4, chunk=chunk, own_data=own_data, devices=jax.devices())
+    layout = together.lay_out(4, chunk=chunk, own_data=own_data, mesh=grid(4, jax.devices()))
     population = together.make_population(numbered, layout)
     sets = [data(i if own_data else 0) for i in range(4)]
     split = jax.tree.map(lambda *parts: jnp.stack(parts), *sets) if own_data else sets[0]

@@ -33,6 +33,69 @@ assert {d for leaf in jax.tree.leaves(state.params) for d in leaf.devices()} == 
 leaves = jax.tree.leaves((state.params, state.average, state.baselines["vq"].params))
 np.savez(path + ".npz", *map(np.asarray, leaves))
 """
+FEW_POINTS = """
+import jax
+import numpy as np
+from tiny_program import BATCH, data
+from test_members import program_of, small
+
+from topojax.config.numbers import pack
+from topojax.data.divided import placed
+from topojax.data.feed import Feed
+from topojax.data.fit import units
+from topojax.data.mesh import make_mesh
+from topojax.data.rows import Given, Rows
+from topojax.step.numbered import make_numbered
+from topojax.storage.program_cache import compile_epoch
+from topojax.training.fed import compile_fed
+
+found = []
+for devices, host in ((1, False), (8, False), (8, True)):
+    config = small(seed=100, baselines__vq=True, mesh__data=devices)
+    numbered, mesh, numbers = make_numbered(config, program_of), make_mesh(devices), pack(config)
+    state = jax.jit(numbered.init)(numbers)
+    if host:
+        image = np.asarray(data().image)
+        split = data()._replace(image=Rows(Given(image), units(image, pictures=False, shape="3x3")))
+        train = Feed(split, seed=100, batch_size=BATCH, probe_size=config.probe.size, mesh=mesh)
+        train.size = 2  # steps of a chunk, of 3 in an epoch
+        train.begin(state.key, 0)
+        epoch = compile_fed(numbered, numbers, state, train, described={}, cached=False, mesh=mesh)
+    else:
+        train = placed(data(), mesh)
+        epoch = compile_epoch(numbered, numbers, state, train, described={}, cached=False, mesh=mesh)
+    rows = []
+    for _ in range(17):  # of 3 steps
+        state, metrics = epoch.run(numbers, state, train)
+        rows.append(dict(zip(epoch.names, np.asarray(metrics), strict=True)))
+    if host:
+        chunk = next(train.again(state.key, 0))
+        assert chunk.batches.image.shape == (2, BATCH, 9)
+        assert len(chunk.batches.image.devices()) == 1
+        train.close()
+    found.append((rows, jax.tree.leaves((state.params, state.average))))
+for rows, leaves in found[1:]:
+    for one, other in zip(found[0][0], rows, strict=True):
+        for name in one:
+            if name.startswith(("loss/", "weight/", "lr", "baseline/")):
+                np.testing.assert_allclose(other[name], one[name], rtol=1e-4, atol=1e-4, err_msg=name)
+    for a, b in zip(found[0][1], leaves, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+print("alike")
+"""
+
+
+@pytest.mark.slow
+def test_a_split_in_parts_and_one_on_the_host_train_as_one_device_does():
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # all compile alike, and sooner
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    command = [sys.executable, "-c", FEW_POINTS]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment)
+    assert ended.stdout.split() == ["alike"], ended.stderr[-2000:]
 
 
 def trained(path, devices, epochs):
@@ -68,13 +131,10 @@ def test_eight_devices_are_one_and_a_run_goes_on_with_two(tmp_path):
     alike(trained(tmp_path / "one", 1, 12), further, 1e-3)
 
 
-def test_sizes_that_do_not_divide_and_populations_are_refused():
+def test_sizes_that_do_not_divide_are_refused():
     config = default_config()
     config.mesh.data = 3
     with pytest.raises(UserError, match=r"config\.mesh\.data = 3: must divide config\.train\.batch_size = 128"):
-        validate(config)
-    config.mesh.data, config.population.size = 2, 4
-    with pytest.raises(UserError, match="a population spreads its members"):
         validate(config)
 
 

@@ -158,7 +158,7 @@ def test_other_numbers_are_given_to_the_program_that_is_kept(folder):
 
 def test_a_program_that_would_not_fit_is_refused_with_the_chunk_that_would():
     needs = Footprint(held=100 * 2**20, temporary=800 * 2**20)
-    sizes = {"size": 16, "devices": 1, "chunk": 8}
+    sizes = {"size": 16, "local": 16, "devices": 1, "chunk": 8}
     require_fit(needs, 900 * 2**20, **sizes)
     require_fit(None, 1, **sizes)
     require_fit(needs, None, **sizes)

@@ -40,6 +40,61 @@ from topojax.training import processes
 processes.versions = lambda: {"jax": "0.0.1"}
 entry("train")
 """
+# What a process reads of the examples, and keeps of them, goes into a file; nothing on the console.
+WATCHED = """
+import atexit
+import json
+import pathlib
+import sys
+
+from topojax.__main__ import entry
+from topojax.data.rows import Given
+from topojax.training.handed import Handed
+
+index = next(flag.rpartition("=")[2] for flag in sys.argv if flag.startswith("--config.mesh.process="))
+seen = {"read": 0, "on devices": 0, "kept": 0}
+
+
+def watched(of, name, tell):
+    before = getattr(of, name)
+
+    def after(self, *given, **named):
+        out = before(self, *given, **named)
+        tell(self, out)
+        return out
+
+    setattr(of, name, after)
+
+
+watched(Given, "__getitem__", lambda self, out: seen.update({"read": seen["read"] + len(out)}))
+
+
+def resident(self, out):
+    rows = [shard.data.shape[0] for shard in out.image.addressable_shards]
+    seen.update({"on devices": sum(rows), "kept": len(self.dataset.train.image.rows)})
+
+
+watched(Handed, "resident", resident)
+atexit.register(lambda: pathlib.Path(f"FOLDER.{index}.json").write_text(json.dumps(seen)))
+entry("train")
+"""
+FAILS_TO_SAVE = """
+from topojax.__main__ import entry
+from topojax.errors import Stopped
+from topojax.storage.joint import Joint
+
+save = Joint.save
+
+
+def fails(self, epoch, *given, **named):
+    if epoch == 4:
+        raise Stopped("cannot save epoch 4: No space left on device")
+    save(self, epoch, *given, **named)
+
+
+Joint.save = fails
+entry("train")
+"""
 
 
 def start(path, number, *, programs=(), own=(), **fields):
@@ -122,6 +177,49 @@ def test_two_processes_are_one_and_a_run_goes_on_with_one(tmp_path):
     alike(alone, two, 1e-3)
 
 
+def watched(path, **fields):
+    """What each of two processes has read and kept of the training split of a run."""
+    programs = [["-c", WATCHED.replace("FOLDER", str(path))]] * 2
+    assert ended(start(path, 2, programs=programs, **fields)) == [(0, [])] * 2
+    return [json.loads(pathlib.Path(f"{path}.{index}.json").read_text()) for index in range(2)]
+
+
+@pytest.mark.campaign  # seven processes
+def test_each_process_holds_or_reads_its_share_and_both_are_one(tmp_path):
+    """160 images to train on, batches of 32; from the host one of a pair is a neighbour."""
+    found = watched(tmp_path / "memory", **{"train.epochs": 2})
+    assert [(each["on devices"], each["kept"]) for each in found] == [(80, 80)] * 2
+    images = np.random.default_rng(0).integers(0, 256, (200, 8, 8), np.uint8)
+    given = tmp_path / "given"
+    given.mkdir()
+    np.save(given / "x.npy", images)
+    np.save(given / "y.npy", np.arange(200) % 4)
+    fields = {"data.name": str(given), "data.auto": False, "data.num_examples": None, **RICH, "train.epochs": 10}
+    read = {}
+    for mode in ("host", "stream"):
+        more = {"data.mode": mode, "data.neighbours": 3 if mode == "host" else 0}
+        found = watched(tmp_path / f"two_{mode}", **fields, **more)
+        read[mode] = [each["read"] for each in found]
+        trained(tmp_path / f"one_{mode}", 1, **fields, **more)
+        alike(tmp_path / f"one_{mode}", tmp_path / f"two_{mode}", 1e-4)
+    print(read)
+
+
+@pytest.mark.campaign  # four processes
+def test_a_process_that_cannot_save_says_why_and_the_last_checkpoint_is_whole(tmp_path):
+    path = tmp_path / "run"
+    programs = (["-m", "topojax.train"], ["-c", FAILS_TO_SAVE])
+    found = ended(start(path, 2, programs=programs, **{"train.epochs": 6}), timeout=300)
+    assert [status for status, _ in found] == [1, 1], found
+    assert "No space left on device" in found[1][1][0]
+    assert len(found[0][1]) == 1
+    assert "process 1" in found[0][1][0]
+    assert last_epoch(path) == 2
+    assert int(topojax.restore(path).state.step) == 10
+    trained(path, 2, **{"train.epochs": 6})
+    assert workdirs.read_result(path)["epochs"] == 6
+
+
 @pytest.mark.campaign  # four processes
 @pytest.mark.parametrize("killed", [0, 1])
 def test_where_one_is_killed_the_other_stops_and_both_go_on(tmp_path, killed):
@@ -191,7 +289,6 @@ def test_a_folder_that_is_held_is_refused_by_all(tmp_path):
         ({"mesh.processes": 2}, r"config\.mesh\.data = 1: counts the devices of all, a multiple of .*processes = 2"),
         ({"mesh.processes": 2, "mesh.data": 2, "mesh.coordinator": None}, r"set config\.mesh\.coordinator to the host"),
         ({"mesh.processes": 2, "mesh.data": 2, "mesh.coordinator": "here"}, "must be host:port"),
-        ({"mesh.processes": 2, "mesh.data": 2, "data.mode": "host"}, "they train from memory"),
         ({"mesh.processes": 2, "mesh.data": 2, "population.size": 4}, "a population is trained by one process"),
     ],
 )

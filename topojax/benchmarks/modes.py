@@ -14,6 +14,7 @@ A folder of bytes is made, images of 28×28 in ten classes, mapped when it is re
 The targets are rates of 0.95 (host) and 0.80 (stream), and 1,024 MiB above.
 """
 
+import contextlib
 import json
 import pathlib
 import subprocess
@@ -88,9 +89,9 @@ def epochs(config: Any) -> tuple[Callable[[], Any], int]:
             """Compile and start."""
             data: Any = None
             if self.dataset.mode == "memory":
-                data = jax.tree.map(jax.numpy.asarray, self.dataset.train)
+                data = self.handed.resident()
             else:
-                data = self.feed = self._fed()
+                data = self.feed = self.handed.feed(pairs=self.program.pairs, held=contextlib.nullcontext)
             epoch = self._compile(jax.eval_shape(self.numbered.init, self.numbers), data)
             self.state = self.init(self.numbers)
             if self.feed is not None:

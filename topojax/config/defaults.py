@@ -167,11 +167,14 @@ def default_config() -> ConfigDict:
     # Keep compiled programs in the user's cache, so that the next start is quick.
     c.train.compilation_cache = True
 
-    # Devices that share a run, of one process or of several.
+    # Devices that share a run, of one process or of several, or a population, in rows.
     c.mesh = ConfigDict()
     # Over how many of them the examples of a batch are spread, those of all processes together; it must divide
-    # train.batch_size.
+    # train.batch_size. Of a population: of each member's batch.
     c.mesh.data = 1
+    # Over how many of them the members of a population are spread, each of mesh.data devices; it must divide the
+    # members. 0: over as many as there are and divide them.
+    c.mesh.members = 0
     # Processes that train the run together, each with as many of its devices; it must divide mesh.data.
     c.mesh.processes = 1
     # Which of them this is, from 0; the only field that differs between them. Process 0 writes the run's files.

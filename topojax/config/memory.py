@@ -1,5 +1,6 @@
 """What a run needs in memory against what there is, before anything is allocated."""
 
+import math
 from typing import Any
 
 import jax
@@ -58,4 +59,10 @@ def require_memory(state: Any, data: Any, states: int = _STATES) -> None:
 
 
 def _bytes(tree: Any) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    """Of an array that is divided, what lies on one device."""
+
+    def size(leaf: Any) -> int:
+        where = getattr(leaf, "sharding", None)
+        return math.prod(leaf.shape if where is None else where.shard_shape(leaf.shape))
+
+    return sum(size(leaf) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -105,7 +105,7 @@ def changed(config: Any, values: Mapping[str, Any]) -> Any:
 
 
 def _member(config: Any, values: Mapping[str, Value]) -> Any:
-    new = changed(config, {**values, "population.size": 0, "population.sweep": ""})
+    new = changed(config, {**values, "population.size": 0, "population.sweep": "", "mesh.members": 0})
     shown = ", ".join(f"{name}={value:g}" for name, value in values.items())
     if names_of(new) != names_of(config):
         raise UserError(f"{_WHERE}: {shown}: a 0 takes code out of the program, which all members share")

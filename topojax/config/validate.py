@@ -92,6 +92,7 @@ INTERVALS: dict[str, tuple[str, ...]] = {
         "ending.least_gain",
         "checkpoint.every_steps",
         "mesh.process",
+        "mesh.members",
         *(f"optim.group_rates.{group}" for group in GROUPS),
         "losses.hinge_margin",
         "gates.hold_epochs",
@@ -237,10 +238,13 @@ def _mesh(config: Any) -> None:
     _processes(config)
     if size % devices:
         raise UserError(f"config.mesh.data = {devices}: must divide config.train.batch_size = {size}")
-    if devices > 1 and (config.population.size or config.population.sweep):
-        raise UserError(f"config.mesh.data = {devices}: a population spreads its members over the devices, set it to 1")
+    several = bool(config.population.size or config.population.sweep)
+    if config.mesh.members and not several:
+        raise UserError(
+            f"config.mesh.members = {config.mesh.members}: is of a population; mesh.data spreads the batches of one run"
+        )
     mode = config.data.mode
-    if mode in ("host", "stream") and (config.population.size or config.population.sweep):
+    if mode in ("host", "stream") and several:
         raise UserError(f"config.data.mode = {mode!r}: a population trains from memory, set it to auto or memory")
 
 
@@ -261,8 +265,6 @@ def _processes(config: Any) -> None:
         raise UserError(f"config.mesh.coordinator = {mesh.coordinator!r}: must be host:port, as 10.0.0.1:4321")
     if config.population.size or config.population.sweep:
         raise UserError(f"{several}: a population is trained by one process, set it to 1")
-    if config.data.mode in ("host", "stream"):
-        raise UserError(f"{several}: they train from memory, set config.data.mode to auto or memory")
 
 
 def _glue(config: Any) -> None:

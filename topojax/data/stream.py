@@ -6,7 +6,6 @@ however many examples there are; or, of files that are unpacked in groups, one f
 
 import functools
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -37,11 +36,12 @@ class Stream(Feed):
         groups = self._rows.given.groups
         if groups is None:
             ordered = grain.MapDataset.range(self._number).seed(int(self._seed)).shuffle()
-            batches = ordered.batch(self._size, drop_remainder=True).map(self._read).repeat()
+            self._indices = ordered.batch(self._size, drop_remainder=True).repeat()
         else:
             seed, near = int(self._seed), self._rows.given.near
             self._windowed = functools.lru_cache(2)(lambda epoch: windowed(seed, epoch, groups, near))
-            batches = grain.MapDataset.range(sys.maxsize).map(self._near).map(self._read)
+            self._indices = grain.MapDataset.range(sys.maxsize).map(self._near)
+        batches = self._indices.map(self._read)
         options = grain.ReadOptions(num_threads=min(THREADS, self.size), prefetch_buffer_size=self.size)
         self._batches = iter(batches.to_iter_dataset(options))
 
@@ -51,8 +51,8 @@ class Stream(Feed):
         return self._windowed(epoch)[step * self._size : (step + 1) * self._size]
 
     def _read(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """A batch's examples, and their rows as they lie there; in one of grain's threads."""
-        return index.astype(np.int32), self._rows.raw(index)
+        """A batch's examples, and of them the rows of this process as they lie there; in one of grain's threads."""
+        return index.astype(np.int32), self._rows.raw(index[self._own])
 
     def begin(self, key: Array, epoch: int, step: int = 0, at: dict[str, Any] | None = None) -> None:
         """Gather from here on: grain's iterator is set to its state in a checkpoint, or to the batch after so many."""
@@ -64,11 +64,10 @@ class Stream(Feed):
         """Of the iterator, when so many steps of an epoch have been taken; what waits for the device is not counted."""
         return self._batches.get_state() | {STATE: epoch * self.steps + step}
 
-    def again(self, key: Array, epoch: int) -> Iterator[Chunk]:
-        """The chunks of any epoch; `begin` comes before `epoch` is asked again."""
-        self._drop(wait=True)
-        self._batches.set_state(self.state(epoch, 0))
-        return super().again(key, epoch)
+    def _order(self, epoch: int, start: int) -> np.ndarray:
+        first = epoch * self.steps + start
+        count = min(self.size, self.steps - start)
+        return np.stack([self._indices[at].astype(np.int32) for at in range(first, first + count)])
 
     def _gathered(self, key: Array, epoch: int, start: int) -> Chunk:
         with self._held():

@@ -11,6 +11,7 @@ from topojax.atlas.controllers import Rows
 from topojax.config.batch import examples_a_step
 from topojax.data.augment import Views
 from topojax.data.chunks import Chunk, at, scaled
+from topojax.data.divided import looked_up
 from topojax.data.mesh import make_mesh, split
 from topojax.data.neighbours import partners
 from topojax.data.order import batch_indices, probe_indices
@@ -63,6 +64,7 @@ class Epochs:
             self.num_train,
             examples_a_step(self.config),
         )
+        data = looked_up(data, self.mesh, self.num_train)
         probe = self.probe_of(data)
         names: set[str] = set()  # known once the body is traced
         mesh = self.mesh

@@ -9,17 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from topojax.config.numbers import Numbers
 from topojax.control.ending import SETTLED
+from topojax.step.device_grid import AXIS, rows_of
 from topojax.step.numbered import Numbered
 from topojax.step.state import TrainState
 from topojax.types import Array, Batch
-
-AXIS = "members"
-"""Name of the mesh's axis that members are spread over."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,38 +27,41 @@ class Layout:
       size: members.
       chunk: members that a device computes at a time.
       own_data: each member has its own data, with the member's axis in front; else they share them.
-      mesh: of the devices that members are spread over, None: one device.
+      mesh: of the devices that members and, along its second axis, batches are spread over (`grid`), None: one device.
     """
 
     size: int
     chunk: int
     own_data: bool
-    mesh: jax.sharding.Mesh | None = None
+    mesh: Mesh | None = None
 
     @property
     def devices(self) -> int:
         """How many devices."""
         return self.mesh.size if self.mesh else 1
 
+    @property
+    def local(self) -> int:
+        """Members that a device holds."""
+        return self.size // rows_of(self.mesh)
 
-def lay_out(size: int, *, chunk: int, own_data: bool, devices: list[Any]) -> Layout:
-    """Spread members over as many of the devices as divide them.
+
+def lay_out(size: int, *, chunk: int, own_data: bool, mesh: Mesh | None) -> Layout:
+    """Say how many members are computed at a time.
 
     Args:
       size: members.
       chunk: at a time on a device; 0: all that are there.
       own_data: as in `Layout`.
-      devices: those there are.
+      mesh: as in `Layout`.
 
     Raises:
       ValueError: the chunk does not divide the members of a device.
     """
-    used = max(n for n in range(1, len(devices) + 1) if size % n == 0)
-    local = size // used
+    local = size // rows_of(mesh)
     chunk = min(chunk, local) or local
     if local % chunk:
         raise ValueError(f"must divide the {local} members of a device")
-    mesh = jax.sharding.Mesh(np.array(devices[:used]), (AXIS,)) if used > 1 else None
     return Layout(size, chunk, own_data, mesh)
 
 
@@ -82,16 +82,31 @@ def make_population(numbered: Numbered, layout: Layout) -> Numbered:
 
     epoch = jax.vmap(of_one, in_axes=(0, state_axes, own), out_axes=(state_axes, 0))
     init = jax.vmap(numbered.init, out_axes=state_axes)
-    if layout.chunk < layout.size // layout.devices:
+    if layout.chunk < layout.local:
         epoch = _in_chunks(epoch, layout)
     if layout.mesh:
         members, all_of_it = PartitionSpec(AXIS), PartitionSpec()
         specs = axes(members, all_of_it)
         data = members if layout.own_data else all_of_it
-        settings: dict[str, Any] = {"mesh": layout.mesh, "check_vma": False}  # nothing is exchanged
-        epoch = jax.shard_map(epoch, in_specs=(members, specs, data), out_specs=(specs, members), **settings)
-        init = jax.shard_map(init, in_specs=members, out_specs=specs, **settings)
+        # Members exchange nothing; along a second axis it is the compiler that spreads a batch (`data.mesh.split`).
+        settings: dict[str, Any] = {"mesh": layout.mesh, "axis_names": {AXIS}, "check_vma": False}
+        numbers, states, _ = shardings(layout)
+        epoch = _left_at(
+            (states, numbers),
+            jax.shard_map(epoch, in_specs=(members, specs, data), out_specs=(specs, members), **settings),
+        )
+        init = _left_at(states, jax.shard_map(init, in_specs=members, out_specs=specs, **settings))
     return Numbered(init, epoch, numbered.metric_names)
+
+
+def _left_at(where: Any, function: Callable) -> Callable:
+    """A function whose results lie where they are said to: the compiler would divide what it likes of them further."""
+
+    def placed(*given: Any) -> Any:
+        out = function(*given)
+        return jax.lax.with_sharding_constraint(out, jax.tree.broadcast(where, out))
+
+    return placed
 
 
 def _unless_over(before: TrainState, after: TrainState) -> TrainState:

@@ -1,6 +1,6 @@
 """Checkpoints of the whole training state: saved whole or not at all, restored whole or not at all.
 
-The only importer of orbax. Checkpoints are numbered by epoch. Next to the state lie its metadata, with a
+With `joint` the only importer of orbax. Checkpoints are numbered by epoch. Next to the state lie its metadata, with a
 digest and the shape of every leaf: a damaged or foreign checkpoint is named as such, never half restored.
 """
 
@@ -19,10 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.sharding import Mesh
 from orbax.checkpoint import checkpoint_managers as policies
 
-from topojax.data.mesh import of_all
 from topojax.errors import Stopped, UserError, tell
 from topojax.storage import layouts
 
@@ -100,7 +98,7 @@ class _Names:
         return getattr(self._names, name)
 
 
-class _Manager(ocp.CheckpointManager):
+class Manager(ocp.CheckpointManager):
     """Orbax's, but for losses that cannot be read: their checkpoint is not the best, and whole all the same."""
 
     def metrics(self, step: int) -> Any:
@@ -128,34 +126,16 @@ class Checkpoints:
         self.directory = (workdir / "checkpoints").absolute()
         if read_only and not self.directory.is_dir():
             raise UserError(f"no checkpoint in {workdir}: {self.directory} does not exist")
-        several = jax.process_count() > 1
-        least = policies.BestN(
-            get_metric_fn=lambda metrics: metrics["loss"],
-            n=1,
-            reverse=True,
-            keep_checkpoints_without_metrics=False,
-        )
-        options = ocp.CheckpointManagerOptions(
-            enable_async_checkpointing=False,
-            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), least]),
-            save_decision_policy=policies.FixedIntervalPolicy(1),
-            step_name_format=_Names(),
-            cleanup_tmp_directories=not read_only,
-            create=not (read_only or several),
-            multiprocessing_options=_by_itself() if several else ocp.options.MultiprocessingOptions(),
-            # The policy above decides what is kept; without these, the metrics it reads are not written.
-            best_fn=lambda metrics: metrics["loss"],
-            best_mode="min",
-        )
+        if not read_only:
+            folder_made(workdir)
         self._read_only = read_only
+        # Of several processes each by itself: they write together (`storage.joint`).
+        options = manager_options(keep, alone() if jax.process_count() > 1 else None, clean=not read_only)
         try:
-            if several and not read_only:
-                self.directory.mkdir(parents=True, exist_ok=True)
-            handlers = _handlers() if several and not read_only else None
             with _uncomplaining():
-                self._manager = _Manager(self.directory, options=options, item_handlers=handlers)
+                self._manager = Manager(self.directory, options=options)
         except OSError as error:
-            raise Stopped(f"{self.directory} cannot be used: {_reason(error)}") from error
+            raise Stopped(f"{self.directory} cannot be used: {reason(error)}") from error
 
     def epochs(self) -> list[int]:
         """Epochs that have a complete checkpoint, increasing."""
@@ -173,20 +153,16 @@ class Checkpoints:
         Raises:
           Stopped: the disk refuses; earlier checkpoints are as they were.
         """
-        state = _on_host(state)
-        each = {name: digest(leaf)[:_SHORT] for name, leaf in _named(state)}
-        meta = {**meta, "leaves": describe(state), "digests": each, "digest": digest(state)}
-        meta["meta_digest"] = _json_digest(meta)
+        state = on_host(state)
+        meta = described(state, meta)
         try:
             self._manager.save(
                 epoch,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(_saved_here(_present(state))), meta=ocp.args.JsonSave(meta)
-                ),
+                args=ocp.args.Composite(state=ocp.args.StandardSave(present(state)), meta=ocp.args.JsonSave(meta)),
                 metrics={"loss": float("inf") if loss is None else loss},
             )
         except Exception as error:  # tensorstore's are ValueErrors, orbax has its own
-            raise Stopped(f"cannot save epoch {epoch} in {self.directory}: {_reason(error)}") from error
+            raise Stopped(f"cannot save epoch {epoch} in {self.directory}: {reason(error)}") from error
 
     def drop_after(self, epoch: int) -> None:
         """Delete the checkpoints of later epochs: a run goes back."""
@@ -256,7 +232,7 @@ class Checkpoints:
             with _uncomplaining():
                 return self._manager.restore(epoch, args=ocp.args.Composite(**{name: how}))[name]
         except Exception as error:
-            raise self._damaged(epoch, _reason(error)) from None
+            raise self._damaged(epoch, reason(error)) from None
 
     def _set_aside(self, epoch: int) -> None:
         folder = self.directory.parent / "damaged"
@@ -368,26 +344,7 @@ class Checkpoints:
     def _damaged(self, epoch: int, cause: object) -> UserError:
         earlier = [e for e in self.epochs() if e != epoch]
         advice = f"there are {_listed(earlier)}" if earlier else "there is no other, start anew"
-        return Damaged(f"checkpoint {self.directory / str(epoch)} cannot be read ({_reason(cause)})", advice)
-
-
-class Followed(Checkpoints):
-    """The checkpoints of a run that another process writes, in the same folder.
-
-    Args:
-      workdir: of the run.
-    """
-
-    def __init__(self, workdir: pathlib.Path):
-        super().__init__(workdir, read_only=True)
-
-    def epochs(self) -> list[int]:
-        """Epochs that have a complete checkpoint by now, increasing."""
-        self._manager.reload()
-        return super().epochs()
-
-    def save(self, epoch: int, state: Any, meta: dict[str, Any], *, loss: float | None) -> None:
-        """Nothing: the other does."""
+        return Damaged(f"checkpoint {self.directory / str(epoch)} cannot be read ({reason(cause)})", advice)
 
 
 _NOTHING = np.zeros(0)  # the bytes of a leaf of size 0, which orbax does not hold
@@ -415,7 +372,55 @@ def digest(state: Any) -> str:
     return total.hexdigest()
 
 
-def _on_host(state: Any) -> Any:
+def manager_options(keep: int, processes: Any = None, *, clean: bool = True) -> Any:
+    """How Orbax keeps checkpoints.
+
+    Args:
+      keep: how many of the latest, beside the one of least loss.
+      processes: Orbax's options of several processes, None: there is one.
+      clean: delete what an earlier save has left unfinished.
+    """
+    least = policies.BestN(
+        get_metric_fn=lambda metrics: metrics["loss"],
+        n=1,
+        reverse=True,
+        keep_checkpoints_without_metrics=False,
+    )
+    return ocp.CheckpointManagerOptions(
+        enable_async_checkpointing=False,
+        preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), least]),
+        save_decision_policy=policies.FixedIntervalPolicy(1),
+        step_name_format=_Names(),
+        cleanup_tmp_directories=clean,
+        create=False,
+        multiprocessing_options=processes or ocp.options.MultiprocessingOptions(),
+        # The policy above decides what is kept; without these, the metrics it reads are not written.
+        best_fn=lambda metrics: metrics["loss"],
+        best_mode="min",
+    )
+
+
+def folder_made(workdir: pathlib.Path) -> None:
+    """Make the folder of a run's checkpoints.
+
+    Raises:
+      Stopped: the disk refuses.
+    """
+    folder = (workdir / "checkpoints").absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Stopped(f"{folder} cannot be used: {reason(error)}") from error
+
+
+def described(state: Any, meta: dict[str, Any]) -> dict[str, Any]:
+    """Metadata with shapes and digests of a state, and a digest of their own."""
+    each = {name: digest(leaf)[:_SHORT] for name, leaf in _named(state)}
+    meta = {**meta, "leaves": describe(state), "digests": each, "digest": digest(state)}
+    return {**meta, "meta_digest": _json_digest(meta)}
+
+
+def on_host(state: Any) -> Any:
     """Arrays as NumPy's, which orbax writes in half the time; keys stay, for it writes down of which kind they are."""
     keys = [jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(state)]
     leaves, tree = jax.tree.flatten(state)
@@ -423,37 +428,18 @@ def _on_host(state: Any) -> Any:
     return jax.tree.unflatten(tree, [leaf if key else next(fetched) for leaf, key in zip(leaves, keys, strict=True)])
 
 
-def _by_itself() -> Any:
-    """Of several processes, each reads and the first writes without waiting for the others."""
-    # Not a part of an array by each process that holds it: the others write nothing.
-    ocp.type_handlers.get_type_handler(jax.Array)._use_replica_parallel = False
+def alone() -> Any:
+    """Of several processes, one that waits for none of the others."""
     here = jax.process_index()
     return ocp.options.MultiprocessingOptions(primary_host=here, active_processes={here})
-
-
-def _handlers() -> dict[str, Any]:
-    """Of several processes, those of the one that writes: nothing is expected of the others."""
-    nobody = ocp.options.MultiprocessingOptions(primary_host=None)
-    return {
-        "state": ocp.StandardCheckpointHandler(multiprocessing_options=nobody),
-        "meta": ocp.JsonCheckpointHandler(),
-    }
-
-
-def _saved_here(leaves: dict[str, Any]) -> dict[str, Any]:
-    """Of several processes, keys as arrays of all: orbax refuses those of one, and writes what this one holds."""
-    if jax.process_count() == 1:
-        return leaves
-    first = {device.process_index: device for device in reversed(jax.devices())}
-    mesh = Mesh(np.array([first[index] for index in sorted(first)]), ("process",))
-    return {name: of_all(leaf, mesh) if isinstance(leaf, jax.Array) else leaf for name, leaf in leaves.items()}
 
 
 def _json_digest(meta: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(meta, sort_keys=True, default=list).encode()).hexdigest()
 
 
-def _reason(cause: object) -> str:
+def reason(cause: object) -> str:
+    """What a library said, in a line."""
     said = " ".join(str(cause).split()) or type(cause).__name__
     for known in ("No space left on device", "Read-only file system", "Permission denied", "Disk quota exceeded"):
         if known in said:  # tensorstore says so much around it
@@ -470,6 +456,6 @@ def _named(state: Any) -> list[tuple[str, Any]]:
     return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
 
 
-def _present(state: Any) -> dict[str, Any]:
+def present(state: Any) -> dict[str, Any]:
     """What orbax is given: it refuses arrays of size 0, which a run without contracts has."""
     return {name: leaf for name, leaf in _named(state) if leaf.size}

@@ -36,14 +36,17 @@ def there() -> int | None:
     return memory.available()
 
 
-def require_fit(wanted: Footprint | None, available: int | None, *, size: int, devices: int, chunk: int) -> None:
+def require_fit(
+    wanted: Footprint | None, available: int | None, *, size: int, local: int, devices: int, chunk: int
+) -> None:
     """Refuse a population whose program would not fit, and say which chunk would.
 
     Args:
       wanted: of `footprint`, at this chunk.
       available: of `there`.
       size: members.
-      devices: that they are spread over; they share one memory on a CPU.
+      local: those that lie on a device.
+      devices: that the population uses; they share one memory on a CPU.
       chunk: members that a device computes at a time: what is temporary grows with it.
 
     Raises:
@@ -58,7 +61,7 @@ def require_fit(wanted: Footprint | None, available: int | None, *, size: int, d
 
     if total(chunk) <= available:
         return
-    fits = [n for n in range(1, chunk) if (size // devices) % n == 0 and total(n) <= available]
+    fits = [n for n in range(1, chunk) if local % n == 0 and total(n) <= available]
     advice = f"config.population.chunk={fits[-1]} would fit" if fits else "take fewer members"
     raise UserError(
         f"a population of {size} members takes {total(chunk) / 2**20:,.0f} MiB, and there are "

@@ -57,7 +57,7 @@ def compile_epoch(
       mesh: of devices that share a batch. Its program is not kept, only compiled code is.
     """
     if mesh is not None:
-        compiled = compile_program(on_mesh.jitted(program.epoch, mesh).lower(numbers, state, data))
+        compiled = compile_program(on_mesh.jitted(program.epoch, mesh, data).lower(numbers, state, data))
         return Epoch(on_mesh.from_one_device(compiled, mesh), program.metric_names(), footprint(compiled))
     folder = cache_folder("programs") if cached else None
     if folder is not None:

@@ -19,7 +19,6 @@ import numpy as np
 
 from topojax.atlas.controllers import clipped, start_rate
 from topojax.atlas.feasible import unstable_gains
-from topojax.config.batch import examples_a_step
 from topojax.config.found import fitted
 from topojax.config.memory import require_memory
 from topojax.config.numbers import described, pack
@@ -28,7 +27,7 @@ from topojax.config.validate import validate
 from topojax.data import sets
 from topojax.data.feed import AHEAD, Feed
 from topojax.data.mesh import make_mesh
-from topojax.data.stream import Stream, state_of
+from topojax.data.stream import state_of
 from topojax.errors import (
     Terminated,
     UserError,
@@ -46,7 +45,8 @@ from topojax.step.diagnosis import Culprit
 from topojax.step.predict import compile_evaluate, predict
 from topojax.step.state import TrainState
 from topojax.storage import workdir as workdirs
-from topojax.storage.checkpoint import Checkpoints, Followed, last_epoch
+from topojax.storage.checkpoint import Checkpoints, last_epoch
+from topojax.storage.joint import Joint
 from topojax.storage.logs import Sink, Writers, number, numbers, rows_of
 from topojax.storage.program_cache import compile_epoch
 from topojax.storage.runtime import compile_program, use_compilation_cache, use_every_core, versions
@@ -57,6 +57,7 @@ from topojax.tracking.events import events, unsatisfied
 from topojax.training.beginning import beginning
 from topojax.training.callbacks import Callback, Epoch
 from topojax.training.fed import compile_fed
+from topojax.training.handed import Handed
 from topojax.training.outcome import LOOK, ended_well, ends_at, finished
 from topojax.training.processes import Alone, joined
 from topojax.training.recovery import NotFinite, diverged, failed, lowered, stretched
@@ -170,8 +171,7 @@ class Training:
             use_compilation_cache()
         self.path, self.started, self.callbacks, self.peers = path, started, tuple(callbacks), peers or Alone()
         found = data if isinstance(data, sets.Dataset) else None  # read already
-        on_host = self.on_host and self.peers.number == 1
-        self.dataset = found or sets.load(config.data, seed=config.seed, data=data, on_host=on_host)
+        self.dataset = found or sets.load(config.data, seed=config.seed, data=data, on_host=self.on_host)
         data = None if found else data
         if last_epoch(path):
             keep = {*keep, *workdirs.as_trained(path, config)}
@@ -183,6 +183,8 @@ class Training:
             validate(self.config)
         config = self.config
         self.about = {"data": self.dataset.manifest, **self.dataset.sizes()}
+        self.handed = Handed(config, self.dataset, data, several=self.peers.number > 1)
+        self.dataset = self.handed.dataset
         self.versions = versions()  # asked once: it starts git
         self.model, self.program = build(config, self.about)
         self.numbers = jax.tree.map(jnp.asarray, pack(config))
@@ -199,7 +201,7 @@ class Training:
         self.pool = futures.ThreadPoolExecutor(1)
         self.train_s = self.compile_s = self.first_epoch_s = 0.0
         self.compiled: Callable | None = None
-        self.within = Within(path)
+        self.within = Within(path, self.peers.gathered if self.peers.number > 1 else None)
         self.feed: Feed | None = None  # of a training split that stays on the host
         self.rollbacks, self.failed_at, self.taken_back = 0, 0, False  # since an epoch that failed was passed
         self.news: list[dict[str, Any]] = []  # events before the next epoch
@@ -214,6 +216,7 @@ class Training:
         """
         if self.peers.number > 1:
             self.peers.same(contents(self.dataset.manifest), f"have read other data as {self.dataset.name}")
+            self.peers.same(self.dataset.mode, "have memory for other modes of the data: set config.data.mode")
             self.peers.same(last_epoch(self.path), f"do not see the same checkpoints in {self.path}: share the folder")
         if last_epoch(self.path):
             with contextlib.closing(Checkpoints(self.path, read_only=True)) as checkpoints:
@@ -222,10 +225,11 @@ class Training:
                 raise UserError(f"the data of {self.dataset.name} are not those {self.path} was trained on")
 
     def opened(self) -> Checkpoints:
-        """The run's checkpoints; where another process writes them, once it has the folder."""
-        written = Checkpoints(self.path, keep=self.config.checkpoint.keep) if self.peers.first else None
-        self.peers.agreed(False)
-        return written or Followed(self.path)
+        """The run's checkpoints; several processes write them together, once process 0 has the folder."""
+        keep = self.config.checkpoint.keep
+        if self.peers.number > 1:
+            return Joint(self.path, keep=keep, gathered=self.peers.gathered)
+        return Checkpoints(self.path, keep=keep)
 
     def remember(self) -> None:
         """Write the configuration, and say what was found out of the data."""
@@ -269,29 +273,18 @@ class Training:
         with contextlib.ExitStack() as held:
             data: Any = None
             if self.dataset.mode == "memory":
-                data = jax.tree.map(jnp.asarray, self.dataset.train)
+                data = self.handed.resident()
             else:
-                data = self.feed = held.enter_context(contextlib.closing(self._fed()))
+                feed = self.handed.feed(pairs=self.program.pairs, held=lambda: own_switches(self.keys))
+                data = self.feed = held.enter_context(contextlib.closing(feed))
             return self._trained(data)
-
-    def _fed(self) -> Feed:
-        """What hands a training split over that stays on the host."""
-        config = self.config
-        return (Stream if self.dataset.mode == "stream" else Feed)(
-            self.dataset.train,
-            seed=config.seed,
-            batch_size=examples_a_step(config),
-            probe_size=config.probe.size,
-            pairs=self.program.pairs,
-            held=lambda: own_switches(self.keys),
-        )
 
     def _trained(self, batch: Any) -> TrainState:
         """`_run`, of a training split on the device or of a feed."""
         abstract = jax.eval_shape(self.numbered.init, self.numbers)
         run_epoch = self._compile(abstract, batch)
         state, done = self._restore_or_init(abstract)
-        self.peers.same(done, "have read different checkpoints")
+        self.peers.same([done, int(state.step)], "have read different checkpoints")
         if self.feed is not None:
             run_epoch.taken = self.taken  # type: ignore[attr-defined]
             step = 0 if self.taken is None else len(self.taken)
@@ -358,14 +351,17 @@ class Training:
         """Between two chunks of an epoch: save where that is due, and where somebody wants to leave."""
         every, taken, last = self.config.checkpoint.every_steps, sum(map(len, rows)), len(rows[-1])
         due = every and taken // every > (taken - last) // every
-        if not (due or interrupted()):
+        leaves = self.peers.agreed(interrupted())
+        if not (due or leaves):
             return
         if waiting:
             self._fetch(done, waiting, state, writers, progress, None)
             waiting.clear()
         step = done * self.program.steps_per_epoch + taken
         self.within.save(step, state, self._meta(done, taken), np.concatenate(jax.device_get(rows)))
-        raise_if_interrupted()
+        if leaves:
+            raise_if_interrupted()
+            raise Terminated  # another process was
 
     def _call_back(self, epoch: int, state: TrainState) -> bool:
         """Whether one of the callbacks ends the training."""
@@ -430,6 +426,7 @@ class Training:
             within = self._within(abstract)
             if within is not None:
                 return within
+        self.peers.agreed(False)  # all have looked
         if self.peers.first:
             self.within.drop()  # an epoch that is begun anew
         if not self.checkpoints.epochs():
@@ -578,7 +575,7 @@ class Training:
         diagnosis, epoch = self.program.diagnosis, int(state.step) // self.program.steps_per_epoch
         if self.feed is not None:
             return getattr(diagnosis, f"{what}_in")(state, self.feed.again(state.key, epoch))
-        return getattr(diagnosis, what)(state, jax.tree.map(jnp.asarray, self.dataset.train))
+        return getattr(diagnosis, what)(state, self.handed.here())
 
     def culprit_named(self) -> dict[str, str]:
         """What was not finite first, for an event."""
@@ -634,7 +631,8 @@ class Training:
             manifest=self.dataset.manifest,
             units=self.dataset.units,
         )
-        tested = evaluate_run(run, self.dataset.test, self.dataset.train, compiled=self.evaluate.result())
+        train = self.handed.whole() if self.program.baselines.members else self.dataset.train
+        tested = evaluate_run(run, self.dataset.test, train, compiled=self.evaluate.result())
         result = result_of(
             run,
             tested,

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from topojax.atlas.controllers import start_rate
 from topojax.config import numbers as of_config
@@ -27,6 +28,7 @@ from topojax.config.validate import validate
 from topojax.data import sets
 from topojax.errors import UserError, interrupted, interrupts_deferred, raise_if_interrupted, tell
 from topojax.step import population as together
+from topojax.step.device_grid import grid
 from topojax.step.predict import compile_evaluate
 from topojax.step.state import TrainState
 from topojax.storage import workdir as workdirs
@@ -76,7 +78,8 @@ def train_population(
     with ended_well(path / _folder(0)), own_switches():
         validate(config)
         configs = members(config)
-        use_every_core(len(configs))
+        use_every_core((config.mesh.members or len(configs)) * config.mesh.data)
+        mesh = grid(len(configs), jax.devices(), rows=config.mesh.members, each=config.mesh.data)
         if (path / "checkpoints").is_dir():
             raise UserError(f"{path} holds a run of its own: choose another --workdir for a population")
         if config.debug:
@@ -87,7 +90,7 @@ def train_population(
             print(f"{path} is finished: {len(configs)} members, results in {path / FILE}")
             return done
         look_for_extras(config)
-        population = _Population(config, configs, path, started, keep)
+        population = _Population(config, configs, path, started, keep, mesh)
         with workdirs.claim(path), contextlib.ExitStack() as held:
             for member in population.members:
                 held.enter_context(workdirs.claim(member.path))
@@ -174,7 +177,15 @@ class Member(Training):
 class _Population:
     """One call of `train_population`, its parts in the order in which they are needed."""
 
-    def __init__(self, config: Any, configs: Sequence[Any], path: pathlib.Path, started: float, keep: Collection[str]):
+    def __init__(
+        self,
+        config: Any,
+        configs: Sequence[Any],
+        path: pathlib.Path,
+        started: float,
+        keep: Collection[str],
+        mesh: Mesh | None = None,
+    ):
         self.config, self.path, self.started = config, path, started
         if (path / "config.json").exists():
             workdirs.same_config(path, config)
@@ -196,7 +207,7 @@ class _Population:
         self.own_data = any(member.about["data"] != first.about["data"] for member in self.members)
         try:
             self.layout = together.lay_out(
-                len(configs), chunk=config.population.chunk, own_data=self.own_data, devices=jax.devices()
+                len(configs), chunk=config.population.chunk, own_data=self.own_data, mesh=mesh
             )
         except ValueError as error:
             raise UserError(f"config.population.chunk = {config.population.chunk}: {error}") from error
@@ -296,7 +307,8 @@ class _Population:
         # What is kept is of one device.
         cached = self.config.train.compilation_cache and self.layout.mesh is None
         epoch = compile_epoch(program, numbers, abstract, data, described=told, cached=cached)
-        sizes = {"size": self.layout.size, "devices": self.layout.devices, "chunk": self.layout.chunk}
+        layout = self.layout
+        sizes = {"size": layout.size, "local": layout.local, "devices": layout.devices, "chunk": layout.chunk}
         require_fit(epoch.bytes, there(), **sizes)
         self.program = program
         self.alone = jax.eval_shape(first.numbered.init, first.numbers)

@@ -53,6 +53,10 @@ class Alone:
     def same(self, value: Any, complaint: str) -> None:
         """Refuse values that are not those of process 0."""
 
+    def gathered(self, value: Any) -> list[Any]:
+        """The values of all processes, in their order."""
+        return [value]
+
 
 class Peers(Alone):
     """One process among several.
@@ -115,8 +119,8 @@ class Peers(Alone):
         """
         aborted.leaving()
         leave_at_once()
-        if isinstance(error, ValueError | RuntimeError) and _LOST.search(str(error)):
-            error = self._lost(str(error))
+        if isinstance(error, ValueError | RuntimeError | Stopped) and _LOST.search(str(error)):
+            error = self._left_by() or self._lost(str(error))
         if isinstance(error, Lost):
             return error  # the service may be gone as well: nobody is told, and all find out
         kind = "refused" if isinstance(error, UserError) else "stopped"
@@ -136,10 +140,17 @@ class Peers(Alone):
             except RuntimeError as error:
                 if "DEADLINE_EXCEEDED" not in str(error):
                     raise self._lost(str(error)) from error
-            for other, (kind, said) in self._have_left().items():
-                if kind == "refused":
-                    raise UserError(f"process {other}: {said}")
-                raise Stopped(f"process {other} has stopped ({said or 'interrupted'})")
+            left = self._left_by()
+            if left:
+                raise left
+
+    def _left_by(self) -> Stopped | UserError | None:
+        """What this process ends with where another one has left, and said why."""
+        for other, (kind, said) in self._have_left().items():
+            if kind == "refused":
+                return UserError(f"process {other}: {said}")
+            return Stopped(f"process {other} has stopped ({said or 'interrupted'})")
+        return None
 
     def _have_left(self) -> dict[int, list[str]]:
         """Process → how and why it has left."""

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from topojax.config.changes import changes
 from topojax.config.io import from_json
 from topojax.errors import tell
 from topojax.storage.checkpoint import Checkpoints, Damaged
+from topojax.storage.joint import Joint
 
 FOLDER = "within"
 
@@ -24,10 +26,11 @@ class Within:
 
     Args:
       workdir: of the run.
+      gathered: where several processes save together, as of `Joint`.
     """
 
-    def __init__(self, workdir: pathlib.Path):
-        self.folder = workdir / FOLDER
+    def __init__(self, workdir: pathlib.Path, gathered: Callable[[Any], list[Any]] | None = None):
+        self.folder, self._gathered = workdir / FOLDER, gathered
 
     def save(self, step: int, state: Any, meta: dict[str, Any], rows: np.ndarray) -> None:
         """Save one step.
@@ -42,7 +45,10 @@ class Within:
           Stopped: the disk refuses.
         """
         text = base64.b64encode(np.ascontiguousarray(rows, np.float32).tobytes()).decode()
-        with contextlib.closing(Checkpoints(self.folder)) as held:
+        together = self._gathered
+        with contextlib.closing(
+            Checkpoints(self.folder) if together is None else Joint(self.folder, gathered=together)
+        ) as held:
             held.drop_after(step - 1)
             held.save(step, state, {**meta, "rows": text, "taken": len(rows)}, loss=None)
 
@@ -70,7 +76,7 @@ class Within:
         return state, meta, rows
 
     def drop(self) -> None:
-        """Delete what there is."""
+        """Delete what there is; of several processes, one does."""
         if self.folder.is_dir():
             with contextlib.closing(Checkpoints(self.folder)) as held:
                 held.drop_after(-1)
