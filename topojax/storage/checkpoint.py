@@ -1,28 +1,25 @@
 """Checkpoints of the whole training state: saved whole or not at all, restored whole or not at all.
 
-With `joint` the only importer of orbax. Checkpoints are numbered by epoch. Next to the state lie its metadata, with a
-digest and the shape of every leaf: a damaged or foreign checkpoint is named as such, never half restored.
+With `joint` and `manager` the only importer of orbax. Checkpoints are numbered by epoch. Next to the state lie its
+metadata, with a digest and the shape of every leaf: a damaged or foreign checkpoint is named as such, never half
+restored.
 """
 
 import contextlib
-import datetime
 import hashlib
 import json
-import logging
-import math
 import pathlib
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers as policies
 
 from topojax.errors import Stopped, UserError, tell
 from topojax.storage import layouts
+from topojax.storage.manager import Manager, alone, manager_options, uncomplaining
 
 _NAMED = 3
 LARGEST_FACTOR = 1000
@@ -51,66 +48,6 @@ _TOLD: set[tuple[pathlib.Path, int]] = set()
 """Damaged checkpoints that this process has named."""
 
 
-@contextlib.contextmanager
-def _uncomplaining() -> Iterator[None]:
-    """What orbax has to say of damaged files is said here, in a line.
-
-    Reads that are under way when the first of them fails find orbax's event loop closed, and say so at their end, which
-    may come whenever it likes: after a failure nothing more is heard of closed loops in this process.
-    """
-    log = logging.getLogger("absl")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
-    before = sys.unraisablehook
-
-    def hook(ignored: Any) -> None:
-        if not (isinstance(ignored.exc_value, RuntimeError) and "Event loop is closed" in str(ignored.exc_value)):
-            before(ignored)
-
-    sys.unraisablehook = hook
-    try:
-        yield
-        sys.unraisablehook = before
-    finally:
-        log.setLevel(level)
-
-
-class _Step(ocp.path.step.Metadata):
-    """A step whose time nobody asks for: orbax reads it of a file that may be damaged."""
-
-    @property
-    def commit_timestamp(self) -> datetime.datetime:
-        """Always the same."""
-        return datetime.datetime.min
-
-
-class _Names:
-    """Orbax's names of steps."""
-
-    def __init__(self) -> None:
-        self._names = ocp.path.step.standard_name_format()
-
-    def find_all(self, base_path: Any) -> Iterator[_Step]:
-        """Steps that are there."""
-        return (_Step(step=found.step, path=found.path) for found in self._names.find_all(base_path))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._names, name)
-
-
-class Manager(ocp.CheckpointManager):
-    """Orbax's, but for losses that cannot be read: their checkpoint is not the best, and whole all the same."""
-
-    def metrics(self, step: int) -> Any:
-        """Those of a step, None where they are no numbers."""
-        try:
-            found = super().metrics(step)
-        except (ValueError, OSError):
-            return None
-        loss: Any = found.get("loss") if isinstance(found, dict) else None
-        return {"loss": loss} if type(loss) in (int, float) and not math.isnan(loss) else None
-
-
 class Checkpoints:
     """The checkpoints of one run, <workdir>/checkpoints/<epoch>.
 
@@ -132,7 +69,7 @@ class Checkpoints:
         # Of several processes each by itself: they write together (`storage.joint`).
         options = manager_options(keep, alone() if jax.process_count() > 1 else None, clean=not read_only)
         try:
-            with _uncomplaining():
+            with uncomplaining():
                 self._manager = Manager(self.directory, options=options)
         except OSError as error:
             raise Stopped(f"{self.directory} cannot be used: {reason(error)}") from error
@@ -229,7 +166,7 @@ class Checkpoints:
           Damaged: whatever orbax or tensorstore say.
         """
         try:
-            with _uncomplaining():
+            with uncomplaining():
                 return self._manager.restore(epoch, args=ocp.args.Composite(**{name: how}))[name]
         except Exception as error:
             raise self._damaged(epoch, reason(error)) from None
@@ -372,34 +309,6 @@ def digest(state: Any) -> str:
     return total.hexdigest()
 
 
-def manager_options(keep: int, processes: Any = None, *, clean: bool = True) -> Any:
-    """How Orbax keeps checkpoints.
-
-    Args:
-      keep: how many of the latest, beside the one of least loss.
-      processes: Orbax's options of several processes, None: there is one.
-      clean: delete what an earlier save has left unfinished.
-    """
-    least = policies.BestN(
-        get_metric_fn=lambda metrics: metrics["loss"],
-        n=1,
-        reverse=True,
-        keep_checkpoints_without_metrics=False,
-    )
-    return ocp.CheckpointManagerOptions(
-        enable_async_checkpointing=False,
-        preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), least]),
-        save_decision_policy=policies.FixedIntervalPolicy(1),
-        step_name_format=_Names(),
-        cleanup_tmp_directories=clean,
-        create=False,
-        multiprocessing_options=processes or ocp.options.MultiprocessingOptions(),
-        # The policy above decides what is kept; without these, the metrics it reads are not written.
-        best_fn=lambda metrics: metrics["loss"],
-        best_mode="min",
-    )
-
-
 def folder_made(workdir: pathlib.Path) -> None:
     """Make the folder of a run's checkpoints.
 
@@ -426,12 +335,6 @@ def on_host(state: Any) -> Any:
     leaves, tree = jax.tree.flatten(state)
     fetched = iter(jax.device_get([leaf for leaf, key in zip(leaves, keys, strict=True) if not key]))
     return jax.tree.unflatten(tree, [leaf if key else next(fetched) for leaf, key in zip(leaves, keys, strict=True)])
-
-
-def alone() -> Any:
-    """Of several processes, one that waits for none of the others."""
-    here = jax.process_index()
-    return ocp.options.MultiprocessingOptions(primary_host=here, active_processes={here})
 
 
 def _json_digest(meta: dict[str, Any]) -> str:

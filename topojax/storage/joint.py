@@ -16,16 +16,8 @@ from jax.sharding import Mesh
 
 from topojax.data.mesh import of_all
 from topojax.errors import Stopped
-from topojax.storage.checkpoint import (
-    Checkpoints,
-    Manager,
-    described,
-    folder_made,
-    manager_options,
-    on_host,
-    present,
-    reason,
-)
+from topojax.storage.checkpoint import Checkpoints, described, folder_made, on_host, present, reason
+from topojax.storage.manager import Manager, manager_options
 
 
 class Joint(Checkpoints):
