@@ -39,6 +39,7 @@ done = max(joint.epochs(), default=0)
 if done:
     found, meta = joint.restore(jax.eval_shape(lambda: state_of(0)), done)
     assert digest(found) == digest(state_of(done)), done
+    assert found["key"].dtype == state_of(done)["key"].dtype
     assert meta["epoch"] == done
 for epoch in range(done + 1, last + 1):
     state = state_of(epoch)
@@ -103,6 +104,7 @@ def test_each_process_writes_its_part_and_one_process_reads_the_whole(tmp_path):
     found = ended(start(path, 5))
     assert [status for _, status in found] == [0, 0], found
     assert digest(read(path, 5)) == digest(state_of(5))
+    assert read(path, 5)["key"].dtype == state_of(5)["key"].dtype  # its bytes do not tell a key from numbers
 
 
 @pytest.mark.slow

@@ -99,7 +99,9 @@ class Joint(Checkpoints):
 
 def _registry() -> Any:
     """How arrays are written here; what reads them is as ever."""
-    parts = ocp.type_handlers.ArrayHandler(use_replica_parallel=True, array_metadata_store=None)
+    from orbax.checkpoint._src.metadata import array_metadata_store  # there is no public way: it holds keys' kinds
+
+    parts = ocp.type_handlers.ArrayHandler(use_replica_parallel=True, array_metadata_store=array_metadata_store.Store())
     return ocp.type_handlers.create_type_handler_registry(
         (jax.Array, parts), (np.ndarray, ocp.type_handlers.NumpyHandler())
     )
