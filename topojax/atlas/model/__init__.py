@@ -6,6 +6,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from topojax.atlas.model.atlas import BALL_RADIUS, BALL_SCALE, Decoder, Encoder, nearest_code
 from topojax.atlas.model.discs import CENTER_BOUND
@@ -22,8 +23,9 @@ class Model:
 
     Attributes:
       init: key → (params, spectral).
-      normalise: (params, spectral) → (weights, new spectral); once a step, before everything below. The encoder's
-        weights hold `ball_scale` too, so that one compiled function serves runs whose data are of other spreads.
+      normalise: (params, spectral, ball_scale or None) → (weights, new spectral); once a step, before everything below.
+        The encoder's weights hold `ball_scale` too, so that one compiled function serves runs whose data are of other
+        spreads; None is the configuration's.
       project: params → params, after an update: where the latent is bound to a ball, centres lie in it (discs whole),
         codes span no more than its diameter, and free parts of keys keep to twice their initial size. Sums of centre
         and code leave reconstruction unchanged, so that nothing else stops them from drifting, and keys grow with the
@@ -42,7 +44,7 @@ class Model:
     """
 
     init: Callable[[Array], tuple[Params, Spectral]]
-    normalise: Callable[[Params, Spectral], tuple[Params, Spectral]]
+    normalise: Callable[..., tuple[Params, Spectral]]
     project: Callable[[Params], Params]
     encode: Callable[[Params, Array], Encoding]
     decode: Callable[..., Decoding]
@@ -136,6 +138,13 @@ def _fits(c: dict, image_shape: tuple[int, int, int] | None) -> None:
         raise ValueError(f"model.metric_bundle = {c['metric_bundle']}: must divide latent_dim = {c['latent_dim']}")
 
 
+def _with_scale(weights: Params, scale: ArrayLike) -> Params:
+    """Weights whose encoder knows the ball's scale; of a part without an encoder, themselves."""
+    if "encoder" not in weights:
+        return weights
+    return {**weights, "encoder": {**weights["encoder"], BALL_SCALE: jnp.asarray(scale, jnp.float32)}}
+
+
 def make_model(config, *, input_dim: int, num_classes: int, image_shape: tuple[int, int, int] | None = None) -> Model:
     """Build the atlas from `config.model` (see `topojax/config/defaults.py`).
 
@@ -171,12 +180,9 @@ def make_model(config, *, input_dim: int, num_classes: int, image_shape: tuple[i
                 encoder[name] = encoder[name] * jnp.minimum(1.0, bound / jnp.maximum(norm, 1e-12))
         return {**params, "encoder": encoder}
 
-    def normalised(params: Params, spectral: Spectral) -> tuple[Params, Spectral]:
+    def normalised(params: Params, spectral: Spectral, scale: ArrayLike | None = None) -> tuple[Params, Spectral]:
         weights, spectral = normalise(params, spectral)
-        if "encoder" in weights:
-            scale = jnp.asarray(config["ball_scale"], jnp.float32)
-            weights["encoder"] = {**weights["encoder"], BALL_SCALE: scale}
-        return weights, spectral
+        return _with_scale(weights, config["ball_scale"] if scale is None else scale), spectral
 
     def method(name: str) -> Callable:
         return lambda weights, *args: module.apply({"params": weights}, *args, method=name)

@@ -21,9 +21,9 @@ from topojax.atlas.model.layers import (
     product,
     random_param,
 )
-from topojax.atlas.model.layout import unrolled
 from topojax.atlas.model.learned_metric import SoftEquivariantMetric, assigned
 from topojax.atlas.model.router import CovariantRouter, route
+from topojax.atlas.model.unrolled import unrolled
 from topojax.types import Array, Decoding, Encoding
 
 BALL_SCALE = "ball_scale"
