@@ -9,7 +9,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from topojax.atlas.model.unrolling import unrolled
+from topojax.atlas.model.unrolled import unrolled
 from topojax.types import Array
 
 LOG_FLOOR = 1e-6

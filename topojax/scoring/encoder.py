@@ -5,6 +5,7 @@ import pathlib
 from typing import Any
 
 import jax
+import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from topojax.atlas.model import Model, make_model
@@ -70,7 +71,8 @@ def restore_encoder(workdir: str | pathlib.Path, step: int | None = None) -> Enc
     finally:
         checkpoints.close()
     model = make_model(config.model, input_dim=meta["input_dim"], num_classes=meta["num_classes"])
-    weights = jax.jit(lambda params, spectral: model.normalise(params, spectral)[0])(params, spectral)
+    normalise = jax.jit(lambda params, *others: model.normalise(params, *others)[0])
+    weights = normalise(params, spectral, np.float32(config.model.ball_scale))
     units = units_from(meta["units"]) if "units" in meta else sets.built_in_units(config.data.name, meta)
     return Encoder(model, weights, units, meta["epoch"])
 

@@ -72,8 +72,9 @@ class Run:
         kept = self._kept.get("weights")
         if kept is not None and kept[0] is self.state:
             return kept[1]
-        normalise = jax.jit(lambda params, spectral: self.model.normalise(params, spectral)[0])
-        given = eval_params(self.config.optim, self.state)["atlas"], self.state.spectral
+        normalise = jax.jit(lambda params, *others: self.model.normalise(params, *others)[0])
+        params, ball_scale = eval_params(self.config.optim, self.state)["atlas"], self.config.model.ball_scale
+        given = params, self.state.spectral, np.float32(ball_scale)
         if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given)):
             return normalise(*given)
         with jax.ensure_compile_time_eval():

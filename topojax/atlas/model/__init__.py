@@ -7,6 +7,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from topojax.atlas.model.atlas import BALL_RADIUS, BALL_SCALE, Decoder, Encoder, nearest_code
 from topojax.atlas.model.discs import CENTER_BOUND
@@ -23,8 +24,9 @@ class Model:
 
     Attributes:
       init: key → (params, spectral).
-      normalise: (params, spectral) → (weights, new spectral); once a step, before everything below. The encoder's
-        weights hold `ball_scale` too, so that one compiled function serves runs whose data are of other spreads.
+      normalise: (params, spectral, ball_scale or None) → (weights, new spectral); once a step, before everything below.
+        The encoder's weights hold `ball_scale` too, so that one compiled function serves runs whose data are of other
+        spreads; None is the configuration's.
       project: params → params, after an update: where the latent is bound to a ball, centres lie in it (discs whole),
         codes span no more than its diameter, and free parts of keys keep to twice their initial size. Sums of centre
         and code leave reconstruction unchanged, so that nothing else stops them from drifting, and keys grow with the
@@ -44,7 +46,7 @@ class Model:
     """
 
     init: Callable[[Array], tuple[Params, Spectral]]
-    normalise: Callable[[Params, Spectral], tuple[Params, Spectral]]
+    normalise: Callable[..., tuple[Params, Spectral]]
     project: Callable[[Params], Params]
     features: Callable[[Params, Array], Array]
     encode: Callable[[Params, Array], Encoding]
@@ -165,6 +167,13 @@ def _features(module: nn.Module, weights: Params, x: Array) -> Array:
     return features
 
 
+def _with_scale(weights: Params, scale: ArrayLike) -> Params:
+    """Weights whose encoder knows the ball's scale; of a part without an encoder, themselves."""
+    if "encoder" not in weights:
+        return weights
+    return {**weights, "encoder": {**weights["encoder"], BALL_SCALE: jnp.asarray(scale, jnp.float32)}}
+
+
 def make_model(config, *, input_dim: int, num_classes: int, image_shape: tuple[int, int, int] | None = None) -> Model:
     """Build the atlas from `config.model` (see `topojax/config/defaults.py`).
 
@@ -188,12 +197,9 @@ def make_model(config, *, input_dim: int, num_classes: int, image_shape: tuple[i
         variables = module.init(key, jnp.zeros((2, input_dim)), method="everything")
         return perturb(key, variables["params"], variables["spread"], variables["spectral"])
 
-    def normalised(params: Params, spectral: Spectral) -> tuple[Params, Spectral]:
+    def normalised(params: Params, spectral: Spectral, scale: ArrayLike | None = None) -> tuple[Params, Spectral]:
         weights, spectral = normalise(params, spectral)
-        if "encoder" in weights:
-            scale = jnp.asarray(config["ball_scale"], jnp.float32)
-            weights["encoder"] = {**weights["encoder"], BALL_SCALE: scale}
-        return weights, spectral
+        return _with_scale(weights, config["ball_scale"] if scale is None else scale), spectral
 
     def method(name: str) -> Callable:
         return lambda weights, *args: module.apply({"params": weights}, *args, method=name)

@@ -23,7 +23,7 @@ from topojax.atlas.model.layers import (
 )
 from topojax.atlas.model.learned_metric import SoftEquivariantMetric, assigned
 from topojax.atlas.model.router import CovariantRouter, route
-from topojax.atlas.model.unrolling import unrolled
+from topojax.atlas.model.unrolled import unrolled
 from topojax.types import Array, Decoding, Encoding
 
 BALL_SCALE = "ball_scale"

@@ -17,7 +17,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.typing import ArrayLike
 
-from topojax.atlas.model.unrolling import unrolled
+from topojax.atlas.model.unrolled import unrolled
 from topojax.types import Array, Params, Spectral
 
 POWER_ITERATIONS = 3
@@ -207,7 +207,7 @@ def gelu(x: Array) -> Array:
 
 
 Parts = Sequence[Array] | Array
-"""The channels of bundles: an array each where a bundle is written out (`layout.unrolled`), else the first axis."""
+"""The channels of bundles: an array each where a bundle is written out (`unrolled.unrolled`), else the first axis."""
 
 
 def energy(parts: Parts) -> Array:
