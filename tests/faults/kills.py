@@ -19,8 +19,8 @@ Train = Callable[[pathlib.Path, short_run.Flag | None], Any]
 A_RUN = 20
 """Kills of a run, before it is left to end."""
 WORKERS = len(os.sched_getaffinity(0))
-LEFT = 0.85
-"""Of what is left of a life, moments are drawn from the first part: lives that are not killed cost most."""
+LEFT = 0.75
+"""Of what is left of a life, three of four moments are drawn from the first part: lives that are not killed cost most."""
 IN_A_SAVE = 0.3
 """Of all kills, those that wait for a save."""
 
@@ -134,10 +134,11 @@ class _Killed:
         epochs = (int(path.name) for path in self._workdir.rglob("checkpoints/*") if path.name.isdecimal())
         saved = max(epochs, default=0)
         in_a_save = self._chance.random() < IN_A_SAVE and saved < short_run.EPOCHS
-        # Moments are told in seconds of CPU: another process beside this one does not make them earlier. About half of
+        # Moments are told in seconds of CPU: another process beside this one does not make them earlier. Most of
         # a life is its beginning and end; what has been saved is not trained again.
-        left = self._lengths[0] * (1.0 - 0.5 * saved / short_run.EPOCHS)
-        self._at = None if in_a_save else self._chance.uniform(0.0, LEFT * left)
+        left = self._lengths[0] * (1.0 - 0.3 * saved / short_run.EPOCHS)
+        part = 1.0 if self._chance.random() < 0.25 else LEFT
+        self._at = None if in_a_save else self._chance.uniform(0.0, part * left)
         self._child = short_run.fork(lambda: self._train(self._workdir, self._flag), self._said)
 
     def turn(self, counts: Counts) -> bool:
