@@ -20,7 +20,7 @@ A_RUN = 20
 """Kills of a run, before it is left to end."""
 WORKERS = len(os.sched_getaffinity(0))
 LEFT = 0.75
-"""Of what is left of a life, three of four moments are drawn from the first part: lives that are not killed cost most."""
+"""Of what is left of a life, the first part has three of four moments: lives that are not killed cost most."""
 IN_A_SAVE = 0.3
 """Of all kills, those that wait for a save."""
 
