@@ -70,7 +70,7 @@ def run(folder: pathlib.Path, count: int, seed: int) -> Counts:
     if not (whole / "result.json").exists():
         with contextlib.redirect_stdout(io.StringIO()):
             loop.train_and_evaluate(short_run.config(), whole)
-    files, steps = _Files(whole, folder / "damaged"), _Steps()
+    files, steps = _Files(whole, folder / "damaged"), _Steps(counts)
     while counts["lines"] + counts["files"] < count:
         done = counts["lines"] + counts["files"]
         chance = random.Random(f"{seed} {done}")
@@ -170,10 +170,13 @@ def _one_line(status: int, said: str, counts: Counts, what: str) -> None:
 class _Steps:
     """Valid configurations make a step, or are refused by their data; those that differ in numbers share a program."""
 
-    def __init__(self):
-        self._compiled: dict[str, tuple[Any, Any, Any]] = {}
+    def __init__(self, counts: Counts):
+        from tiny_config import get_config
 
-    def __call__(self, config: Any, counts: Counts, words: list[str]) -> None:
+        self._compiled: dict[str, tuple[Any, Any, Any]] = {}
+        self(get_config(), counts, [CONFIG], due=True)  # most lines change numbers of its
+
+    def __call__(self, config: Any, counts: Counts, words: list[str], *, due: bool = False) -> None:
         """One step of one configuration, where its program is there or due."""
         import jax
         import jax.numpy as jnp
@@ -192,7 +195,7 @@ class _Steps:
             counts["refused by their data"] += 1
             return
         of = json.dumps([described(config), dataset.sizes()], sort_keys=True, default=str)
-        if of not in self._compiled and counts["programs"] * PROGRAMS > counts["lines"]:
+        if of not in self._compiled and not due and counts["programs"] * PROGRAMS > counts["lines"]:
             return
         try:
             if of not in self._compiled:
