@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from topojax.atlas.centred import centred
 from topojax.atlas.model import make_model
 from topojax.config.defaults import default_config
-from topojax.training.beginning import beginning
+from topojax.training.beginning import beginning, looked_at
 
 CHARTS = 6
 
@@ -78,6 +78,6 @@ def test_the_plane_of_the_original_begins_at_random():
     c = tiny_program.config(tiny_program.FEW)
     assert not c.model.discs
     state = tiny_program.program(c)[0].init()
-    begun, words = beginning(c, None, state, tiny_program.data())
+    begun, words = beginning(c, None, state, looked_at(c, tiny_program.data()))
     assert words is None
     jax.tree.map(np.testing.assert_array_equal, begun.params, state.params)

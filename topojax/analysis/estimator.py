@@ -27,7 +27,7 @@ from topojax.errors import UserError, interrupted, interrupts_deferred, interrup
 from topojax.scoring.run import Run, build, numbered_of
 from topojax.storage.program_cache import compile_epoch
 from topojax.storage.runtime import use_compilation_cache
-from topojax.training.beginning import beginning
+from topojax.training.beginning import beginning, looked_at
 
 ROWS = 128
 """Rows in a batch of every question: an example's answer then does not depend on how many are asked about at once."""
@@ -115,7 +115,7 @@ class Atlas(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         model, program = build(config, about)
         numbers, numbered = pack(config), numbered_of(config, about)
         require_memory(jax.eval_shape(numbered.init, numbers), dataset.train)
-        state, _ = beginning(config, model, jax.jit(numbered.init)(numbers), dataset.train)
+        state, _ = beginning(config, model, jax.jit(numbered.init)(numbers), looked_at(config, dataset.train))
         old = getattr(self, "run_", None)
         if self.warm_start and old is not None and _shapes(old.state) == _shapes(state):
             state = jax.tree.map(jnp.copy, old.state)

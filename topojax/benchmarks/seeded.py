@@ -18,7 +18,7 @@ from topojax.scoring.run import build, numbered_of
 from topojax.step.predict import predict
 from topojax.storage.logs import numbers as as_json
 from topojax.storage.runtime import compile_program
-from topojax.training.beginning import beginning
+from topojax.training.beginning import beginning, looked_at
 
 
 class Trained(NamedTuple):
@@ -65,7 +65,7 @@ def compile_runs(config: Any, dataset: Dataset) -> Callable[[Dataset, Any], Trai
         since = time.perf_counter()
         data, labels = jax.tree.map(jnp.asarray, dataset.train), np.asarray(dataset.test.label)
         numbers = jax.tree.map(jnp.asarray, pack(config))
-        (state, _), metrics = beginning(config, model, start(numbers), dataset.train), None
+        (state, _), metrics = beginning(config, model, start(numbers), looked_at(config, dataset.train)), None
         curve, predictions = [], {}
         for _ in range(config.train.epochs):
             state, metrics = run_epoch(numbers, state, data)

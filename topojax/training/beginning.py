@@ -19,14 +19,20 @@ _centred = jax.jit(centred, static_argnums=0)
 _copied = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 
 
-def beginning(config: Any, model: Model, state: TrainState, split: Batch) -> tuple[TrainState, str | None]:
+def looked_at(config: Any, split: Batch) -> np.ndarray:
+    """The images that a run's first state is centred on, those of its probe batch: shape=(B, X)."""
+    index = np.asarray(probe_indices(config.seed, len(split.label), config.probe.size))
+    return np.asarray(split.image[index], np.float32)
+
+
+def beginning(config: Any, model: Model, state: TrainState, images: np.ndarray) -> tuple[TrainState, str | None]:
     """The state before the first step.
 
     Args:
       config: whole.
       model: of it.
       state: of `Program.init`, which knows no data.
-      split: for training; its probe batch is looked at.
+      images: `looked_at`.
 
     Returns:
       The state, and what was taken over from `config.init_from` in words.
@@ -36,8 +42,6 @@ def beginning(config: Any, model: Model, state: TrainState, split: Batch) -> tup
     """
     words = None
     if config.model.discs:
-        index = np.asarray(probe_indices(config.seed, len(split.label), config.probe.size))
-        images = np.asarray(split.image[index], np.float32)
         atlas = _centred(model, state.params["atlas"], state.spectral, images)
         params = {**state.params, "atlas": atlas}
         state = dataclasses.replace(state, params=params, average=optim.average(config.optim, {}, params, jnp.int32(0)))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
 from topojax.config.batch import examples_a_step
 from topojax.data import divided, sets
@@ -15,6 +16,7 @@ from topojax.data.feed import Feed
 from topojax.data.mesh import make_mesh
 from topojax.data.stream import Stream
 from topojax.errors import UserError
+from topojax.training.beginning import looked_at
 from topojax.types import Batch
 
 
@@ -31,14 +33,20 @@ class Handed:
     def __init__(self, config: Any, dataset: sets.Dataset, data: Any, *, several: bool):
         self._config, self._data, self._manifest, self._several = config, data, dataset.manifest, several
         self._mesh = make_mesh(config.mesh.data)
-        self._dataset = dataset
+        self._dataset, self._looked_at = dataset, None
         if several and dataset.mode == "memory" and self._mesh is not None:
+            self._looked_at = looked_at(config, dataset.train)
             self._dataset = dataset._replace(train=divided.share(dataset.train, self._mesh))
 
     @property
     def dataset(self) -> sets.Dataset:
         """What is kept: of a training split in memory, a process' share."""
         return self._dataset
+
+    @property
+    def looked_at(self) -> np.ndarray:
+        """What the first state is centred on: the same images in every process."""
+        return looked_at(self._config, self._dataset.train) if self._looked_at is None else self._looked_at
 
     def resident(self) -> Batch:
         """The split on the devices."""

@@ -434,7 +434,7 @@ class Training:
                 "lr_governor": number(jnp.float32(start_rate(self.config))),
                 "gate/phase": 0 if self.config.gates.warmup_epochs else 1,
             }
-            state, words = beginning(self.config, self.model, self.init(self.numbers), self.dataset.train)
+            state, words = beginning(self.config, self.model, self.init(self.numbers), self.handed.looked_at)
             if words and self.peers.first:
                 tell(f"{self.path} {words}")
             return self._at_a_lower_rate(state), 0

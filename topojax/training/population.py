@@ -377,7 +377,7 @@ class _Population:
         """Every member's first state, at the middle of its own charts; with `init_from`, another run's in it."""
         here = self._gathered(state)
         own = [
-            beginning(member.config, member.model, self.member_of(here, i), member.dataset.train)
+            beginning(member.config, member.model, self.member_of(here, i), member.handed.looked_at)
             for i, member in enumerate(self.members)
         ]
         if own[0][1]:
