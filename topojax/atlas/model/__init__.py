@@ -135,7 +135,7 @@ def _fits(c: dict, image_shape: tuple[int, int, int] | None) -> None:
     if c["renderer"] == "conv":
         if image_shape is None:
             raise ValueError(
-                "model.renderer = 'conv' needs pictures, and the data are none: take another model.renderer, or say "
+                "model.renderer = 'conv' needs pictures, and the data are none: take model.renderer = 'flat', or say "
                 "with data.shape=HEIGHTxWIDTH what their numbers are the pixels of"
             )
         if image_shape[0] % 4 or image_shape[1] % 4:

@@ -5,7 +5,7 @@ import io
 import pathlib
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -31,21 +31,17 @@ class _File(NamedTuple):
 
 def knows(folder: pathlib.Path) -> bool:
     """Whether there is an image in it."""
-    return next(_pictures(folder), None) is not None
+    return next(walked(folder, ENDINGS), None) is not None
 
 
 def read(path: pathlib.Path, options: Options) -> Raw:
     """Every image below it, in the order of names."""
     if path.is_dir():
-        files = [_File(file.relative_to(path).parts, file.read_bytes) for file in sorted(_pictures(path))]
+        files = [_File(file.relative_to(path).parts, file.read_bytes) for file in sorted(walked(path, ENDINGS))]
         return _read(path, files, options)
     with zipfile.ZipFile(path) as archive:
         require_unfolded(path, path.stat().st_size, sum(info.file_size for info in archive.infolist()))
         return _read(path, _zipped(path, archive), options)
-
-
-def _pictures(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    return (file for file in walked(folder) if file.suffix.lower() in ENDINGS and not file.name.startswith("."))
 
 
 def _zipped(path: pathlib.Path, archive: zipfile.ZipFile) -> list[_File]:

@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from topojax.errors import UserError
 
@@ -29,16 +29,20 @@ def require_regular(path: pathlib.Path) -> None:
         raise UserError(f"{path}: no regular file (a folder, a pipe or a device): save the data in a file of that name")
 
 
-def walked(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """All regular files below it, folder by folder in the order of names; links to folders are not followed.
+def walked(folder: pathlib.Path, endings: Collection[str]) -> Iterator[pathlib.Path]:
+    """All regular files below it that are not hidden and end so; links to folders are not followed.
+
+    Args:
+      folder: to look in.
+      endings: as ".png", in small letters; of the file's name in any case.
 
     Raises:
       UserError: a folder that cannot be read, or is gone when its turn comes.
     """
     for place, below, names in os.walk(folder, onerror=_refuse):
         below.sort()
-        for file in (pathlib.Path(place, name) for name in sorted(names)):
-            if file.is_file():
+        for file in (pathlib.Path(place, name) for name in sorted(names) if not name.startswith(".")):
+            if file.suffix.lower() in endings and file.is_file():
                 yield file
 
 
