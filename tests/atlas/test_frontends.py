@@ -173,12 +173,12 @@ def test_each_kernel_of_a_front_end_is_kept_at_a_spectral_norm_of_one():
 @pytest.mark.parametrize(
     ("shape", "fields", "message"),
     [
-        (None, {"frontend": "rotation"}, "needs pictures"),
-        ((4, 4, 1), {"frontend": "conv"}, "needs pictures"),
+        (None, {"frontend": "rotation"}, "needs pictures, and the data are none"),
+        ((4, 4, 1), {"frontend": "conv"}, "needs pictures of 8 × 8 pixels or more, the data have 4 × 4"),
         ((28, 24, 1), {"frontend": "rotation"}, "square"),
         ((28, 28, 1), {"frontend": "conv", "channels": 6}, "multiple of 4"),
         ((30, 30, 1), {"renderer": "conv"}, "divisible by 4"),
-        (None, {"renderer": "conv"}, "divisible by 4"),
+        (None, {"renderer": "conv"}, "needs pictures, and the data are none"),
         ((28, 28, 1), {"metric_bundle": 3}, "must divide"),
     ],
 )

@@ -208,7 +208,12 @@ def broken(value, *at):
         ((broken(np.inf, 6, 1), HALVES), {"missing": "drop"}, "data: 1 values are infinite, the first in example 6"),
         ((X, HALVES, X[:4], np.array([0, 1, 2, 0])), {}, "data test split: class '2' is not among those to train on"),
         ((X, HALVES, X[:4, :2], HALVES[:4]), {}, r"to train on have shape \[3\], those to test \[2\]"),
-        ((np.ones((20, 3)), HALVES), {}, "all training examples are equal"),
+        ((np.ones((20, 3)), HALVES), {}, "data: all training examples are equal"),
+        ((np.ones((20, 3, 0)), HALVES), {}, r"data: examples have shape \[20, 3, 0\]: there is nothing in them"),
+        ((np.ones((20, 0)), HALVES), {}, r"data: examples have shape \[20, 0\]: there is nothing in them"),
+        ((X, HALVES, X[:4, :0], HALVES[:4]), {}, r"data test: examples have shape \[4, 0\]: there is nothing in them"),
+        ((X, X[:, :0]), {}, r"20 examples, but labels have shape \[20, 0\]"),
+        ({"a": 3.0}, {}, "data: the column 'a' is one value: one cell an example"),
         ((X, HALVES), {"shape": "5x5"}, "config.data.shape = '5x5' does not fit examples of 3"),
         ((X, HALVES), {"missing": "ignore"}, "config.data.missing = 'ignore': choose one of refuse, drop, mean"),
         ((X[0], HALVES), {}, r"x has shape \[3\]: one row an example"),
@@ -311,6 +316,57 @@ class _Source:
 
     def __getitem__(self, index):
         return self._examples[index]
+
+
+def saved(folder, name, arrays):
+    if name.endswith(".npz"):
+        np.savez(folder / name, **arrays)
+    elif name.endswith(".npy"):
+        np.save(folder / name, arrays["x"])
+    else:
+        (folder / name).mkdir()
+        for key, array in arrays.items():
+            np.save(folder / name / key, array)
+    return str(folder / name)
+
+
+ONE = np.float32(3)
+
+
+@pytest.mark.parametrize(
+    "name, arrays, message",
+    [
+        ("f.npz", {"x": ONE}, "f.npz: examples have shape []: one row an example"),
+        ("f.npy", {"x": ONE}, "f.npy: examples have shape []: one row an example"),
+        ("f", {"x": ONE}, "f/x.npy: examples have shape []: one row an example"),
+        ("f.npz", {"x_train": X, "x_test": ONE}, "f.npz test: examples have shape []"),
+        ("f", {"x_train": X, "x_test": ONE}, "f/x_test.npy: examples have shape []"),
+        ("f.npz", {"x": X, "y": np.int32(1)}, "f.npz: 20 examples, but labels have shape []"),
+        ("f.npz", {"x_train": X, "y_train": HALVES, "x_test": X, "y_test": np.int32(1)}, "but labels have shape []"),
+        ("f.npy", {"x": X[:, 0]}, "f.npy: examples have shape [20]: one row an example is wanted, [n, …], and reshape"),
+        ("f.npz", {"x": X[:, :, None][:, :, :0]}, "f.npz: examples have shape [20, 3, 0]: there is nothing in them"),
+        ("f", {"x": broken(np.nan, 4, 1)}, "f/x.npy: 1 values are NaN, the first in example 4"),
+        ("f", {"x_train": X, "x_test": broken(np.inf, 4, 1)}, "f/x_test.npy: 1 values are infinite"),
+        ("f", {"x": np.ones((20, 3))}, "f/x.npy: all training examples are equal"),
+        ("f.npz", {"x": np.ones((20, 3))}, "f.npz: all training examples are equal"),
+    ],
+)
+def test_bad_arrays_of_files_are_one_line_that_names_the_file(name, arrays, message, tmp_path):
+    with pytest.raises(UserError) as error:
+        sets.load(config(name=saved(tmp_path, name, arrays)), seed=0)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_no_name_is_no_data(name, tmp_path, monkeypatch):
+    np.save(tmp_path / "x.npy", X)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"config\.data\.name is empty: choose one of digits"):
+        sets.load(config(name=name), seed=0)
+    with pytest.raises(UserError, match="names no file"):
+        sets.load(config(name="file://"), seed=0)
+    assert sets.load(config(name="."), seed=0).train.image.shape == (16, 3)  # where it is asked for
 
 
 def test_a_numpy_array_is_not_copied():

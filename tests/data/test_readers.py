@@ -1,9 +1,11 @@
 """Readers of files: what is written comes back, whatever it is; what is damaged or of another kind is one line."""
 
 import csv
+import errno
 import gzip
 import io
 import json
+import os
 import pathlib
 import tempfile
 import zipfile
@@ -303,6 +305,8 @@ def npy(value):
         ("a.zip", archive(**{"a.txt": b"words"}), "no images in it"),
         ("a.zip", archive(**{"a.png": png(), "b.png": png(4, 4)}), "images differ in size: a.png is 3×2, b.png is 4×4"),
         ("a.zip", archive(**{"a.png": png()[:40]}), "a.png: not an image that can be read"),
+        ("a.zip", archive(**{"a.png": b"no picture"}), "a.png: not an image that can be read: mend it, or take it out"),
+        ("a.zip", archive(**{"a.png": b""}), "a.png: the file is empty"),
         ("a.parquet", b"a,b\n1,2\n", "damaged, or not a Parquet file"),
         ("a.h5ad", b"\x89HDF\r\n\x1a\n", "damaged, or not a file of anndata"),
         ("a.xlsx", b"PK", "no reader for '.xlsx'"),
@@ -324,6 +328,72 @@ def test_a_folder_of_nothing_and_a_path_of_nothing(folder):
         read(folder)
     with pytest.raises(UserError, match="there is no such file or folder"):
         read(folder / "none.npz")
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("x.npy", npy(np.zeros((30, 8)))[:-100], "damaged, or not a file of NumPy's arrays"),
+        ("x.npy", npy(np.zeros((30, 8), np.uint8))[:-100], "damaged, or not a file of NumPy's arrays"),
+        ("x.npy", b"", "damaged, or not a file of NumPy's arrays"),
+        ("train-images-idx3-ubyte.gz", gzip.compress(bytes(100))[:-9], "damaged, or not IDX files"),
+        ("0.png", b"no picture", "not an image that can be read"),
+    ],
+)
+def test_a_damaged_file_of_a_folder_is_named(name, content, message, folder):
+    (folder / name).write_bytes(content)
+    with pytest.raises(UserError) as error:
+        read(folder)
+    assert str(error.value).startswith(f"{folder / name}: {message}")
+    assert "BytesIO" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["f.npz", "f.npy", "f.csv", "x.npy"])
+def test_a_pipe_is_no_file(name, folder):
+    os.mkfifo(folder / name)
+    with pytest.raises(UserError, match=rf"{name}: no regular file"):
+        read(folder if name == "x.npy" else folder / name)
+
+
+def test_what_is_called_as_an_image_and_is_no_file_is_none(folder):
+    (folder / "a.png").mkdir()
+    os.mkfifo(folder / "b.png")
+    with pytest.raises(UserError, match="no images, no IDX files"):
+        read(folder)
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EACCES, errno.EIO])
+def test_a_folder_that_vanishes_or_is_closed_is_named(number, folder, monkeypatch):
+    (folder / "a" / "deep").mkdir(parents=True)
+    (folder / "z").mkdir()
+    (folder / "z" / "0.png").write_bytes(png())
+    scandir = os.scandir
+
+    def failing(place):
+        if str(place).endswith("deep"):
+            raise OSError(number, os.strerror(number), str(place))
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    with pytest.raises(UserError) as error:
+        read(folder)
+    assert str(error.value).startswith(f"{folder / 'a' / 'deep'}: cannot be read: {os.strerror(number)}")
+
+
+def test_a_folder_that_cannot_be_listed_is_named(folder, monkeypatch):
+    def closed(place):
+        raise PermissionError(errno.EACCES, "Permission denied", str(place))
+
+    monkeypatch.setattr(os, "listdir", closed)
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(UserError) as error:
+        read(folder)
+    assert str(error.value).startswith(f"{folder}: cannot be read: Permission denied")
+
+
+def test_a_name_too_long_for_a_file_is_one_line():
+    with pytest.raises(UserError, match="cannot be looked at"):
+        read(pathlib.Path("a" * 5000 + ".npy"))
 
 
 def test_images_of_other_sizes_are_brought_to_one_where_that_is_asked_for(folder):

@@ -72,7 +72,7 @@ def _encode(label: np.ndarray | None, n: int, where: str, names: Sequence[str] |
     label = np.asarray(label)
     if label.ndim == 2 and label.shape[1] == 1:
         label = label[:, 0]
-    if len(label) != n or label.ndim not in (1, 2):
+    if label.ndim not in (1, 2) or len(label) != n or 0 in label.shape[1:]:
         raise UserError(f"{where}: {n} examples, but labels have shape {list(label.shape)}")
     return _one_hot(label, where) if label.ndim == 2 else _values(label, where, names)
 

@@ -23,6 +23,8 @@ def fetched(address: str) -> pathlib.Path:
     if parts.scheme not in SCHEMES:
         raise UserError(f"config.data.name = {address!r}: an address begins with {', '.join(SCHEMES)}")
     if parts.scheme == "file":
+        if not parts.path:
+            raise UserError(f"config.data.name = {address!r}: names no file: three slashes stand before a path")
         return pathlib.Path(urllib.request.url2pathname(parts.path))
     name = pathlib.PurePosixPath(urllib.parse.unquote(parts.path)).name or "data"
     base = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))

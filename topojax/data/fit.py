@@ -39,7 +39,9 @@ class Layout(NamedTuple):
     one_map: bool
 
 
-def units(train: np.ndarray | Given, *, pictures: bool, shape: str | None, scale: str = "found") -> Units:
+def units(
+    train: np.ndarray | Given, *, pictures: bool, shape: str | None, scale: str = "found", where: str = "data"
+) -> Units:
     """The units of a training split.
 
     Args:
@@ -47,6 +49,7 @@ def units(train: np.ndarray | Given, *, pictures: bool, shape: str | None, scale
       pictures: whether they are known to be images.
       shape: of `config.data.shape`: "28x28", "3x32x32", "none"; None: found out.
       scale: of `SCALES`.
+      where: what messages call the data.
 
     Raises:
       UserError: a shape that does not fit, or nothing that varies.
@@ -58,7 +61,7 @@ def units(train: np.ndarray | Given, *, pictures: bool, shape: str | None, scale
         return Units(given, layout.image_shape, 0 * one, one, layout.channels_first, dtype=str(train.dtype))
     low, high = _range(train, layout.one_map)
     if not (high > low).any():
-        raise UserError("all training examples are equal: there is nothing to learn")
+        raise UserError(f"{where}: all training examples are equal: there is nothing to learn")
     return Units(given, layout.image_shape, low, high - low, layout.channels_first, dtype=str(train.dtype))
 
 

@@ -56,9 +56,11 @@ def settle(raw: Raw, missing: str, where: str) -> tuple[Raw, list[str]]:
         if split is None:
             splits.append(None)
             continue
+        at = f"{where}/{split.file}" if split.file else f"{where}{name}"
+        _shaped(split.inputs, at)
         if length(split.inputs) < (LEAST if not name else 1):
-            raise UserError(f"{where}:{name} {length(split.inputs)} examples; at least {LEAST} are needed to train")
-        empty = _empty(split.inputs, f"{where}{name}", missing)
+            raise UserError(f"{at}: {length(split.inputs)} examples; at least {LEAST} are needed to train")
+        empty = _empty(split.inputs, at, missing)
         if empty.any():
             if missing == "mean" and streamed(split.inputs):
                 raise UserError(
@@ -118,7 +120,8 @@ def ready(
             raise UserError(f"{where}: the columns to test on are not those to train on")
         held = test.inputs[:] if streamed(test.inputs) else test.inputs
         matrices = [train.inputs, held] if streamed(train.inputs) else _filled(train.inputs, held)
-    units = fit.units(matrices[0], pictures=raw.pictures, shape=shape, scale=scale)
+    at = f"{where}/{train.file}" if train.file else where
+    units = fit.units(matrices[0], pictures=raw.pictures, shape=shape, scale=scale, where=at)
     units = dataclasses.replace(units, columns=columns, classes=counted.names)
     rows = [on_host(m, units) if isinstance(m, Given) else units.prepared(m) for m in matrices]
     label = [np.asarray(split.label) for split in (train, test)]
@@ -126,6 +129,20 @@ def ready(
     if len(counted.names) == 1:  # it tells nothing apart
         label = [np.full_like(each, classes.MISSING) for each in label]
     return Ready((rows[0], label[0]), (rows[1], label[1]), units, max(len(counted.names), 1), tuple(notes))
+
+
+def _shaped(inputs: Inputs, where: str) -> None:
+    """Refuse what is no row of numbers an example."""
+    if isinstance(inputs, dict):
+        if not inputs:
+            raise UserError(f"{where}: no columns in it, there is nothing to learn from")
+        return
+    shape = list(inputs.shape)
+    if len(shape) < 2:
+        how = ", and reshape(-1, 1) makes such rows of single numbers" if shape else ""
+        raise UserError(f"{where}: examples have shape {shape}: one row an example is wanted, [n, …]{how}")
+    if 0 in shape[1:]:
+        raise UserError(f"{where}: examples have shape {shape}: there is nothing in them to learn from")
 
 
 def _empty(inputs: Inputs, where: str, missing: str) -> np.ndarray:

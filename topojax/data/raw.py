@@ -17,6 +17,7 @@ class Split(NamedTuple):
 
     inputs: Inputs
     label: np.ndarray | None  # shape=(n,) of any kind, or one-hot (n, C); None without labels
+    file: str = ""  # of the inputs, where they lie in a folder of several
 
 
 class Raw(NamedTuple):
@@ -76,8 +77,8 @@ def taken(split: Split, index: np.ndarray, *, on_host: bool = False) -> Split:
     label = None if split.label is None else split.label[index]
     if on_host and not isinstance(inputs, dict) and (inputs.dtype == np.uint8 or streamed(inputs)):
         given: Any = Given(inputs, index)
-        return Split(given, label)
+        return split._replace(inputs=given, label=label)
     if len(index) == length(inputs) and (np.diff(index) == 1).all() and not streamed(inputs):
         return split  # all of them: no copy
     chosen = {k: v[index] for k, v in inputs.items()} if isinstance(inputs, dict) else Given(inputs)[index]
-    return Split(chosen, label)
+    return split._replace(inputs=chosen, label=label)

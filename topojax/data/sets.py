@@ -16,7 +16,8 @@ from topojax.data.checks import check, in_unit_interval
 from topojax.data.fetched import fetched
 from topojax.data.modes import chosen
 from topojax.data.order import batch_indices, permutation, shuffled, stratified
-from topojax.data.raw import Options, Raw, Split, streamed, taken
+from topojax.data.raw import Options, Raw, streamed, taken
+from topojax.data.readers.on_disk import exists
 from topojax.data.rows import Given, Rows
 from topojax.data.units import Units
 from topojax.errors import UserError
@@ -140,10 +141,14 @@ def locate(name: str, data_dir: str | None = None) -> str:
     Raises:
       UserError: neither, nor a data set that tfds has prepared.
     """
+    if not name.strip():
+        raise UserError(
+            f"config.data.name is empty: choose one of {', '.join(NAMES)}, or the path of a file or a folder"
+        )
     if name in NAMES or name == given.NAME or "://" in name:
         return name
     path = pathlib.Path(name).expanduser()
-    if path.exists():
+    if exists(path):
         return str(path.absolute())
     if path.suffix.lower() in readers.SUFFIXES or len(path.parts) > 1:
         raise UserError(f"config.data.name = {name!r}: there is no such file or folder")
@@ -193,15 +198,16 @@ def _size(resize: str) -> tuple[int, int]:
 def _own(config_data: Any, raw: Raw, seed: int, *, in_memory: bool = False, on_host: bool = False) -> Dataset:
     """A person's own data: settled, split as the built-in sets are, scaled."""
     name = "data" if in_memory or config_data.name == given.NAME else pathlib.PurePath(config_data.name).name
+    name = name or config_data.name  # of / and of .
     raw, _ = own.settle(raw, config_data.missing, name)
     counted = classes.encode(raw.train.label, own.count(raw.train), name, raw.names)
-    pool = Split(raw.train.inputs, counted.label)
+    pool = raw.train._replace(label=counted.label)
     rng = np.random.default_rng(seed)
     train, test = _split(name, config_data, counted.label, raw.test is not None, rng)
     if test is None:
         assert raw.test is not None
         label = classes.same(raw.test.label, own.count(raw.test), f"{name} test split", counted, raw.names)
-        held = Split(raw.test.inputs, label)
+        held = raw.test._replace(label=label)
     else:
         train, test = _each_class_to_train_on(counted.label, train, test)
         held = taken(pool, test)

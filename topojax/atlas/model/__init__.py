@@ -133,8 +133,16 @@ def _fits(c: dict, image_shape: tuple[int, int, int] | None) -> None:
     if c["frontend"] != "flat":
         frontend(c["frontend"], image_shape, c["channels"], c["rotations"], 0.0)
     if c["renderer"] == "conv":
-        if image_shape is None or image_shape[0] % 4 or image_shape[1] % 4:
-            raise ValueError(f"model.renderer = 'conv' needs pictures with sides divisible by 4, not {image_shape}")
+        if image_shape is None:
+            raise ValueError(
+                "model.renderer = 'conv' needs pictures, and the data are none: take model.renderer = 'flat', or say "
+                "with data.shape=HEIGHTxWIDTH what their numbers are the pixels of"
+            )
+        if image_shape[0] % 4 or image_shape[1] % 4:
+            raise ValueError(
+                "model.renderer = 'conv' needs pictures with sides divisible by 4, "
+                f"the data have {image_shape[0]} × {image_shape[1]}"
+            )
         if c["channels"] % 4:
             raise ValueError(f"model.channels = {c['channels']}: must be a multiple of 4 for model.renderer = 'conv'")
     if c["metric_bundle"] and c["latent_dim"] % c["metric_bundle"]:

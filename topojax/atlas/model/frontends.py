@@ -285,8 +285,15 @@ def frontend(
       ValueError: inputs that are no pictures, or not square for `rotation`; channels not divisible by the gates' 4, or
         more rotations than there are pixels on a ring.
     """
-    if shape is None or min(shape[:2]) < 8:
-        raise ValueError(f"model.frontend = {kind!r} needs pictures of 8 × 8 pixels or more, the data have {shape}")
+    if shape is None:
+        raise ValueError(
+            f"model.frontend = {kind!r} needs pictures, and the data are none: take model.frontend = 'flat', or say "
+            "with data.shape=HEIGHTxWIDTH what their numbers are the pixels of"
+        )
+    if min(shape[:2]) < 8:
+        raise ValueError(
+            f"model.frontend = {kind!r} needs pictures of 8 × 8 pixels or more, the data have {shape[0]} × {shape[1]}"
+        )
     if kind == "conv":
         if channels % 4:
             raise ValueError(f"model.channels = {channels}: must be a multiple of 4 for model.frontend = 'conv'")

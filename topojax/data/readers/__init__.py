@@ -5,6 +5,7 @@ import pathlib
 from typing import Any
 
 from topojax.data.raw import Options, Raw
+from topojax.data.readers.on_disk import damaged, exists, require_regular, unreadable
 from topojax.errors import UserError
 
 SUFFIXES = {
@@ -32,20 +33,21 @@ def read(path: pathlib.Path, options: Options) -> Raw:
     Raises:
       UserError: nothing there, nothing that any reader knows, or another kind than its name says.
     """
-    if not path.exists():
+    if not exists(path):
         raise UserError(f"config.data.name = {str(path)!r}: there is no such file or folder")
-    module = _reader(path)
+    kind = "data"
     try:
+        module = _reader(path)
+        kind = module.KIND
         return module.read(path, options)
     except UserError:
         raise
     except ImportError:
         raise
-    except PermissionError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except (Exception, RecursionError) as error:  # a damaged file raises whatever its parser comes across
-        reason = (" ".join(str(error).split()) or type(error).__name__)[:160]
-        raise UserError(f"{path}: damaged, or not {module.KIND}: {reason}") from error
+        if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.filename is not None):
+            raise unreadable(path, error) from error
+        raise damaged(path, kind, error) from error
 
 
 def _reader(path: pathlib.Path) -> Any:
@@ -62,6 +64,7 @@ def _reader(path: pathlib.Path) -> Any:
         raise UserError(
             f"{path}: no reader for {suffix or 'a name without ending'!r}: {', '.join(SUFFIXES)}, or a folder"
         )
+    require_regular(path)
     if not path.stat().st_size:
         raise UserError(f"{path}: the file is empty")
     return importlib.import_module(f"{__name__}.{SUFFIXES[suffix][0]}")

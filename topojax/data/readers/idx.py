@@ -7,11 +7,13 @@ import gzip
 import io
 import pathlib
 import re
+import zlib
 
 import numpy as np
 
 from topojax.data import unfolding
 from topojax.data.raw import NO_LABEL, Options, Raw, Split
+from topojax.data.readers.on_disk import damaged
 from topojax.errors import UserError
 
 KIND = "IDX files"
@@ -61,7 +63,7 @@ def parse(data: bytes, where: str) -> np.ndarray:
 
 def _split(files: dict[str, pathlib.Path], options: Options) -> Split:
     label = files.get("labels") if options.label != NO_LABEL else None
-    return Split(_load(files["images"]), None if label is None else _load(label))
+    return Split(_load(files["images"]), None if label is None else _load(label), files["images"].name)
 
 
 def _load(path: pathlib.Path) -> np.ndarray:
@@ -72,8 +74,11 @@ def _load(path: pathlib.Path) -> np.ndarray:
 def _unpacked(data: bytes, path: pathlib.Path) -> bytes:
     """What gzip packed, up to what a file may unfold to: its own word about that is not asked."""
     most = unfolding.LARGEST_FACTOR * len(data) + unfolding.UNFOLDED
-    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
-        found = file.read(most + 1)
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            found = file.read(most + 1)
+    except (OSError, EOFError, zlib.error) as error:  # cut off, or other bytes than were packed
+        raise damaged(path, KIND, error) from error
     unfolding.require_unfolded(path, len(data), len(found))
     return found
 

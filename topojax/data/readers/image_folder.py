@@ -3,7 +3,6 @@
 import contextlib
 import io
 import pathlib
-import re
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from topojax.data.raw import NO_LABEL, Options, Raw, Split
+from topojax.data.readers.on_disk import walked
 from topojax.data.unfolding import require_unfolded
 from topojax.errors import UserError
 
@@ -31,17 +31,13 @@ class _File(NamedTuple):
 
 def knows(folder: pathlib.Path) -> bool:
     """Whether there is an image in it."""
-    return any(file.suffix.lower() in ENDINGS for file in folder.rglob("*"))
+    return next(walked(folder, ENDINGS), None) is not None
 
 
 def read(path: pathlib.Path, options: Options) -> Raw:
     """Every image below it, in the order of names."""
     if path.is_dir():
-        files = [
-            _File(file.relative_to(path).parts, file.read_bytes)
-            for file in sorted(path.rglob("*"))
-            if file.suffix.lower() in ENDINGS and not file.name.startswith(".") and file.is_file()
-        ]
+        files = [_File(file.relative_to(path).parts, file.read_bytes) for file in sorted(walked(path, ENDINGS))]
         return _read(path, files, options)
     with zipfile.ZipFile(path) as archive:
         require_unfolded(path, path.stat().st_size, sum(info.file_size for info in archive.infolist()))
@@ -118,8 +114,10 @@ def decode(data: bytes, where: str, resize: tuple[int, int] | None = None, *, st
     Raises:
       UserError: no image, or a damaged one.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
+    if not data:
+        raise UserError(f"{where}: the file is empty: mend it, or take it out")
     try:
         with warnings.catch_warnings() if strict else contextlib.nullcontext():
             if strict:
@@ -130,9 +128,11 @@ def decode(data: bytes, where: str, resize: tuple[int, int] | None = None, *, st
                 return _pixels(image, resize)
     except UserError:
         raise
+    except UnidentifiedImageError as error:  # says no more than that, and how the bytes lie in memory
+        raise UserError(f"{where}: not an image that can be read: mend it, or take it out") from error
     except Exception as error:  # each format has its own
-        cause = re.sub(r"<_io\.BytesIO object at \w+>", "it", " ".join(str(error).split()))[:120]
-        raise UserError(f"{where}: not an image that can be read ({cause})") from error
+        cause = " ".join(str(error).split())[:120] or type(error).__name__
+        raise UserError(f"{where}: not an image that can be read ({cause}): mend it, or take it out") from error
 
 
 def _pixels(image: "object", resize: tuple[int, int] | None) -> np.ndarray:

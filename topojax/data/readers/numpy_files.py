@@ -11,6 +11,7 @@ from typing import IO
 import numpy as np
 
 from topojax.data.raw import LABELS, NO_LABEL, Options, Raw, Split
+from topojax.data.readers.on_disk import damaged, require_regular
 from topojax.data.unfolding import require_unfolded
 from topojax.errors import UserError
 
@@ -32,8 +33,8 @@ def knows(folder: pathlib.Path) -> bool:
 def read(path: pathlib.Path, options: Options) -> Raw:
     """x, y; or x_train, y_train and, if there is one, x_test, y_test; labels may be missing, class_names name them."""
     if path.is_dir():
-        arrays = {file.stem: _mapped(file) for file in sorted(path.glob("*.npy"))}
-        return _named(arrays, path, options, "a folder of .npy files")
+        arrays = {file.stem: _one_of_many(file) for file in sorted(path.glob("*.npy"))}
+        return _named(arrays, path, options, "a folder of .npy files", ".npy")
     held = path.stat().st_size
     if path.suffix.lower() == ".npy":
         return Raw(Split(_array(_mapped(path), path), None), None, "a .npy file")
@@ -46,8 +47,8 @@ def read(path: pathlib.Path, options: Options) -> Raw:
         return _named(file, path, options, "an .npz file")
 
 
-def _named(file: Mapping[str, np.ndarray], path: pathlib.Path, options: Options, source: str) -> Raw:
-    """Arrays by their names."""
+def _named(file: Mapping[str, np.ndarray], path: pathlib.Path, options: Options, source: str, ending: str = "") -> Raw:
+    """Arrays by their names; `ending` makes the names of files of them."""
     keys = {key.lower(): key for key in file}
     for before, after in _FAMILIES:
         found = [name for name in INPUTS if f"{before}{name}{after}" in keys]
@@ -66,7 +67,8 @@ def _named(file: Mapping[str, np.ndarray], path: pathlib.Path, options: Options,
         labels = [keys[f"{before}{name}{after}"] for name in names if f"{before}{name}{after}" in keys]
         if options.label is not None and names and not labels:
             raise UserError(f"{path}: config.data.label = {options.label!r} is no key of it: {', '.join(file)}")
-        return Split(_array(file[key], path), _array(file[labels[0]], path) if labels else None)
+        label = _array(file[labels[0]], path) if labels else None
+        return Split(_array(file[key], path), label, f"{key}{ending}" if ending else "")
 
     train = split(found[0], before, after)
     test = split(found[0], before.replace("train", "test"), after.replace("train", "test")) if before + after else None
@@ -74,6 +76,17 @@ def _named(file: Mapping[str, np.ndarray], path: pathlib.Path, options: Options,
     classes = None if named is None else tuple(map(str, np.ravel(file[named])))
     assert train is not None
     return Raw(train, test, source, names=classes)
+
+
+def _one_of_many(path: pathlib.Path) -> np.ndarray:
+    """`_mapped`, with the name of the file in what is said of it."""
+    require_regular(path)
+    try:
+        return _mapped(path)
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # whatever its head makes NumPy come across
+        raise damaged(path, KIND, error) from error
 
 
 def _mapped(path: pathlib.Path) -> np.ndarray:

@@ -37,6 +37,9 @@ def divided(columns: dict[str, np.ndarray], options: Options, where: str, source
     Raises:
       UserError: no rows, a column that is not there, or nothing left to learn from.
     """
+    single = next((column for column, values in columns.items() if not values.shape), None)
+    if single is not None:
+        raise UserError(f"{where}: the column {single!r} is one value: one cell an example is wanted")
     if not columns or not len(next(iter(columns.values()))):
         raise UserError(f"{where}: no rows in it")
     name, notes = label_of(columns, options, where), []
