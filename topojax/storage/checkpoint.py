@@ -22,6 +22,8 @@ from topojax.storage import layouts
 from topojax.storage.manager import Manager, alone, manager_options, uncomplaining
 
 _NAMED = 3
+_DETAILS = "See full TensorStore details"
+"""What orbax puts before the name of a function, where details should be."""
 LARGEST_FACTOR = 1000
 """Bytes that a checkpoint may unfold to, for each byte that it has on disk, beyond `_SMALL`."""
 _SMALL = 2**26
@@ -343,7 +345,7 @@ def _json_digest(meta: dict[str, Any]) -> str:
 
 def reason(cause: object) -> str:
     """What a library said, in a line."""
-    said = " ".join(str(cause).split()) or type(cause).__name__
+    said = " ".join(str(cause).split()).partition(_DETAILS)[0].rstrip(" .") or type(cause).__name__
     for known in ("No space left on device", "Read-only file system", "Permission denied", "Disk quota exceeded"):
         if known in said:  # tensorstore says so much around it
             return known
