@@ -24,6 +24,8 @@ from topojax.storage.manager import Manager, alone, manager_options, uncomplaini
 _NAMED = 3
 _DETAILS = "See full TensorStore details"
 """What orbax puts before the name of a function, where details should be."""
+_LONGEST = 200
+"""Characters of what a library said."""
 LARGEST_FACTOR = 1000
 """Bytes that a checkpoint may unfold to, for each byte that it has on disk, beyond `_SMALL`."""
 _SMALL = 2**26
@@ -264,7 +266,7 @@ class Checkpoints:
     def _existing(self, epoch: int | None) -> int:
         known = self.epochs()
         if not known:
-            raise UserError(f"no checkpoint in {self.directory}: nothing has been saved there yet")
+            raise UserError(f"no checkpoint in {self.directory}: nothing has been saved there yet, or it is gone")
         if epoch is None:
             return known[-1]
         if epoch not in known:
@@ -349,7 +351,7 @@ def reason(cause: object) -> str:
     for known in ("No space left on device", "Read-only file system", "Permission denied", "Disk quota exceeded"):
         if known in said:  # tensorstore says so much around it
             return known
-    return said[:200]
+    return said if len(said) <= _LONGEST else f"{said[: _LONGEST - 1]}…"
 
 
 def _listed(epochs: list[int]) -> str:
