@@ -110,6 +110,19 @@ def test_the_pages_say_what_was_measured():
     assert set(figures.read(ROOT)) == set(SETS)
 
 
+def test_every_benchmark_that_can_be_run_stands_among_the_commands():
+    folder = ROOT / "topojax" / "benchmarks"
+    files = [*folder.glob("*.py"), *folder.glob("*/__main__.py")]
+    runnable = {
+        file.parent.name if file.stem == "__main__" else file.stem
+        for file in files
+        if 'if __name__ == "__main__"' in file.read_text()
+    }
+    page = (ROOT / "docs" / "commands.md").read_text()
+    assert {"speed", "regret", "frontends", "external"} <= runnable
+    assert not [name for name in sorted(runnable) if f"| `{name}` |" not in page]
+
+
 def test_the_readme_can_be_read_in_one_sitting():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 200
 

@@ -64,6 +64,15 @@ def test_regret_is_what_an_arm_loses_to_the_one_that_was_tuned(tmp_path, capsys)
     assert json.loads((tmp_path / "out.json").read_text())["regret"]["two"]["control"]["ami"] == pytest.approx(0.2)
 
 
+def test_a_page_or_a_folder_that_is_not_there_is_told_before_anything_is_printed(tmp_path, capsys):
+    one = record(tmp_path / "one", (0.9, 0.02), (0.8, 0.025))
+    with pytest.raises(UserError, match=r"--page=nosuch\.md: there is no such page"):
+        regret.main([str(one), f"--out={tmp_path / 'out'}", "--page=nosuch.md"])
+    with pytest.raises(UserError, match=r"the folder .*none does not exist"):
+        regret.main([str(one), f"--out={tmp_path / 'none' / 'out'}"])
+    assert capsys.readouterr().out == ""
+
+
 def test_a_folder_without_results_is_named(tmp_path):
     with pytest.raises(UserError, match=r"no results of topojax\.benchmarks\.control"):
         regret.main([str(tmp_path)])

@@ -139,6 +139,26 @@ def test_a_workdir_without_a_finished_epoch_still_gets_its_report(digits_run, tm
         write(tmp_path, step=1)
 
 
+def test_a_run_whose_checkpoints_are_gone_says_so(digits_run, tmp_path, capsys, without_pictures):
+    run = tmp_path / "run"
+    shutil.copytree(digits_run, run, ignore=shutil.ignore_patterns("checkpoints"))
+    assert main(["report", f"--workdir={run}"]) == 0
+    assert f"{run} has results but no checkpoint" in capsys.readouterr().err
+    text = (run / "report" / "index.html").read_text()
+    assert "no checkpoint any more" in text
+    assert "no epoch saved yet" not in text
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_the_report_goes_back_where_the_last_checkpoint_is_damaged(digits_run, tmp_path, capsys, without_pictures):
+    run = pathlib.Path(shutil.copytree(digits_run, tmp_path / "run"))
+    for path in (run / "checkpoints" / "4" / "state").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[:10])
+    assert main(["report", f"--workdir={run}"]) == 0
+    assert "going back to an earlier one" in capsys.readouterr().err
+    assert "epoch 2 of 4" in (run / "report" / "index.html").read_text()
+
+
 def test_no_run_no_plotly_no_workdir(tmp_path, capsys, monkeypatch):
     assert main(["report", f"--workdir={tmp_path}"]) == 2
     assert "no run in" in capsys.readouterr().err

@@ -14,7 +14,7 @@ import pytest
 from controller_runs import bits
 
 from topojax.errors import UserError
-from topojax.storage.checkpoint import Checkpoints, describe, digest
+from topojax.storage.checkpoint import Checkpoints, describe, digest, reason
 
 
 class Toy(NamedTuple):
@@ -154,6 +154,13 @@ def test_contents_that_do_not_match_their_digest_are_refused(tmp_path, monkeypat
     with pytest.raises(UserError, match=r"do not match their digest.*start anew"):
         store.restore(ABSTRACT)
     store.close()
+
+
+def test_what_a_library_says_ends_before_the_names_of_its_functions():
+    said = "NOT_FOUND: Error opening\n the array. See full TensorStore details: <bound method pybind11_detail of X>"
+    assert reason(ValueError(said)) == "NOT_FOUND: Error opening the array"
+    assert reason(ValueError("a" * 300)) == "a" * 199 + "…"
+    assert reason(ValueError("[Errno 28] No space left on device: and more")) == "No space left on device"
 
 
 def test_damaged_metadata_is_an_error(tmp_path):

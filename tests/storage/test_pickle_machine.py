@@ -112,6 +112,7 @@ BOMBS = {
     "a key without a value": (b"\x80\x02}(K\x01u.", "without a value"),
     "an item for a dict": (b"\x80\x02}K\x01a.", "fills dict as a list"),
     "nothing": (b"", "."),
+    "half a number": (b"\x80\x02G\x00\x00", "its pickle is cut off or damaged"),
     "a stop": (b".", "no single value"),
     "two values": (b"NN.", "no single value"),
     "below the mark": (b"\x80\x02N(0.", "POP"),

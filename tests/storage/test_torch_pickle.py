@@ -304,6 +304,21 @@ def test_a_storage_that_claims_10_gb_is_refused(tmp_path):
         named_tensors.load(tmp_path / "file.pt")
 
 
+def test_a_storage_that_is_not_there_is_missing(tmp_path):
+    program = EXPANDED.replace(b"X\x01\x00\x00\x000", b"X\x01\x00\x00\x007")
+    assert program != EXPANDED
+    original_file.save(tmp_path / "file.pt", original_file.Tensor(1.0), program=by_hand(program))
+    with pytest.raises(UserError, match="storage 7 is missing"):
+        named_tensors.load(tmp_path / "file.pt")
+
+
+def test_a_pickle_cut_in_half_is_told_as_one(tmp_path, checkpoint):
+    whole = _program(checkpoint)
+    original_file.save(tmp_path / "file.pt", {}, program=whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"file\.pt cannot be read: its pickle is cut off or damaged"):
+        named_tensors.load(tmp_path / "file.pt")
+
+
 def test_one_storage_seen_as_thousands_of_tensors_is_refused(tmp_path):
     """Each is as large as the file: whoever copies them has thousands of files."""
     once = (

@@ -13,6 +13,9 @@ import pytest
 from topojax.config.defaults import default_config
 from topojax.config.io import flat
 from topojax.errors import UserError
+from topojax.scoring import audit
+from topojax.scoring.encoder import restore_encoder
+from topojax.scoring.run import restore
 from topojax.storage import workdir
 
 
@@ -108,3 +111,17 @@ def test_an_empty_folder_and_a_run_are_ones_own(tmp_path):
     workdir.write_config(tmp_path, default_config())
     (tmp_path / "metrics.jsonl").write_text("")
     workdir.own(tmp_path)
+
+
+def test_a_population_where_one_run_is_asked_for_names_a_member(tmp_path):
+    workdir.require_single(tmp_path)
+    for number in range(3):
+        (tmp_path / f"member_00{number}").mkdir()
+    with pytest.raises(UserError, match=r"is a population: --workdir=\S*/member_000 is one of its 3 runs"):
+        audit.show(tmp_path)
+    (tmp_path / "population.json").write_text('{"best": 1}')
+    for asks in (audit.show, restore, restore_encoder):
+        with pytest.raises(UserError, match=r"--workdir=\S*/member_001 is one"):
+            asks(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    workdir.require_single(tmp_path)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from unittest import mock
 
 import golden_files
@@ -22,6 +23,7 @@ from topojax.errors import UserError
 from topojax.scoring.run import restore
 from topojax.scoring.split import load_splits
 from topojax.step.original_state import outweighed
+from topojax.storage import workdir as workdirs
 from topojax.storage.checkpoint import Checkpoints
 from topojax.training import original_import, original_verify
 from topojax.training.original_import import import_original
@@ -72,6 +74,53 @@ def test_a_kill_leaves_no_configuration_that_trains_anew(tmp_path, monkeypatch):
     assert "provenance.json" in there
     assert not {"config.py", "config.json"} & set(there)
     assert (tmp_path / "run" / "config.py").exists()
+
+
+class Killed(BaseException):
+    """What no handler meets, where a process has been killed."""
+
+
+def test_an_import_that_was_cut_off_is_begun_again(imported, tmp_path, monkeypatch):
+    original_file.save(tmp_path / "file.pt", original_file.tree())
+    run, rest = tmp_path / "run", tmp_path / "rest"
+
+    def killed(self, epoch, *given, **named):
+        (self.directory / f"{epoch}.orbax-checkpoint-tmp").mkdir()
+        shutil.copytree(run, rest)  # as a kill would leave it
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", killed)
+        with pytest.raises(Killed):
+            import_original(tmp_path / "file.pt", run)
+    assert not run.exists()
+    assert {".lock", "provenance.json", "data.npz", "checkpoints"} <= {path.name for path in rest.iterdir()}
+    import_original(tmp_path / "file.pt", rest)
+    names = {path.name for path in rest.iterdir()}
+    assert names == {path.name for path in imported[0].iterdir()}
+    assert restore(rest).epoch == 3
+    with pytest.raises(UserError, match="is not empty"):
+        import_original(tmp_path / "file.pt", rest)
+
+
+@pytest.mark.parametrize("files", [["data.npz"], [".lock", "data.npz"], [".lock", "provenance.json", "notes.txt"]])
+def test_what_is_no_rest_of_an_import_is_left_alone(tmp_path, files):
+    original_file.save(tmp_path / "file.pt", original_file.tree())
+    (tmp_path / "run").mkdir()
+    for name in files:
+        (tmp_path / "run" / name).write_text("mine")
+    with pytest.raises(UserError, match="is not empty"):
+        import_original(tmp_path / "file.pt", tmp_path / "run")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == set(files)
+
+
+def test_an_import_beside_another_leaves_that_alone(tmp_path):
+    original_file.save(tmp_path / "file.pt", original_file.tree())
+    with workdirs.claim(tmp_path / "run"):
+        (tmp_path / "run" / "provenance.json").write_text("{}")
+        with pytest.raises(UserError, match="another process"):
+            import_original(tmp_path / "file.pt", tmp_path / "run")
+        assert (tmp_path / "run" / "provenance.json").exists()
 
 
 def test_every_switch_of_parity_stands_in_the_configuration(imported):
@@ -260,7 +309,7 @@ ADAM = "optim/atlas/state/3"
     ("way", "value", "message"),
     [
         ("config", None, "no config"),
-        ("config/hidden_dim", None, "hidden_dim = None"),
+        ("config/hidden_dim", None, "its configuration has no hidden_dim"),
         ("state", "weights", "no config and state/atlas"),
         ("epoch", -1, "no epoch"),
         ("state/atlas/encoder.codebook", original_file.Tensor(np.full((10, 32, 2), np.nan)), "not finite"),

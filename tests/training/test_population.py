@@ -80,7 +80,7 @@ def test_a_member_is_an_ordinary_run(whole, tmp_path):
     for bad in (7, -1, "worst"):
         with pytest.raises(UserError, match="has 0 to 3"):
             topojax.restore(workdir, member=bad)
-    with pytest.raises(UserError, match="holds a population"):
+    with pytest.raises(UserError, match=r"is a population: --workdir=\S*/member_00\d is one of its 4 runs"):
         topojax.restore(workdir)
     with pytest.raises(UserError, match="no population"):
         topojax.restore(alone, member=0)

@@ -133,6 +133,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("regret"))
     parser.add_argument("--page", type=pathlib.Path, help="a Markdown page with marks")
     given = parser.parse_args(argv)
+    if given.page is not None and not given.page.is_file():
+        raise UserError(f"--page={given.page}: there is no such page")
+    if not given.out.parent.is_dir():
+        raise UserError(f"--out={given.out}: the folder {given.out.parent} does not exist")
     by_set, whole = {}, {}
     for folder in given.folders:
         try:

@@ -11,6 +11,7 @@ STARTED = time.perf_counter()
 import argparse  # noqa: E402
 import difflib  # noqa: E402
 import importlib  # noqa: E402
+import itertools  # noqa: E402
 import os  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
@@ -50,6 +51,19 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, command: str, **options):
         super().__init__(prog=f"topojax {command}", **options)
+
+    def parse_args(self, args=None, namespace=None):
+        """argparse's; an option that is given as nothing, as by a variable that is not set, is refused.
+
+        A path that is empty would be the folder at hand.
+        """
+        words = list(args or ())
+        words = words[: words.index("--")] if "--" in words else words
+        for before, word in itertools.pairwise(["", *words]):
+            option = word[:-1] if word.endswith("=") else "" if word else before
+            if option in self._option_string_actions:
+                raise UserError(f"{option} is empty")
+        return super().parse_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Refuse, in one line."""

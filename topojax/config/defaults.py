@@ -425,7 +425,8 @@ def default_config() -> ConfigDict:
     c.checkpoint = ConfigDict()
     # Epochs between checkpoints; the last epoch is always saved.
     c.checkpoint.every_epochs = 10
-    # Steps between checkpoints within an epoch, where examples come from the host (data.mode); 0 is none.
+    # Steps between checkpoints within an epoch, where examples come from the host (data.mode); 0 is none. They are
+    # saved between the chunks (32 MiB of examples) of an epoch: never in an epoch of one.
     c.checkpoint.every_steps = 0
     # Checkpoints kept, beside the best (least training loss).
     c.checkpoint.keep = 3

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from topojax.errors import UserError
+from topojax.errors import UserError, tell
 from topojax.report.baseline_latents import planar
 from topojax.report.block import Block, Markup
 from topojax.report.page import uri
@@ -18,7 +18,7 @@ from topojax.report.style import INK, QUIET, colour
 from topojax.scoring.run import Run
 from topojax.scoring.scores import scores
 from topojax.step.predict import compile_evaluate, predict
-from topojax.storage.checkpoint import Checkpoints
+from topojax.storage.checkpoint import Checkpoints, Damaged
 from topojax.types import Batch
 
 MOST = 60
@@ -64,7 +64,11 @@ def frames(run: Run, workdir: pathlib.Path, split: Batch, *, every: int) -> list
         abstract = jax.eval_shape(run.program.init)
         found = []
         for epoch in chosen:
-            state = run.state if epoch == run.epoch else checkpoints.restore(abstract, epoch)[0]
+            try:
+                state = run.state if epoch == run.epoch else checkpoints.restore(abstract, epoch)[0]
+            except Damaged as damage:
+                tell(f"topojax: warning: {damage.what}: the slider leaves it out")
+                continue
             at = dataclasses.replace(run, state=state, epoch=epoch)
             predictions = predict(compiled, state, rows)
             drawn = drawn_of(len(image))

@@ -1,13 +1,14 @@
 """From a workdir to report/index.html, or comparison/index.html, and its PNGs."""
 
+import contextlib
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from topojax.errors import UserError, needing
+from topojax.errors import UserError, needing, tell
 from topojax.report.embedding import Embedding
 from topojax.report.history import read
-from topojax.storage.workdir import located, members
+from topojax.storage.workdir import located, members, read_result, require_single
 from topojax.tracking.canvas import import_matplotlib
 
 
@@ -47,7 +48,8 @@ def write(
     path = located(workdir)
     if members(path):
         if step is not None or compare:
-            raise UserError(f"{path} holds a population: --step and --compare are for its members' folders")
+            one = members(path)[0]
+            raise UserError(f"{path} is a population: --step and --compare are for its runs, as --workdir={one}")
         from topojax.report.members import page_of
 
         title, lead, told = page_of(path)
@@ -56,10 +58,13 @@ def write(
     meta, embedding, missing, seen = _embedding(path, step, every, data)
     if meta is not None:
         history = read(path, until=meta["epoch"])
+    for other in compare:
+        require_single(located(other))
     others = [read(located(other)) for other in compare]
     story = Story(history, meta, _audited(path, history.config, meta), embedding, missing, others, seen)
     told = sections(story)
-    epoch = f"epoch {meta['epoch']} of {history.config.train.epochs}" if meta else "no epoch saved yet"
+    unsaved = "no checkpoint any more" if history.result else "no epoch saved yet"
+    epoch = f"epoch {meta['epoch']} of {history.config.train.epochs}" if meta else unsaved
     used = "labels trained the charts" if history.config.supervised.enabled else "labels did not train the charts"
     lead = f"{history.config.data.name}, seed {history.config.seed}, {epoch}; {used}."
     files = page.pictures(told)
@@ -84,14 +89,12 @@ def _embedding(
     except UserError:
         if step is not None:
             raise
-        return None, None, _UNSAVED, []
-    try:
+        return None, None, _unsaved(path), []
+    with contextlib.closing(checkpoints):
         if not checkpoints.epochs() and step is None:
-            return None, None, _UNSAVED, []
-        meta = checkpoints.meta(step)
-    finally:
-        checkpoints.close()
-    run = restore(path, meta["epoch"])
+            return None, None, _unsaved(path), []
+        run = restore(path, step)
+        meta = checkpoints.meta(run.epoch)
     try:
         train, test = load_splits(run, data)
     except UserError as error:
@@ -101,7 +104,12 @@ def _embedding(
     return meta, embed(run, test, train), "", seen
 
 
-_UNSAVED = "No epoch has been saved yet: there is no atlas to draw."
+def _unsaved(path: pathlib.Path) -> str:
+    """Why there is no checkpoint: the run has not come to one, or they are gone, which is told on stderr too."""
+    if read_result(path) is None:
+        return "No epoch has been saved yet: there is no atlas to draw."
+    tell(f"topojax: warning: {path} has results but no checkpoint: the report has no atlas")
+    return "This run has results but no checkpoint any more: there is no atlas to draw."
 
 
 def _audited(path: pathlib.Path, config: Any, meta: dict[str, Any] | None) -> list[dict[str, Any]] | None:

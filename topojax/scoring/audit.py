@@ -98,21 +98,18 @@ def show(workdir: pathlib.Path, step: int | None = None, *, averaged: bool = Fal
     Raises:
       UserError: nothing there, no such checkpoint, or the data are gone.
     """
+    from topojax.scoring.run import restore
     from topojax.storage.checkpoint import Checkpoints
-    from topojax.storage.workdir import config_of, read_config
     from topojax.tracking.console import contract_table
 
-    read_config(workdir)  # where there is no run, that is said, not what it lacks
+    run = restore(workdir, step)  # of the state, too: one that is damaged is not what scores are of
     with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
-        meta = checkpoints.newest(checkpoints.meta) if step is None else checkpoints.meta(step)
-    config = config_of(workdir, meta)
-    row, about = meta["previous"], ""
+        meta = checkpoints.meta(run.epoch)
+    config, row, about = run.config, meta["previous"], ""
     if averaged:
         from topojax.scoring.averaged import measured
-        from topojax.scoring.run import restore
         from topojax.scoring.split import load_splits
 
-        run = restore(workdir, meta["epoch"])
         again = measured(run, load_splits(run)[0])
         row = row | {name: value for name, value in again.items() if name.startswith("contract/")}
         about = ", averaged parameters, training examples as they are"

@@ -1,5 +1,6 @@
 """The encoder of a run alone: a fifth of its checkpoint, for those who only look up charts and codes."""
 
+import contextlib
 import dataclasses
 import pathlib
 from typing import Any
@@ -59,17 +60,17 @@ def restore_encoder(workdir: str | pathlib.Path, step: int | None = None) -> Enc
       UserError: nothing there, no such checkpoint, a damaged one; or parameters that its optimizer keeps elsewhere.
     """
     path = workdirs.located(workdir)
+    workdirs.require_single(path)
     config = workdirs.read_config(path)
     if config.optim.rate == "schedule_free":
         raise UserError("schedule_free keeps its parameters with the optimizer: restore the whole run")
-    checkpoints = Checkpoints(path, read_only=True)
-    try:
-        meta = checkpoints.meta(step)
-        epoch = meta["epoch"]
-        params = _tree(checkpoints, "average.atlas.", epoch) or _tree(checkpoints, "params.atlas.", epoch)
-        spectral = _tree(checkpoints, "spectral.", meta["epoch"])
-    finally:
-        checkpoints.close()
+    with contextlib.closing(Checkpoints(path, read_only=True)) as checkpoints:
+
+        def read(epoch: int) -> tuple[dict[str, Any], Any, Any]:
+            params = _tree(checkpoints, "average.atlas.", epoch) or _tree(checkpoints, "params.atlas.", epoch)
+            return checkpoints.meta(epoch), params, _tree(checkpoints, "spectral.", epoch)
+
+        meta, params, spectral = checkpoints.newest(read) if step is None else read(step)
     model = make_model(config.model, input_dim=meta["input_dim"], num_classes=meta["num_classes"])
     normalise = jax.jit(lambda params, *others: model.normalise(params, *others)[0])
     weights = normalise(params, spectral, np.float32(config.model.ball_scale))

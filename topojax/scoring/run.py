@@ -303,8 +303,8 @@ def restore(workdir: str | pathlib.Path, step: int | None = None, *, member: int
     path = workdirs.located(workdir)
     if member is not None:
         path = workdirs.member(path, member)
-    elif not (path / "checkpoints").is_dir() and workdirs.members(path):
-        raise UserError(f"{path} holds a population: name a member, by its number or 'best'")
+    else:
+        workdirs.require_single(path)
     workdirs.read_config(path)  # where there is no run, that is said, not what it lacks
     with own_switches(), contextlib.closing(Checkpoints(path, read_only=True)) as checkpoints:
 

@@ -22,6 +22,10 @@ from topojax.storage import layouts
 from topojax.storage.manager import Manager, alone, manager_options, uncomplaining
 
 _NAMED = 3
+_DETAILS = "See full TensorStore details"
+"""What orbax puts before the name of a function, where details should be."""
+_LONGEST = 200
+"""Characters of what a library said."""
 LARGEST_FACTOR = 1000
 """Bytes that a checkpoint may unfold to, for each byte that it has on disk, beyond `_SMALL`."""
 _SMALL = 2**26
@@ -262,7 +266,7 @@ class Checkpoints:
     def _existing(self, epoch: int | None) -> int:
         known = self.epochs()
         if not known:
-            raise UserError(f"no checkpoint in {self.directory}: nothing has been saved there yet")
+            raise UserError(f"no checkpoint in {self.directory}: nothing has been saved there yet, or it is gone")
         if epoch is None:
             return known[-1]
         if epoch not in known:
@@ -343,11 +347,11 @@ def _json_digest(meta: dict[str, Any]) -> str:
 
 def reason(cause: object) -> str:
     """What a library said, in a line."""
-    said = " ".join(str(cause).split()) or type(cause).__name__
+    said = " ".join(str(cause).split()).partition(_DETAILS)[0].rstrip(" .") or type(cause).__name__
     for known in ("No space left on device", "Read-only file system", "Permission denied", "Disk quota exceeded"):
         if known in said:  # tensorstore says so much around it
             return known
-    return said[:200]
+    return said if len(said) <= _LONGEST else f"{said[: _LONGEST - 1]}…"
 
 
 def _listed(epochs: list[int]) -> str:

@@ -14,7 +14,7 @@ name. Nothing is imported and no attribute is looked up. The work is bounded by 
 """
 
 import pickletools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from topojax.errors import shown
@@ -59,16 +59,17 @@ class Machine:
         """What the program leaves at its STOP.
 
         Raises:
-          Refused: an opcode or a name that is not on the list, a bound that is not kept, a stack that does not fit.
-          ValueError: a program that is cut off; what a function of the table does not take.
+          Refused: an opcode or a name that is not on the list, a bound that is not kept, a stack that does not fit; a
+            program that is cut off.
+          ValueError: what a function of the table does not take.
         """
         argument: Any
-        for step, (opcode, argument, _) in enumerate(pickletools.genops(self._program)):
+        for step, (opcode, argument, _) in enumerate(_opcodes(self._program)):
             if step >= STEPS:
                 raise Refused(f"a pickle of more than {STEPS} steps")
             if opcode.name in ("GLOBAL", "INST"):  # told before anything is done; STACK_GLOBAL when it comes
                 self._named(*argument.split(" ", 1))
-        for opcode, argument, position in pickletools.genops(self._program):
+        for opcode, argument, position in _opcodes(self._program):
             name = opcode.name
             if name == "STOP":
                 break
@@ -170,6 +171,14 @@ class Machine:
             self._spend(target.build(state))
         elif type(target) is not dict:  # torch hangs versions of layers on a dict: passed over
             raise Refused(f"a pickle that changes {type(target).__name__}")
+
+
+def _opcodes(program: bytes) -> Iterator[tuple[pickletools.OpcodeInfo, Any, int | None]]:
+    """`pickletools.genops`, which speaks of streams where a program ends too early."""
+    try:
+        yield from pickletools.genops(program)
+    except ValueError as error:
+        raise Refused(f"its pickle is cut off or damaged ({error})") from error
 
 
 _STEPS: dict[str, Callable[[Machine, Any], None]] = {

@@ -115,6 +115,8 @@ class _Storages:
             raise TypeError("a storage without a name or a size")
         if key not in self._read:
             size = self._members.get(f"{self._folder}data/{key}")
+            if size is None:
+                raise ValueError(f"storage {shown(key)} is missing")
             if size != 4 * count:
                 raise ValueError(f"storage {shown(key)} should have {4 * count} bytes, it has {size}")
             self._read[key] = np.frombuffer(self._archive.read(f"{self._folder}data/{key}"), "<f4")

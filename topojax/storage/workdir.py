@@ -259,6 +259,21 @@ def members(workdir: pathlib.Path) -> list[pathlib.Path]:
     return sorted(workdir.glob("member_[0-9]*"), key=lambda folder: int(folder.name.removeprefix("member_")))
 
 
+def require_single(workdir: pathlib.Path) -> None:
+    """Refuse the folder of a population where one run is asked for.
+
+    Raises:
+      UserError: naming the folder of a member, the best where it is known.
+    """
+    if (workdir / "checkpoints").is_dir() or not members(workdir):
+        return
+    try:
+        one = member(workdir, "best")
+    except UserError:
+        one = members(workdir)[0]
+    raise UserError(f"{workdir} is a population: --workdir={one} is one of its {len(members(workdir))} runs")
+
+
 def write_config(workdir: pathlib.Path, config: Any) -> None:
     """Save the configuration as config.json."""
     write_text(workdir / "config.json", to_json(config))

@@ -30,6 +30,10 @@ from topojax.training.original_history import history
 from topojax.training.original_verify import verified
 
 _LONGEST_NAME = 255
+_LOCK, _FIRST, _LAST = ".lock", "provenance.json", "config.json"
+"""What is there while an import writes, and its first and last file."""
+_WRITTEN = (_FIRST, "data.npz", "metrics.jsonl", "events.jsonl", "checkpoints", "config.py", _LAST)
+"""What an import writes, beside the lock."""
 _CONFIG = '''"""The configuration of the run in this folder: --config.FIELD=VALUE changes a field."""
 
 import pathlib
@@ -54,7 +58,7 @@ def import_original(
 
     Args:
       path: a .pt file, or an .npz or .safetensors of the same names (`named_tensors`).
-      workdir: a folder that does not exist yet, or is empty.
+      workdir: a folder that does not exist yet, is empty, or in which an import was cut off.
       reference: an .npz of inputs `x` and what the original made of them, to compare with.
       fresh: train on by this package's losses, contracts and rate; the model alone is the original's.
 
@@ -79,22 +83,29 @@ def import_original(
     if arrays is None:
         lines.append("no examples in the file: the split is this program's, and may test on what was trained on there")
     compared = [] if reference is None else verified(reference, model, state)
+    source = {
+        "imported_from": path.name,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "epoch": saved.epoch,
+        "notes": lines,
+    }
     with _written(workdir):
+        write_json(workdir / _FIRST, source)
         if arrays is not None:
             np.savez_compressed(workdir / "data.npz", **arrays)  # type: ignore[arg-type]
-        _write(path, workdir, config, state, saved, tree, lines)
+        _write(workdir, config, state, saved, tree, source)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     return [f"{path}: epoch {saved.epoch}, {parameters} parameters", *lines, *compared]
 
 
 def _require_free(workdir: pathlib.Path) -> None:
-    """A folder that is not there, or is empty."""
+    """A folder that is not there, is empty, or holds the rest of an import that was cut off."""
     if any(len(os.fsencode(part)) > _LONGEST_NAME for part in workdir.parts):  # before its parents are made
         raise UserError(f"--workdir={shown(str(workdir))}… has a name of more than {_LONGEST_NAME} bytes: name another")
     try:
         if workdir.exists() and not workdir.is_dir():
             raise UserError(f"--workdir={workdir} is no folder: name one that is not there yet")
-        if workdir.exists() and any(workdir.iterdir()):
+        if workdir.exists() and not _cut_off(workdir):
             raise UserError(f"--workdir={workdir} is not empty: an import begins a run of its own")
     except OSError as error:
         raise UserError(f"--workdir={shown(str(workdir))} cannot be written: {error.strerror}") from error
@@ -140,36 +151,55 @@ def _understood(
 
 @contextlib.contextmanager
 def _written(workdir: pathlib.Path) -> Iterator[None]:
-    """The folder, claimed; gone again if what is written into it fails."""
+    """The folder, claimed, without the rest of an import that was cut off; gone again if what is written fails."""
     there = workdir.exists()
     try:
         with workdirs.claim(workdir):
-            yield
+            _require_free(workdir)  # another import may have come first
+            _cleared(workdir)
+            try:
+                yield
+            except BaseException:
+                _cleared(workdir)
+                (workdir / _LOCK).unlink(missing_ok=True)
+                raise
     except BaseException:
-        for item in workdir.iterdir() if workdir.is_dir() else ():
-            shutil.rmtree(item, ignore_errors=True) if item.is_dir() else item.unlink()
-        if not there and workdir.is_dir():
-            workdir.rmdir()
+        if not there:
+            with contextlib.suppress(OSError):  # not empty: another process is in it
+                workdir.rmdir()
         raise
 
 
+def _cleared(workdir: pathlib.Path) -> None:
+    """Remove what an import has written; the lock is held."""
+    for item in workdir.iterdir():
+        if item.name in _WRITTEN and item.is_dir():
+            shutil.rmtree(item, ignore_errors=True)
+        elif item.name in _WRITTEN or _is_part(item):
+            item.unlink()
+
+
+def _is_part(item: pathlib.Path) -> bool:
+    """Whether it is what a write that was killed has left (`storage.logs.write_text`)."""
+    return item.name.startswith(".") and item.name.endswith(".part")
+
+
+def _cut_off(workdir: pathlib.Path) -> bool:
+    """Whether a folder holds nothing but the rest of an import that was killed: no configuration, which comes last."""
+    items = {item.name for item in workdir.iterdir() if not _is_part(item)}
+    return items <= {_LOCK} or (_LOCK in items and _FIRST in items and items <= {_LOCK, *_WRITTEN} - {_LAST})
+
+
 def _write(
-    path: pathlib.Path,
     workdir: pathlib.Path,
     config: Any,
     state: TrainState,
     saved: Saved,
     tree: Mapping[str, Any],
-    lines: list[str],
+    source: Mapping[str, Any],
 ) -> None:
     dataset = sets.load(config.data, seed=config.seed)
     rows = history(tree.get("metrics"), saved.epoch, steps=int(state.step) // max(saved.epoch, 1))
-    source = {
-        "imported_from": path.name,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "epoch": saved.epoch,
-        "notes": lines,
-    }
     previous = {"gate/phase": 1, **(rows[-1] if rows else {}), **_controlled(config, state, dataset.num_classes)}
     meta = {
         "epoch": saved.epoch,
@@ -182,7 +212,6 @@ def _write(
         "train_s": 0.0,
         "imported": source,
     }
-    write_json(workdir / "provenance.json", source)
     for name, entries in (("metrics.jsonl", rows), ("events.jsonl", [_event(saved, state, source)])):
         file = JsonLines(workdir / name, 0)
         with contextlib.closing(file):
@@ -191,8 +220,8 @@ def _write(
     with contextlib.closing(Checkpoints(workdir, keep=config.checkpoint.keep)) as checkpoints:
         checkpoints.save(saved.epoch, state, json.loads(json.dumps(meta)), loss=previous.get("signal/task"))
     # Last: after a kill, who trains on by these begins at what was imported, never anew.
-    workdirs.write_config(workdir, config)
     write_text(workdir / "config.py", _CONFIG)
+    workdirs.write_config(workdir, config)
 
 
 def _controlled(config: Any, state: TrainState, num_classes: int) -> dict[str, Any]:

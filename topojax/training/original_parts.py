@@ -64,7 +64,9 @@ def _sizes_agree(path: pathlib.Path, config: Mapping[str, Any], tensors: Mapping
     for name, sizes in _SIZES.items():
         if name not in tensors:
             raise UserError(f"{path} is no checkpoint of the original: it has no state/{name}")
-        said = [config.get(size) for size in sizes]
+        if missing := [size for size in sizes if config.get(size) is None]:
+            raise UserError(f"{path}: its configuration has no {missing[0]}")
+        said = [config[size] for size in sizes]
         if list(tensors[name].shape) != said:
             told = ", ".join(f"{size} = {shown(str(value))}" for size, value in zip(sizes, said, strict=True))
             raise UserError(f"{path}: {name} has shape {list(tensors[name].shape)}, its configuration {told}")

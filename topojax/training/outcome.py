@@ -13,6 +13,7 @@ from topojax.scoring.run import restore
 from topojax.step.state import TrainState
 from topojax.storage import workdir as workdirs
 from topojax.storage.checkpoint import last_epoch
+from topojax.training.within import FOLDER
 
 LOOK = 5
 """Epochs between two looks at how the run goes on: no more than the shortest fall of the rate."""
@@ -69,10 +70,12 @@ def finished(path: pathlib.Path, config: Any, allow_change: bool, *, shown: bool
       shown: say on the console that there is nothing to do.
 
     Raises:
-      UserError: another configuration, or fewer epochs than were trained.
+      UserError: another configuration, fewer epochs than were trained, or results whose checkpoints are gone.
     """
     done = last_epoch(path)
-    if done:
+    if not done:
+        _require_no_results(path)
+    else:
         workdirs.same_config(path, config, allow_change=allow_change)
     if done > config.train.epochs:
         raise UserError(f"config.train.epochs = {config.train.epochs}, but {path} has trained {done} already")
@@ -85,3 +88,13 @@ def finished(path: pathlib.Path, config: Any, allow_change: bool, *, shown: bool
     if shown:
         print(f"{path} is finished: {done} epochs, results in {path / 'result.json'}")
     return run.state
+
+
+def _require_no_results(path: pathlib.Path) -> None:
+    """What a run without a checkpoint has come to is not written over: only whole runs have results."""
+    epochs = (workdirs.read_result(path) or {}).get("epochs")
+    if epochs and not last_epoch(path / FOLDER):
+        raise UserError(
+            f"{path} has the results of {epochs} epochs but no checkpoint: put its checkpoints back to go on, remove "
+            "the folder to train anew, or name another --workdir"
+        )
