@@ -1,6 +1,7 @@
 """Regrets by hand, and the tables of a page."""
 
 import json
+import pathlib
 
 import pytest
 
@@ -71,6 +72,15 @@ def test_a_page_or_a_folder_that_is_not_there_is_told_before_anything_is_printed
     with pytest.raises(UserError, match=r"the folder .*none does not exist"):
         regret.main([str(one), f"--out={tmp_path / 'none' / 'out'}"])
     assert capsys.readouterr().out == ""
+
+
+def test_the_page_is_what_the_records_say(tmp_path):
+    root = pathlib.Path(__file__).parents[2] / "docs"
+    page = tmp_path / "page.md"
+    page.write_text((root / "what-control-gains.md").read_text(encoding="utf-8"), encoding="utf-8")
+    folders = [str(path.parent) for path in sorted((root / "control").glob("*/control.json"))]
+    assert regret.main([*folders, f"--out={tmp_path / 'out'}", f"--page={page}"]) == 0
+    assert page.read_text(encoding="utf-8") == (root / "what-control-gains.md").read_text(encoding="utf-8")
 
 
 def test_a_folder_without_results_is_named(tmp_path):

@@ -13,8 +13,8 @@ def centred(model: Model, params: Params, spectral: Spectral, images: Array) -> 
 
     With f̄ the mean of the features f(x) over the examples, b ← −W f̄ in the value heads v = W f + b, the joint one and
     each chart's, and in what the router's query takes from the features; its other bias is 0. Random biases of few
-    inputs outweigh what the inputs say: all examples would begin at one place of the ball's rim, where both tanh and a
-    saturated router have no gradient, in one chart, for good (half of the runs on points of a plane).
+    inputs outweigh what the inputs say: all examples would begin at one place of the ball's rim, in one chart, where
+    neither tanh nor a saturated router has a gradient; half of the runs on points of a plane did, and some stayed.
 
     Initial values that data determine are those of Salimans & Kingma (2016), without their scales: how far the inputs
     spread is `model.ball_scale`. Not in the report; the original begins at random.

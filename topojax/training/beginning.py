@@ -1,22 +1,27 @@
 """How a run that is new begins: in the middle of its charts, or with another run's parameters."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from topojax.atlas import optim
 from topojax.atlas.centred import centred
 from topojax.atlas.model import Model
 from topojax.data.order import probe_indices
 from topojax.step.state import TrainState
 from topojax.training.inherited import begun
-from topojax.types import Batch
+from topojax.types import Array, Batch
 
-_centred = jax.jit(centred, static_argnums=0)
-_copied = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
+
+@functools.partial(jax.jit, static_argnums=0)
+def _centred(model: Model, state: TrainState, images: Array) -> TrainState:
+    """The state with centred parameters, and their average with them: one program, not a copy of each leaf."""
+    params = {**state.params, "atlas": centred(model, state.params["atlas"], state.spectral, images)}
+    average = jax.tree.map(jnp.copy, params) if state.average else state.average
+    return dataclasses.replace(state, params=params, average=average)
 
 
 def looked_at(config: Any, split: Batch) -> np.ndarray:
@@ -40,12 +45,10 @@ def beginning(config: Any, model: Model, state: TrainState, images: np.ndarray) 
     Raises:
       UserError: see `begun`.
     """
-    words = None
     if config.model.discs:
-        atlas = _centred(model, state.params["atlas"], state.spectral, images)
-        params = {**state.params, "atlas": atlas}
-        state = dataclasses.replace(state, params=params, average=optim.average(config.optim, {}, params, jnp.int32(0)))
-    if config.init_from is not None:
-        state, words = begun(state, config.init_from, control=config.init_control)
+        state = _centred(model, state, images)
+    if config.init_from is None:
+        return state, None
+    state, words = begun(state, config.init_from, control=config.init_control)
     # A copy that nothing else holds: its buffers are about to be donated.
-    return _copied(state), words
+    return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(state), words
