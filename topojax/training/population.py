@@ -375,9 +375,9 @@ class _Population:
 
     def _begun(self, state: TrainState) -> TrainState:
         """Every member's first state, at the middle of its own charts; with `init_from`, another run's in it."""
-        here = self._gathered(state)
+        here, model = self._gathered(state), self.members[0].model  # one for all, so that it is compiled once
         own = [
-            beginning(member.config, member.model, self.member_of(here, i), member.handed.looked_at)
+            beginning(member.config, model, self.member_of(here, i), member.handed.looked_at)
             for i, member in enumerate(self.members)
         ]
         if own[0][1]:
