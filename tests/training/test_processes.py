@@ -199,8 +199,9 @@ def test_each_process_holds_or_reads_its_share_and_both_are_one(tmp_path):
     for mode, neighbours in (("host", 3), ("stream", 0)):
         more = {"data.mode": mode, "data.neighbours": neighbours}
         found = watched(tmp_path / f"two_{mode}", **fields, **more)
-        whole = 10 * 160 * (2 if neighbours else 1)  # what one process would read; some is read ahead, or for a probe
-        assert all(0.5 * whole <= each["read"] <= 0.75 * whole for each in found), (found, whole)
+        # What one process would read at least; grain reads up to half as much again ahead, of the share too.
+        whole = 10 * 160 * (2 if neighbours else 1)
+        assert all(0.5 * whole <= each["read"] < whole for each in found), (found, whole)
         trained(tmp_path / f"one_{mode}", 1, **fields, **more)
         alike(tmp_path / f"one_{mode}", tmp_path / f"two_{mode}", 1e-4)
 
