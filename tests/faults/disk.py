@@ -22,7 +22,7 @@ PLACES: dict[str, tuple[str, str, tuple[int, ...]]] = {
     "metrics.jsonl": ("topojax.storage.logs", "Files.metrics", (1,)),
     "events.jsonl": ("topojax.storage.logs", "Files.event", (1,)),
     "checkpoint": ("topojax.storage.checkpoint", "Checkpoints.save", (1,)),
-    "result.json": ("topojax.training.loop", "write_result", (1,)),
+    "result.json": ("topojax.training.books", "write_result", (1,)),
     "TensorBoard": ("topojax.tracking.tensorboard_writer", "TensorBoard.metrics", (0, 1)),
     "kept program": ("topojax.storage.program_cache", "_write", (0, 1)),
     "evaluation.json": ("topojax.commands.evaluate", "_default_path", (1, 2)),

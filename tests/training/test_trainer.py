@@ -17,6 +17,7 @@ from controller_runs import bits
 from tiny_config import get_config
 
 import topojax
+from topojax.data import sets
 from topojax.errors import UserError
 from topojax.scoring import audit
 from topojax.scoring.encoder import restore_encoder
@@ -176,7 +177,7 @@ def test_fewer_epochs_than_trained_are_refused(run):
 
 @pytest.mark.slow
 def test_other_data_of_the_same_name_are_refused(run, monkeypatch):
-    load = loop.sets.load
+    load = sets.load
 
     def other(*args, **kwargs):
         dataset = load(*args, **kwargs)
@@ -184,7 +185,7 @@ def test_other_data_of_the_same_name_are_refused(run, monkeypatch):
         manifest["train"]["sha256"] = "0" * 64
         return dataset._replace(manifest=manifest)
 
-    monkeypatch.setattr(loop.sets, "load", other)
+    monkeypatch.setattr(sets, "load", other)
     (run / "result.json").unlink()
     with pytest.raises(UserError, match=r"the data of digits are not those .* was trained on"):
         loop.train_and_evaluate(config(), run)
@@ -228,13 +229,13 @@ def test_two_processes_do_not_share_a_workdir(tmp_path):
 @pytest.mark.slow
 def test_a_run_that_diverges_stops_and_overwrites_nothing(run, monkeypatch):
     """A finished run, extended by epochs whose images are all NaN: no step is finite any more."""
-    load = loop.sets.load
+    load = sets.load
 
     def poisoned(*args, **kwargs):
         dataset = load(*args, **kwargs)
         return dataset._replace(train=dataset.train._replace(image=np.full_like(dataset.train.image, np.nan)))
 
-    monkeypatch.setattr(loop.sets, "load", poisoned)
+    monkeypatch.setattr(sets, "load", poisoned)
     with pytest.raises(UserError, match=r"diverged in epoch 6 after 3 roll-backs: .* as it was after epoch 4"):
         loop.train_and_evaluate(config(train__epochs=8), run)
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["2", "4"]

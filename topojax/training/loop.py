@@ -6,7 +6,6 @@ what was written after it; the epochs left are trained. The state alone fixes wh
 
 import contextlib
 import functools
-import importlib.util
 import pathlib
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -17,53 +16,39 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from topojax.atlas.controllers import clipped, start_rate
-from topojax.atlas.feasible import unstable_gains
-from topojax.config.found import fitted
 from topojax.config.memory import require_memory
-from topojax.config.numbers import described, pack
+from topojax.config.numbers import described
 from topojax.config.sweep import is_population
 from topojax.config.validate import validate
-from topojax.data import sets
-from topojax.data.feed import AHEAD, Feed
+from topojax.data.feed import AHEAD
 from topojax.data.mesh import make_mesh
-from topojax.data.stream import state_of
 from topojax.errors import (
     Terminated,
     UserError,
     interrupted,
     interrupts_deferred,
-    needing,
     raise_if_interrupted,
     tell,
 )
-from topojax.scoring.audit import last_fifth
-from topojax.scoring.run import Run, build, numbered_of
-from topojax.scoring.scores import scores
-from topojax.scoring.split import contents, evaluate_run
-from topojax.step.diagnosis import Culprit
-from topojax.step.predict import compile_evaluate, predict
+from topojax.scoring.split import contents
+from topojax.step.predict import compile_evaluate
 from topojax.step.state import TrainState
 from topojax.storage import workdir as workdirs
-from topojax.storage.checkpoint import Checkpoints, last_epoch
-from topojax.storage.joint import Joint
-from topojax.storage.logs import Sink, Writers, number, numbers, rows_of
+from topojax.storage.checkpoint import Checkpoints
+from topojax.storage.logs import Sink, Writers, number
 from topojax.storage.program_cache import compile_epoch
-from topojax.storage.runtime import compile_program, use_compilation_cache, use_every_core, versions
+from topojax.storage.runtime import compile_program, use_every_core
 from topojax.storage.switches import key_kind, own_switches
 from topojax.tracking.console import Progress
-from topojax.tracking.console import number as number_text
-from topojax.tracking.events import events, unsatisfied
 from topojax.training.beginning import beginning
+from topojax.training.books import Books
 from topojax.training.callbacks import Callback, Epoch
 from topojax.training.fed import compile_fed
-from topojax.training.handed import Handed
-from topojax.training.outcome import LOOK, ended_well, ends_at, finished
-from topojax.training.processes import Alone, joined
-from topojax.training.recovery import NotFinite, diverged, failed, lowered, stretched
-from topojax.training.result import result_of, write_result
+from topojax.training.outcome import LOOK, ended_well, finished
+from topojax.training.prepared import look_for_extras
+from topojax.training.processes import joined
+from topojax.training.recovery import NotFinite, diverged, lowered, stretched
 from topojax.training.resumed import restored_under
-from topojax.training.within import Within
 from topojax.types import Metrics
 
 
@@ -120,7 +105,7 @@ def train_and_evaluate(
             return done
         # Before the folder is claimed: what lacks an extra or does not fit the data leaves nothing there.
         look_for_extras(config)
-        training = Training(config, path, started, data, callbacks, keep, peers)
+        training = Training(config, path, started, data, keep, peers, callbacks=callbacks)
         config = training.config
         with workdirs.claim(path) if peers.first else contextlib.nullcontext():
             training.same_data()
@@ -133,118 +118,16 @@ def train_and_evaluate(
                 return training.run(checkpoints)
 
 
-def look_for_extras(config: Any) -> None:
-    """Refuse a run whose numbers go where nothing is installed to take them.
-
-    Raises:
-      UserError: naming the extra.
-    """
-    for wanted, package, extra, field in (
-        (config.log.tensorboard, "tensorflow", "tf", "config.log.tensorboard"),
-        (config.mlflow.enabled, "mlflow", "mlflow", "config.mlflow.enabled"),
-        (config.data.mode == "stream", "grain", "stream", "config.data.mode = 'stream'"),
-    ):
-        with needing(extra, field):
-            if wanted and importlib.util.find_spec(package) is None:
-                raise ModuleNotFoundError(f"No module named {package!r}")
-
-
-class Training:
+class Training(Books):
     """One call of `train_and_evaluate`, its parts in the order in which they are needed."""
 
-    shown = True
-    """Whether the result is shown on the console."""
-    on_host = True
-    """Whether it takes a training split that stays on the host."""
-
-    def __init__(
-        self,
-        config: Any,
-        path: pathlib.Path,
-        started: float,
-        data: Any = None,
-        callbacks: Sequence[Callback] = (),
-        keep: Collection[str] = (),
-        peers: Alone | None = None,
-    ):
-        if config.train.compilation_cache:
-            use_compilation_cache()
-        self.path, self.started, self.callbacks, self.peers = path, started, tuple(callbacks), peers or Alone()
-        found = data if isinstance(data, sets.Dataset) else None  # read already
-        self.dataset = found or sets.load(config.data, seed=config.seed, data=data, on_host=self.on_host)
-        data = None if found else data
-        if last_epoch(path):
-            keep = {*keep, *workdirs.as_trained(path, config)}
-        self.config, self.changes = fitted(config, self.dataset, in_memory=data is not None, keep=keep)
-        if self.config.data.neighbours and self.dataset.train.neighbours is None:
-            train = sets.with_neighbours(self.dataset.train, self.config.data.neighbours)
-            self.dataset = self.dataset._replace(train=train)
-        if self.changes:
-            validate(self.config)
-        config = self.config
-        self.about = {"data": self.dataset.manifest, **self.dataset.sizes()}
-        self.handed = Handed(config, self.dataset, data, several=self.peers.number > 1)
-        self.dataset = self.handed.dataset
-        self.versions = versions()  # asked once: it starts git
-        self.model, self.program = build(config, self.about)
-        self.numbers = jax.tree.map(jnp.asarray, pack(config))
-        self.numbered = numbered_of(config, self.about)
-        self.advice = {row.name: row.advice for row in self.program.rows}
-        # A gradient ratio that no weight follows is not measured: not a number that is missing, but none.
-        self.unmeasured = {
-            f"contract/{row.name}/{field}"
-            for row in self.program.rows
-            if row.signal.endswith("_balance") and row.mechanism != "track"
-            for field in ("signal", "error")
-        }
-        self.culprit: Culprit | None = None
+    def __init__(self, *arguments: Any, callbacks: Sequence[Callback] = (), **settings: Any):
+        super().__init__(*arguments, **settings)
+        self.callbacks = tuple(callbacks)
         self.pool = futures.ThreadPoolExecutor(1)
-        self.train_s = self.compile_s = self.first_epoch_s = 0.0
         self.compiled: Callable | None = None
-        self.within = Within(path, self.peers.gathered if self.peers.number > 1 else None)
-        self.feed: Feed | None = None  # of a training split that stays on the host
-        self.rollbacks, self.failed_at, self.taken_back = 0, 0, False  # since an epoch that failed was passed
+        self.taken_back = False
         self.news: list[dict[str, Any]] = []  # events before the next epoch
-        # What events compare the next epoch with; in the checkpoint, so that a resumed run tells the same.
-        self.previous: dict[str, Any] = {}
-
-    def same_data(self) -> None:
-        """Refuse to go on with other data than those of the run that is there.
-
-        Raises:
-          UserError: where they are not the same, also between processes; or processes that do not share the folder.
-        """
-        if self.peers.number > 1:
-            self.peers.same(contents(self.dataset.manifest), f"have read other data as {self.dataset.name}")
-            self.peers.same(self.dataset.mode, "have memory for other modes of the data: set config.data.mode")
-            self.peers.same(last_epoch(self.path), f"do not see the same checkpoints in {self.path}: share the folder")
-        if last_epoch(self.path):
-            with contextlib.closing(Checkpoints(self.path, read_only=True)) as checkpoints:
-                meta = checkpoints.newest(checkpoints.meta)
-            if contents(meta["data"]) != contents(self.dataset.manifest):
-                raise UserError(f"the data of {self.dataset.name} are not those {self.path} was trained on")
-
-    def opened(self) -> Checkpoints:
-        """The run's checkpoints; several processes write them together, once process 0 has the folder."""
-        keep = self.config.checkpoint.keep
-        if self.peers.number > 1:
-            return Joint(self.path, keep=keep, gathered=self.peers.gathered)
-        return Checkpoints(self.path, keep=keep)
-
-    def remember(self) -> None:
-        """Write the configuration, and say what was found out of the data."""
-        if not self.peers.first:
-            return
-        workdirs.write_config(self.path, self.config)
-        if last_epoch(self.path) or not (self.dataset.notes or self.changes):
-            return
-        changes = {c.field: (c.asked, c.value) for c in self.changes}
-        workdirs.write_found(self.path, self.config, changes, self.dataset.notes)
-        for note in self.dataset.notes:
-            tell(f"data: {note}")
-        for why in dict.fromkeys(change.why for change in self.changes):
-            fields = [f"config.{c.field} = {c.value}" for c in self.changes if c.why == why]
-            tell(f"data: {', '.join(fields)} ({why})")
 
     def run(self, checkpoints: Checkpoints) -> TrainState:
         """Train, and where steps are not finite go on from the last good state, as from a checkpoint after a kill."""
@@ -369,28 +252,6 @@ class Training:
         told = Epoch(epoch, epochs, state, dict(self.previous), lambda: self._test(state)[1], label)
         return any([callback(told) is True for callback in self.callbacks])
 
-    def _sinks(self, done: int) -> Iterator[Sink]:
-        if self.config.log.tensorboard:
-            from topojax.tracking.tensorboard_writer import TensorBoard
-
-            step, rows = done * self.program.steps_per_epoch, rows_of(self.path / "metrics.jsonl")
-            yield TensorBoard(
-                self.path / "tensorboard", self.config, self.model, self.dataset, step=step, rows=rows if done else ()
-            )
-        if self.config.mlflow.enabled:
-            from topojax.tracking.mlflow_run import remedy
-            from topojax.tracking.mlflow_writer import Mlflow
-
-            try:
-                board = Mlflow(self.path)
-            except UserError as error:
-                if not done:
-                    raise
-                # A run that goes on does not wait for a server: its files have what that lacks.
-                tell(f"topojax: warning: {error}; the run goes on without it: {remedy(self.path)}")
-            else:
-                yield board
-
     def _compile(self, abstract: Any, batch: Any) -> Callable:
         """Compile the run's programs; returns the epoch's. Evaluation is compiled while training has begun."""
         if self.compiled is not None:
@@ -430,10 +291,7 @@ class Training:
         if self.peers.first:
             self.within.drop()  # an epoch that is begun anew
         if not self.checkpoints.epochs():
-            self.previous = {
-                "lr_governor": number(jnp.float32(start_rate(self.config))),
-                "gate/phase": 0 if self.config.gates.warmup_epochs else 1,
-            }
+            self.first_row()
             state, words = beginning(self.config, self.model, self.init(self.numbers), self.handed.looked_at)
             if words and self.peers.first:
                 tell(f"{self.path} {words}")
@@ -492,40 +350,8 @@ class Training:
         raise_if_interrupted()
         raise Terminated  # another process was
 
-    def _warn(self, writers: Sink, progress: Progress) -> None:
-        """What is known to go wrong before it does."""
-        found = [{"event": "clipped", **guess} for guess in clipped(self.config)]
-        for event in found + [{"event": "unstable_gains", **gains} for gains in unstable_gains(self.program.rows)]:
-            writers.event(0, 0, event)
-            progress.say(0, event)
-
-    def _halt_if_unsatisfied(self, epoch: int, state: TrainState, writers: Sink) -> None:
-        if self.config.monitor.on_saturation != "halt":
-            return
-        found = unsatisfied(self.previous, self.advice)
-        if found:
-            self._save(epoch, state)
-            writers.event(epoch, epoch * self.program.steps_per_epoch, {"event": "halted", **found[0]})
-            name, advice = found[0]["name"], found[0]["advice"]
-            value, target, weight = (number_text(found[0][field]) for field in ("value", "target", "weight"))
-            raise UserError(
-                f"halted in epoch {epoch}: contract {name} cannot be satisfied (value {value}, target {target}, weight "
-                f"{weight} at its maximum): {advice}. {self.path} is saved; --config.monitor.on_saturation=warn goes on"
-            )
-
     def _due(self, epoch: int, block: Any) -> bool:
         return epoch % block.every_epochs == 0 or epoch == self.last
-
-    @property
-    def last(self) -> int:
-        """The epoch that ends the run, as far as it is known."""
-        return ends_at(self.config, self.previous)
-
-    @contextlib.contextmanager
-    def _training_time(self) -> Iterator[None]:
-        since = time.perf_counter()
-        yield
-        self.train_s += time.perf_counter() - since
 
     @contextlib.contextmanager
     def _profiled(self, epoch: int) -> Iterator[bool]:
@@ -533,118 +359,3 @@ class Training:
         where = jax.profiler.trace(str(self.path / "profile"), create_perfetto_trace=True)
         with where if traced else contextlib.nullcontext():
             yield traced
-
-    def _fetch(
-        self,
-        epoch: int,
-        waiting: list[Metrics],
-        state: TrainState,
-        writers: Sink,
-        progress: Progress,
-        before: TrainState | None,
-    ) -> None:
-        """Fetch the epochs since the last time, write their events, stop where the steps are not finite.
-
-        Raises:
-          NotFinite: too many of them.
-          UserError: any, where the state `before` is given.
-        """
-        with self._training_time():
-            rows = jax.device_get(waiting)
-        for at, metrics in enumerate(rows, start=epoch - len(rows) + 1):
-            row = {
-                name: v
-                for name, v in numbers(dict(zip(self.names, metrics, strict=True))).items()
-                if name not in self.unmeasured
-            }
-            for event in events(self.previous, row, self.advice):
-                writers.event(at, at * self.program.steps_per_epoch, event)
-                progress.say(at, event)
-            self.previous = row
-            if before is not None and row["guard/skipped"]:
-                raise UserError(f"config.debug: epoch {at}, {self._looked(before, 'operation')}")
-            failures = failed(row, self.config.monitor.max_failures)
-            if failures is not None:
-                self.culprit = self._looked(state, "culprit")
-                event = {"event": "diverged", "failures": failures, **self.culprit_named()}
-                writers.event(at, at * self.program.steps_per_epoch, event)
-                raise NotFinite(at, failures)
-
-    def _looked(self, state: TrainState, what: str) -> Any:
-        """What a diagnosis says of the epoch that follows a state: `culprit` or `operation`."""
-        diagnosis, epoch = self.program.diagnosis, int(state.step) // self.program.steps_per_epoch
-        if self.feed is not None:
-            return getattr(diagnosis, f"{what}_in")(state, self.feed.again(state.key, epoch))
-        return getattr(diagnosis, what)(state, self.handed.here())
-
-    def culprit_named(self) -> dict[str, str]:
-        """What was not finite first, for an event."""
-        return {"tensor": self.culprit.tensor, "term": self.culprit.term} if self.culprit else {}
-
-    def _test(self, state: TrainState) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        predictions = predict(self.evaluate.result(), state, self.dataset.test)
-        return numbers(scores(predictions, np.asarray(self.dataset.test.label))), predictions
-
-    def _save(self, epoch: int, state: TrainState, *, best: bool = True) -> None:
-        if epoch >= self.failed_at:
-            self.rollbacks = self.failed_at = 0
-        loss = self.previous["signal/task"] if best else None
-        self.checkpoints.save(epoch, state, self._meta(epoch), loss=loss)
-        self.peers.agreed(False)  # nobody goes on before it is there
-        if self.peers.first:
-            self.within.drop()
-
-    def _meta(self, epoch: int, step: int = 0) -> dict[str, Any]:
-        """What lies beside a state, so many steps after an epoch."""
-        return {
-            "epoch": epoch,
-            **self.about,
-            "units": self.dataset.units.to_json(),
-            "config": self.config.to_dict(),
-            "versions": self.versions,
-            "previous": self.previous,
-            "train_s": self.train_s,
-            "rollbacks": (self.rollbacks, self.failed_at),
-            **state_of(self.feed, epoch, step),
-        }
-
-    def _finish(self, state: TrainState, epoch: int) -> dict[str, Any]:
-        with interrupts_deferred(False):  # all is saved
-            return self._result(state, epoch)
-
-    def _result(self, state: TrainState, epoch: int) -> dict[str, Any]:
-        failures = int(self.previous.get("guard/failures") or 0)
-        if failures >= self.program.steps_per_epoch:  # the whole last epoch changed nothing
-            self.culprit = self._looked(state, "culprit")
-            raise diverged(self.path, epoch, NotFinite(epoch, failures), self.culprit, self.rollbacks)
-        if not self.peers.first:
-            return {}
-        run = Run(
-            model=self.model,
-            state=state,
-            config=self.config,
-            epoch=epoch,
-            image_shape=self.dataset.image_shape,
-            input_dim=self.dataset.train.image.shape[1],
-            program=self.program,
-            num_classes=self.dataset.num_classes,
-            manifest=self.dataset.manifest,
-            units=self.dataset.units,
-        )
-        train = self.handed.whole() if self.program.baselines.members else self.dataset.train
-        tested = evaluate_run(run, self.dataset.test, train, compiled=self.evaluate.result())
-        result = result_of(
-            run,
-            tested,
-            best_epoch=self.checkpoints.best(),
-            metrics=self.previous,
-            history=last_fifth(self.path, run.epoch),
-            seconds={
-                "first_epoch": self.first_epoch_s,
-                "compile": self.compile_s,
-                "train": self.train_s,
-                "total": time.perf_counter() - self.started,
-            },
-        )
-        write_result(self.path, result, shown=self.shown)
-        return result

@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from topojax.atlas.controllers import start_rate
 from topojax.config import numbers as of_config
 from topojax.config.found import MEASURED
 from topojax.config.io import flat
@@ -32,21 +31,21 @@ from topojax.step.device_grid import grid
 from topojax.step.predict import compile_evaluate
 from topojax.step.state import TrainState
 from topojax.storage import workdir as workdirs
-from topojax.storage.checkpoint import Checkpoints, Damaged
+from topojax.storage.checkpoint import Damaged
 from topojax.storage.footprint import require_fit, there
-from topojax.storage.logs import Writers, number, write_json
+from topojax.storage.logs import write_json
 from topojax.storage.program_cache import compile_epoch
 from topojax.storage.runtime import compile_program, use_every_core
 from topojax.storage.switches import own_switches
 from topojax.tracking.console import Progress, population_table
 from topojax.training.beginning import beginning
 from topojax.training.exploit import exploit
-from topojax.training.loop import Training, look_for_extras
 from topojax.training.outcome import LOOK, ended_well
+from topojax.training.population_file import FILE, finished, folder, means, read, scores_of, summary
+from topojax.training.population_member import Member
+from topojax.training.prepared import look_for_extras
 from topojax.training.recovery import NotFinite, diverged
 from topojax.types import Batch
-
-FILE = "population.json"
 
 
 def train_population(
@@ -75,7 +74,7 @@ def train_population(
     """
     started = time.perf_counter() if started is None else started
     path = workdirs.located(workdir)
-    with ended_well(path / _folder(0)), own_switches():
+    with ended_well(path / folder(0)), own_switches():
         validate(config)
         configs = members(config)
         use_every_core((config.mesh.members or len(configs)) * config.mesh.data)
@@ -85,7 +84,7 @@ def train_population(
         if config.debug:
             raise UserError("config.debug looks into one run: start the member of interest alone")
         workdirs.own(path)
-        done = _finished(path, config)
+        done = finished(path, config)
         if done is not None:
             print(f"{path} is finished: {len(configs)} members, results in {path / FILE}")
             return done
@@ -97,81 +96,6 @@ def train_population(
                 member.same_data()
             workdirs.write_config(path, config)
             return population.run()
-
-
-class Member(Training):
-    """One run of a population: it is told the numbers of an epoch and its state, and keeps a run's books."""
-
-    shown = False
-    on_host = False
-    reason: str | None = None
-    """Why it has stopped."""
-
-    def open(self, keep: int) -> None:
-        """Its checkpoints: one more than asked for, since a kill may come between two members' saves."""
-        self.checkpoints = Checkpoints(self.path, keep=max(keep, 2))
-
-    def first_row(self) -> None:
-        """What the events of the first epoch are held against."""
-        self.previous = {
-            "lr_governor": number(jnp.float32(start_rate(self.config))),
-            "gate/phase": 0 if self.config.gates.warmup_epochs else 1,
-        }
-
-    def start(self, done: int) -> None:
-        """Its files, from epoch `done` on."""
-        self.checkpoints.drop_after(done)
-        self.write_config()
-        if not done and self.changes:
-            fields = {c.field: (c.asked, c.value) for c in self.changes}
-            workdirs.write_found(self.path, self.config, fields, self.dataset.notes)
-        self.writers = Writers(self.path, done, self._sinks(done))
-        self.progress = Progress(done, self.config.train.epochs, enabled=False)
-        if not done:
-            self._warn(self.writers, self.progress)
-
-    def write_config(self) -> None:
-        """config.json, with the numbers that it has now."""
-        workdirs.write_config(self.path, self.config)
-
-    def told(self, epoch: int, rows: list[Any], state: TrainState) -> None:
-        """The metrics of the last epochs; of a run that is over, none."""
-        beyond = max(0, epoch - self.last)
-        if beyond < len(rows):
-            self._fetch(epoch - beyond, rows[: len(rows) - beyond], state, self.writers, self.progress, None)
-
-    def log(self, epoch: int, state: TrainState) -> dict[str, Any]:
-        """Evaluate, and write a line."""
-        step, (tested, predictions) = epoch * self.program.steps_per_epoch, self._test(state)
-        row = {**self.previous, **tested, "time/train_s": round(self.train_s, 3)}
-        self.writers.metrics(epoch, step, row)
-        self.writers.view(epoch, step, state, predictions)
-        return row
-
-    def save(self, epoch: int, state: TrainState, *, best: bool = True) -> None:
-        """A checkpoint, if there is none of this epoch."""
-        if epoch not in self.checkpoints.epochs():
-            self._save(epoch, state, best=best)
-
-    def event(self, epoch: int, event: dict[str, Any]) -> None:
-        """A line of events.jsonl."""
-        self.writers.event(epoch, epoch * self.program.steps_per_epoch, event)
-
-    def halt_if_unsatisfied(self, epoch: int, state: TrainState) -> None:
-        """Raise where the configuration wants it."""
-        self._halt_if_unsatisfied(epoch, state, self.writers)
-
-    def finish(self, state: TrainState, epoch: int) -> dict[str, Any]:
-        """result.json."""
-        result = self._finish(state, epoch)
-        self.writers.finish(result)
-        return result
-
-    def close(self) -> None:
-        """Let go of its files."""
-        if hasattr(self, "writers"):
-            self.writers.close()
-        self.checkpoints.close()
 
 
 class _Population:
@@ -191,12 +115,12 @@ class _Population:
             workdirs.same_config(path, config)
         self.swept = tuple(differing(config))
         datasets = {one.seed: sets.load(one.data, seed=one.seed) for one in configs}
-        configs = [workdirs.adopted(path / _folder(i), one) for i, one in enumerate(configs)]
-        first = Member(configs[0], path / _folder(0), started, datasets[configs[0].seed], keep=keep)
+        configs = [workdirs.adopted(path / folder(i), one) for i, one in enumerate(configs)]
+        first = Member(configs[0], path / folder(0), started, datasets[configs[0].seed], keep=keep)
         # One program: what is measured is measured once, whatever examples the other seeds train on.
         alike = [configs[0], *(_measured_as(first.config, configs[0], one) for one in configs[1:])]
         self.members = [first] + [
-            Member(one, path / _folder(i), started, datasets[one.seed], keep={*keep, *MEASURED})
+            Member(one, path / folder(i), started, datasets[one.seed], keep={*keep, *MEASURED})
             for i, one in enumerate(alike[1:], start=1)
         ]
         told = [[of_config.described(member.config), member.dataset.sizes()] for member in self.members]
@@ -333,7 +257,7 @@ class _Population:
     def _restore_or_init(self) -> tuple[TrainState, int]:
         start = compile_program(jax.jit(self.program.init).lower(self._place(self.numbers, 0)))
         state = start(self._place(self.numbers, 0))
-        told = _read(self.path / FILE)
+        told = read(self.path)
         for i, line in enumerate(told.get("members", [])):
             if i < len(self.members) and line["state"] == "stopped":
                 self.members[i].reason = line["reason"]
@@ -420,7 +344,7 @@ class _Population:
                 if logs or saves:
                     member.halt_if_unsatisfied(epoch, own)
         if logs:
-            progress.show(epoch, _means(rows, ("signal/task", "test/ami", "lr")))
+            progress.show(epoch, means(rows, ("signal/task", "test/ami", "lr")))
         self._write(epoch)
         if all(member.reason is not None for member in self.members):
             raise UserError(f"all members of {self.path} have stopped; the first: {self.members[0].reason}")
@@ -480,49 +404,18 @@ class _Population:
                     "state": "stopped" if member.reason is not None else "finished" if result else "running",
                     "reason": member.reason,
                     "score": self._score(i),
-                    "result": _scores(result) if result else None,
+                    "result": scores_of(result) if result else None,
                 }
             )
-        scores = {i: line["score"] for i, line in enumerate(lines) if line["score"] is not None}
-        finished = [line["result"] for line in lines if line["result"]]
         found = {
             "epochs": epoch,
             "swept": list(self.swept),
             "score": self.config.population.best,
-            "best": min(scores, key=scores.__getitem__) if scores else None,
-            "mean": _means(finished, finished[0]) if finished else {},
-            "sd": _means(finished, finished[0], np.std) if finished else {},
-            "members": lines,
+            **summary(lines),
             "seconds": round(time.perf_counter() - self.started, 3),
         }
         write_json(self.path / FILE, found)
         return found
-
-
-def _folder(index: int) -> str:
-    return f"member_{index:03d}"
-
-
-def _scores(result: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in result.items() if name.startswith("test/")}
-
-
-def _means(rows: Sequence[dict[str, Any]], names: Any, of: Callable[..., Any] = np.mean) -> dict[str, float | None]:
-    """Mean, or sample standard deviation, of each number over the rows that have it; None where too few have."""
-    least = 2 if of is np.std else 1
-    out: dict[str, float | None] = {}
-    for name in names:
-        found = [float(row[name]) for row in rows if isinstance(row.get(name), int | float)]
-        settings = {"ddof": 1} if of is np.std else {}
-        out[name] = round(float(of(found, **settings)), 6) if len(found) >= least else None
-    return out
-
-
-def _read(file: pathlib.Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
 
 
 def _measured_as(measured: Any, asked: Any, config: Any) -> Any:
@@ -531,18 +424,3 @@ def _measured_as(measured: Any, asked: Any, config: Any) -> Any:
     out = config.copy_and_resolve_references()
     out.update_from_flattened_dict({name: after[name] for name in MEASURED if own[name] == before[name]})
     return out
-
-
-def _finished(path: pathlib.Path, config: Any) -> dict[str, Any] | None:
-    """population.json of a population that has trained all its epochs; None if there is more to do."""
-    found = _read(path / FILE)
-    if not found:
-        return None
-    workdirs.same_config(path, config)
-    full = found["epochs"] == config.train.epochs
-
-    def over(folder: pathlib.Path, state: str) -> bool:
-        ended = config.train.until == "settled" and (workdirs.read_result(folder) or {}).get("ended") == "settled"
-        return state == "stopped" or (state == "finished" and (full or ended))
-
-    return found if all(over(path / _folder(i), line["state"]) for i, line in enumerate(found["members"])) else None
