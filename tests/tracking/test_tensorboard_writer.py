@@ -164,6 +164,18 @@ class Value(NamedTuple):
         return name == self.kind
 
 
+@pytest.mark.tf
+@pytest.mark.slow
+def test_what_fails_in_its_thread_is_raised_and_not_printed_as_a_traceback(tmp_path, caplog):
+    pytest.importorskip("tensorflow")
+    writer = tensorboard_writer._writer(tmp_path / "board")
+    writer.write_images(1, {"none": np.zeros(3)})  # no image
+    with pytest.raises(Exception, match=r"\S"):
+        writer.close()
+    assert "Traceback" not in caplog.text
+    assert "producer" not in caplog.text
+
+
 def parsed(content):
     step, *kinds = json.loads(content)
     return SimpleNamespace(step=step, summary=SimpleNamespace(value=[Value(kind) for kind in kinds]))

@@ -18,8 +18,10 @@ from topojax.errors import Terminated, UserError, exit_status
 from topojax.scoring.run import restore
 from topojax.storage import logs
 from topojax.storage.checkpoint import Checkpoints
+from topojax.storage.workdir import read_result
 from topojax.tracking import mlflow_writer
 from topojax.training import loop
+from topojax.training.resumed import config_mended
 
 
 def config(**fields):
@@ -111,6 +113,22 @@ def test_a_folder_that_vanishes_is_one_line(tmp_path, monkeypatch, capsys):
     after_epoch(monkeypatch, 2, lambda: shutil.rmtree(tmp_path / "run"))
     assert exit_status(lambda: loop.train_and_evaluate(config(), tmp_path / "run") and 0) == 1
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_of_a_folder_that_vanished_under_a_save_the_checkpoint_goes_on(run, digits_run, capsys):
+    for path in [run / "config.json", run / "result.json", *run.glob("*.jsonl")]:
+        path.unlink()
+    loop.train_and_evaluate(config(), run)
+    assert "it is written again, as epoch 4 was trained" in capsys.readouterr().err
+    assert read_result(run)["epochs"] == 4
+    assert state_bits(run) == state_bits(digits_run)
+
+
+def test_another_programs_checkpoints_are_nobody_s_configuration(tmp_path):
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    config_mended(tmp_path)
+    assert not (tmp_path / "config.json").exists()
 
 
 @pytest.mark.slow

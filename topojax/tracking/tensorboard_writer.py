@@ -6,6 +6,7 @@ Through clu's writers, in a thread of theirs. TensorFlow and matplotlib load whe
 TensorBoard's step is the training step.
 """
 
+import logging
 import os
 import pathlib
 import time
@@ -189,4 +190,10 @@ def _writer(directory: pathlib.Path) -> Any:
             with self._summary_writer.as_default():
                 tf.summary.experimental.write_raw_pb(row.SerializeToString(), step=step)
 
+    logging.getLogger("absl").addFilter(_told_elsewhere)
     return metric_writers.AsyncWriter(Scalars(str(directory)))
+
+
+def _told_elsewhere(record: logging.LogRecord) -> bool:
+    """Whether a line of clu's is shown: what fails in its thread is raised again here, and `logs.Writers` says it."""
+    return not str(record.msg).startswith("Error in producer thread")

@@ -48,7 +48,7 @@ from topojax.training.outcome import LOOK, ended_well, finished
 from topojax.training.prepared import look_for_extras
 from topojax.training.processes import joined
 from topojax.training.recovery import NotFinite, diverged, lowered, stretched
-from topojax.training.resumed import restored_under
+from topojax.training.resumed import config_mended, restored_under
 from topojax.types import Metrics
 
 
@@ -94,6 +94,8 @@ def train_and_evaluate(
         validate(config)
         if is_population(config):
             raise UserError("config.population asks for many runs: topojax.train_population trains them")
+        if peers.first:
+            config_mended(path)
         workdirs.own(path)
         config = workdirs.adopted(path, config)
         if config.mesh.data > 1:
