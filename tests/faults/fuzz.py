@@ -1,7 +1,8 @@
 """Command lines and files that are not as they should be: what is valid is taken, the rest is one line and status 2.
 
-Five of six are command lines of `topojax train`: fields of every kind at values of every kind, unknown ones, junk. Some
-of the valid ones make a step. The others damage a file of a run and read it: its configuration, logs, checkpoints, a
+Four of six are command lines of `topojax train`: fields of every kind at values of every kind, unknown ones, junk. Some
+of the valid ones make a step. One is a line of another command, about a run that is there, or something else that is.
+The others damage a file of a run and read it: its configuration, logs, checkpoints, a
 kept program, a checkpoint of the original. What is read then is what was written, or an earlier checkpoint with a line,
 or nothing with a line; numbers of a log line whose digits have changed are the exception (docs/reliability.md).
 """
@@ -17,7 +18,7 @@ import shutil
 import string
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tests.faults import short_run
@@ -70,12 +71,15 @@ def run(folder: pathlib.Path, count: int, seed: int) -> Counts:
     if not (whole / "result.json").exists():
         with contextlib.redirect_stdout(io.StringIO()):
             loop.train_and_evaluate(short_run.config(), whole)
-    files, steps = _Files(whole, folder / "damaged"), _Steps(counts)
+    files, steps, others = _Files(whole, folder / "damaged"), _Steps(counts), _Others(whole, folder / "others")
     while counts["lines"] + counts["files"] < count:
         done = counts["lines"] + counts["files"]
         chance = random.Random(f"{seed} {done}")
         if done % 6:
-            _line(chance, counts, steps)
+            if done % 6 == 1:
+                others.line(chance, counts)
+            else:
+                _line(chance, counts, steps)
             counts["lines"] += 1
         else:
             files.damage(chance, counts)
@@ -160,6 +164,50 @@ def command(words: list[str], accepted: list[Any] | None = None, shown: Any = No
         flags.FLAGS.unparse_flags()
         for name in [name for name in flags.FLAGS if name.startswith("config")]:
             delattr(flags.FLAGS, name)
+
+
+class _Others:
+    """Lines of the commands that read: of a run, of somebody's folder, of a file, of nothing."""
+
+    def __init__(self, whole: pathlib.Path, folder: pathlib.Path):
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(whole, folder / "run")
+        (folder / "empty").mkdir()
+        (folder / "text").write_text("text")
+        places = [str(folder / name) for name in ("run", "empty", "text", "nosuch", "a\nb", "run/config.json")]
+        places += ["", "\0", "\udcff", "s3://a/b", "~nobody/x", os.devnull]
+        run, steps = [places[0]] * 12 + places, (*NUMBERS, "2", "4")
+        outs = [
+            str(folder / name) for name in ("out.json", "out.npz", "nosuch/deep/out.json", "empty", "out", "out.h5")
+        ]
+        usual = {"--workdir": run, "--step": steps, "--split": ("train", "test", "valid", ""), "--data": places}
+        about = {"--workdir": run, "--data": places, "--out": [*outs, *places[3:]]}
+        self.options: dict[str, dict[str, Sequence[str]]] = {
+            "contracts": {"--workdir": run, "--step": steps, "--averaged": ("",)},
+            "evaluate": {**usual, "--out": outs},
+            "export": {**usual, "--out": outs, "--format": ("stablehlo", "onnx")},
+            "report": {**usual, "--compare": places, "--every": steps},
+            "topology": about,
+            "fields": {"": (*WORDS, "train", "governor.grow")},
+            "import-torch": {"": places, "--workdir": [*places[1:], str(folder / "new")], "--verify": places},
+            "migrate-flags": {"": ("--epochs", "12", "--lr", "0.1", "--nosuch"), "--table": ("",), "--defaults": ("",)},
+            "data": {"": ("list", "fetch", "nosuch"), "--data_dir": places[1:]},
+            "nosuch": {"--workdir": run},
+        }
+
+    def line(self, chance: random.Random, counts: Counts) -> None:
+        """One line of one of them."""
+        name = chance.choice(list(self.options))
+        words = [name]
+        for option, values in self.options[name].items():
+            if chance.random() < (0.9 if option in ("--workdir", "--out", "") else 0.3):
+                value = chance.choice(values)
+                words += [value] if not option else [option] if values == ("",) else [f"{option}={value}"]
+        if chance.random() < 0.1:
+            words.insert(chance.randint(1, len(words)), chance.choice((*JUNK, "--step", "--workdir=")))
+        status, said = command(words)
+        _one_line(0 if status == 1 and name == "contracts" and not said else status, said, counts, f"{words}")
+        counts[f"lines: {name}"] += 1
 
 
 def _one_line(status: int, said: str, counts: Counts, what: str) -> None:

@@ -222,8 +222,8 @@ def default_config() -> ConfigDict:
 
     # The end of a run (topojax/control/ending.py).
     c.ending = ConfigDict()
-    # What twice as many epochs must gain at least, log of the error and nats of labels.
-    c.ending.least_gain = 0.03
+    # What twice as many epochs must gain at least, log of the error and nats of labels: 0 goes on while they gain anything.
+    c.ending.least_gain = 0.0
     # Length of the rate's fall at the end, in the epochs before it.
     c.ending.share = 0.5
     # What is left of the rate at the end.
