@@ -222,7 +222,7 @@ def default_config() -> ConfigDict:
 
     # The end of a run (topojax/control/ending.py).
     c.ending = ConfigDict()
-    # What twice as many epochs must gain at least, log of the error and nats of labels: 0 goes on while they gain anything.
+    # What twice as many epochs must gain at least, log of the error and nats of labels; at 0, anything.
     c.ending.least_gain = 0.0
     # Length of the rate's fall at the end, in the epochs before it.
     c.ending.share = 0.5
