@@ -15,7 +15,7 @@ import topojax
 PACKAGE = pathlib.Path(topojax.__file__).parent
 ROOMS = (
     *("types", "errors", "control", "data", "atlas", "config", "storage", "tracking", "step", "scoring", "training"),
-    *("analysis", "report", "benchmarks", "commands", "__main__", "train"),
+    *("analysis", "report", "commands", "benchmarks", "__main__", "train"),
 )
 """From the ground up: each imports of those before it."""
 HEAVY = (

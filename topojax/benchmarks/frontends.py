@@ -8,7 +8,6 @@ a stopped one goes on. `--epochs=N` limits all arms of a group alike. Writes doc
 and seeds that were not asked for stay) and the table of docs/frontends.md.
 """
 
-import argparse
 import json
 import pathlib
 import re
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from topojax.commands import Parser
 from topojax.errors import UserError, exit_status
 
 FILE, PAGE = pathlib.Path("docs/frontends.json"), pathlib.Path("docs/frontends.md")
@@ -211,7 +211,11 @@ def write_page(root: pathlib.Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; 2 on a UserError."""
-    parser = argparse.ArgumentParser(prog="python -m topojax.benchmarks.frontends", description=__doc__)
+    return exit_status(lambda: _carry_out(argv))
+
+
+def _carry_out(argv: Sequence[str] | None) -> None:
+    parser = Parser(prog="python -m topojax.benchmarks.frontends", description=__doc__)
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/frontends"))
     parser.add_argument("--seeds", type=int, default=1, help="how many, from 0 (default: 1)")
     parser.add_argument("--only", help=f"groups, separated by commas: {', '.join(GROUPS)}")
@@ -219,21 +223,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--pages", action="store_true", help="only write the page from docs/frontends.json")
     options = parser.parse_args(argv)
     root = pathlib.Path()
-
-    def carry_out() -> None:
-        names = list(GROUPS) if options.only is None else options.only.split(",")
-        if unknown := [name for name in names if name not in GROUPS]:
-            raise UserError(f"--only={options.only}: no group is called {unknown[0]!r}; there are {', '.join(GROUPS)}")
-        if options.seeds < 1 or (options.epochs is not None and options.epochs < 1):
-            raise UserError(f"--seeds={options.seeds} --epochs={options.epochs}: must be at least 1")
-        if not (root / PAGE).exists():
-            raise UserError(f"there is no {PAGE} here: run it in the root of the repository")
-        if options.pages:
-            write_page(root)
-        else:
-            run(names, options.seeds, options.workdir, root, options.epochs)
-
-    return exit_status(carry_out)
+    names = list(GROUPS) if options.only is None else options.only.split(",")
+    if unknown := [name for name in names if name not in GROUPS]:
+        raise UserError(f"--only={options.only}: no group is called {unknown[0]!r}; there are {', '.join(GROUPS)}")
+    if options.seeds < 1 or (options.epochs is not None and options.epochs < 1):
+        raise UserError(f"--seeds={options.seeds} --epochs={options.epochs}: must be at least 1")
+    if not (root / PAGE).exists():
+        raise UserError(f"there is no {PAGE} here: run it in the root of the repository")
+    if options.pages:
+        write_page(root)
+    else:
+        run(names, options.seeds, options.workdir, root, options.epochs)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ of Routh's criterion, K_p (1 + g K_d) = τ K_i, is drawn over it, and the share 
 criterion agree is printed. Dots are the gains of the contract table's own rows.
 """
 
-import argparse
 import functools
 import pathlib
 import sys
@@ -23,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from topojax.atlas.table import TABLE
+from topojax.commands import Parser
 from topojax.control.pid import FORMS, pid, report_form_is_stable
 from topojax.errors import UserError, run_process
 from topojax.types import Array
@@ -124,7 +124,7 @@ def agreement(found: np.ndarray, *, lag: float, gain: float, kd: float) -> float
 
 def main(argv: list[str]) -> int:
     """Simulate, print, draw."""
-    parser = argparse.ArgumentParser(prog="topojax.benchmarks.gains", description=(__doc__ or "").splitlines()[0])
+    parser = Parser(prog="python -m topojax.benchmarks.gains", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--form", choices=FORMS, default="report")
     parser.add_argument("--lag", type=float, default=1.0, help="of the signal, epochs")
     parser.add_argument("--gain", type=float, default=1.0, help="what a unit of weight takes off the signal")

@@ -10,7 +10,6 @@ seeds are all done takes the place of the one in docs/figures.json, whole, and t
 interruption loses nothing. Run it in the root of the repository.
 """
 
-import argparse
 import json
 import os
 import pathlib
@@ -21,6 +20,7 @@ from concurrent import futures
 from typing import Any, NamedTuple
 
 from topojax.benchmarks import figures
+from topojax.commands import Parser
 from topojax.errors import UserError, exit_status
 
 
@@ -136,7 +136,11 @@ def _json(path: pathlib.Path) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; 2 on a UserError."""
-    parser = argparse.ArgumentParser(
+    return exit_status(lambda: _carry_out(argv))
+
+
+def _carry_out(argv: Sequence[str] | None) -> None:
+    parser = Parser(
         prog="python -m topojax.benchmarks.readme", description="Measure and write the figures of README.md and docs/."
     )
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/readme"), help="where runs live")
@@ -148,16 +152,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     doing.add_argument("--pages", action="store_true", help="only write the pages from docs/figures.json")
     arguments = parser.parse_args(argv)
     root = pathlib.Path()
-
-    def carry_out() -> None:
-        if arguments.check:
-            figures.check(root)
-        elif arguments.pages:
-            write_pages(root)
-        else:
-            run(_chosen(arguments.only, arguments.slow), arguments.workdir, root, jobs=_positive(arguments.jobs))
-
-    return exit_status(carry_out)
+    if arguments.check:
+        figures.check(root)
+    elif arguments.pages:
+        write_pages(root)
+    else:
+        run(_chosen(arguments.only, arguments.slow), arguments.workdir, root, jobs=_positive(arguments.jobs))
 
 
 def _chosen(only: str | None, slow: bool) -> dict[str, Runs]:

@@ -9,7 +9,6 @@ hand. Positive is a loss. Writes OUT.json and OUT.png, and prints the tables; --
 <!-- gains:regret -->, <!-- gains:sets -->, <!-- gains:each --> and <!-- /gains -->.
 """
 
-import argparse
 import json
 import pathlib
 import re
@@ -19,6 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from topojax.benchmarks.comparison_report import by_hand, markdown
+from topojax.commands import Parser
 from topojax.errors import UserError, run_process
 from topojax.storage.logs import write_json, write_text
 
@@ -128,7 +128,7 @@ def put(page: pathlib.Path, tables: Mapping[str, str]) -> None:
 
 def main(argv: list[str]) -> int:
     """Read, print, draw."""
-    parser = argparse.ArgumentParser(prog="topojax.benchmarks.regret", description=(__doc__ or "").splitlines()[0])
+    parser = Parser(prog="python -m topojax.benchmarks.regret", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folders", nargs="+", type=pathlib.Path)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("regret"))
     parser.add_argument("--page", type=pathlib.Path, help="a Markdown page with marks")

@@ -6,7 +6,6 @@ Trains `configs/manifolds.py` on each surface from each seed, in a process of it
 is finished in WORKDIR is read. Writes docs/surfaces.json and the table of docs/topology.md; --pages writes that alone.
 """
 
-import argparse
 import json
 import pathlib
 import re
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from topojax.commands import Parser
 from topojax.errors import UserError, exit_status
 
 FILE, PAGE = pathlib.Path("docs/surfaces.json"), pathlib.Path("docs/topology.md")
@@ -105,32 +105,32 @@ def write_page(root: pathlib.Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; 2 on a UserError."""
-    parser = argparse.ArgumentParser(prog="python -m topojax.benchmarks.surfaces", description=__doc__)
+    return exit_status(lambda: _carry_out(argv))
+
+
+def _carry_out(argv: Sequence[str] | None) -> None:
+    parser = Parser(prog="python -m topojax.benchmarks.surfaces", description=__doc__)
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/surfaces"))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=2, help="runs at once")
     parser.add_argument("--pages", action="store_true", help="only write the page from docs/surfaces.json")
     options = parser.parse_args(argv)
     root = pathlib.Path()
-
-    def carry_out() -> None:
-        if not options.pages:
-            begun = time.monotonic()
-            with futures.ThreadPoolExecutor(max(options.jobs, 1)) as pool:
-                begun_runs = {
-                    (name, seed): pool.submit(measure, name, seed, options.workdir / name / f"seed{seed}")
-                    for name in SURFACES
-                    for seed in range(options.seeds)
-                }
-                found: dict[str, dict[str, Any]] = {}
-                for (name, seed), one in begun_runs.items():
-                    found.setdefault(name, {})[str(seed)] = one.result()
-                    print(f"{name} {seed}: {found[name][str(seed)]}", flush=True)
-            (root / FILE).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-            print(f"{table(found)}\n{time.monotonic() - begun:.0f} s in all")
-        write_page(root)
-
-    return exit_status(carry_out)
+    if not options.pages:
+        begun = time.monotonic()
+        with futures.ThreadPoolExecutor(max(options.jobs, 1)) as pool:
+            begun_runs = {
+                (name, seed): pool.submit(measure, name, seed, options.workdir / name / f"seed{seed}")
+                for name in SURFACES
+                for seed in range(options.seeds)
+            }
+            found: dict[str, dict[str, Any]] = {}
+            for (name, seed), one in begun_runs.items():
+                found.setdefault(name, {})[str(seed)] = one.result()
+                print(f"{name} {seed}: {found[name][str(seed)]}", flush=True)
+        (root / FILE).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        print(f"{table(found)}\n{time.monotonic() - begun:.0f} s in all")
+    write_page(root)
 
 
 if __name__ == "__main__":

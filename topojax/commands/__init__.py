@@ -47,10 +47,14 @@ _HELP = ("--help", "-h", "help")
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's, of one command; what it refuses is a `UserError`."""
+    """argparse's, of one command; what it refuses is a `UserError`.
 
-    def __init__(self, command: str, **options):
-        super().__init__(prog=f"topojax {command}", **options)
+    Args:
+      command: of topojax, unless `prog` names the whole.
+    """
+
+    def __init__(self, command: str = "", *, prog: str | None = None, **options):
+        super().__init__(prog=prog or f"topojax {command}", **options)
 
     def parse_args(self, args=None, namespace=None):
         """argparse's; an option that is given as nothing, as by a variable that is not set, is refused.

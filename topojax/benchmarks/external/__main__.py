@@ -14,6 +14,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+from topojax.commands import Parser
 from topojax.errors import run_process, tell
 
 PARTS = ("analytic", "burgers", "overhead", "quadratic_deep", "mnist_vae")
@@ -21,7 +22,7 @@ PARTS = ("analytic", "burgers", "overhead", "quadratic_deep", "mnist_vae")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m topojax.benchmarks.external",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
