@@ -81,6 +81,24 @@ def tell(line: str) -> None:
         stream.flush()
 
 
+_DETAILS = "See full TensorStore details"
+"""What orbax puts before the name of a function, where details should be."""
+_LONGEST = 200
+"""Characters of what a library said."""
+_OF_THE_SYSTEM = ("No space left on device", "Read-only file system", "Permission denied", "Disk quota exceeded")
+
+
+def reason(cause: object) -> str:
+    """What a library said, in a line; of an exception that was raised from another, what that one said."""
+    while isinstance(cause, BaseException) and cause.__cause__ is not None:
+        cause = cause.__cause__
+    said = " ".join(str(cause).split()).partition(_DETAILS)[0].rstrip(" .") or type(cause).__name__
+    for known in _OF_THE_SYSTEM:
+        if known in said:  # libraries say so much around it
+            return known
+    return said if len(said) <= _LONGEST else f"{said[: _LONGEST - 1]}…"
+
+
 @functools.cache
 def tell_once(line: str) -> None:
     """A line on stderr, where it has not been said before by this process."""

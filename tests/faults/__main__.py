@@ -40,6 +40,7 @@ def main() -> int:
     arguments = parser.parse_args()
     state = (arguments.state / arguments.name).absolute()
     state.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     for name in ("XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"):
         os.environ.setdefault(name, str(state.parent / "cache"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

@@ -74,7 +74,7 @@ def _case(folder: pathlib.Path, mount: pathlib.Path, place: str, fault: str, cou
             (workdir / "result.json").unlink()  # so that there is something left to do
             subprocess.run(["mount", "-o", "remount,ro", str(mount)], check=True)
         status = short_run.ended(short_run.fork(lambda: _work(workdir, mount, place, fault), said))
-        lines = [line for line in said.read_text().splitlines() if line.startswith("topojax: ")]
+        lines = [line for line in said.read_text().splitlines() if line.startswith("topojax: error: ")]
         told = said.read_text()
         counts[f"{place} {fault}"] += 1
         allowed = {FULL: PLACES[place][2], VANISHED: (0, 1, 2), READ_ONLY: (1, 2)}[fault]

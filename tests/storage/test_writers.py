@@ -118,7 +118,7 @@ def test_a_sink_that_cannot_be_made_leaves_the_files_alone(tmp_path):
 
 class Failing(logs.Sink):
     def metrics(self, epoch, step, values):
-        raise RuntimeError("No space left on device\nand much more")
+        raise RuntimeError("raised later") from OSError("RESOURCE: No space left on device\nand much more")
 
     def close(self):
         raise AssertionError("it was left")

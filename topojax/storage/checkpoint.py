@@ -17,15 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from topojax.errors import Stopped, UserError, tell
+from topojax.errors import Stopped, UserError, reason, tell
 from topojax.storage import layouts
 from topojax.storage.manager import Manager, alone, manager_options, uncomplaining
 
 _NAMED = 3
-_DETAILS = "See full TensorStore details"
-"""What orbax puts before the name of a function, where details should be."""
-_LONGEST = 200
-"""Characters of what a library said."""
 LARGEST_FACTOR = 1000
 """Bytes that a checkpoint may unfold to, for each byte that it has on disk, beyond `_SMALL`."""
 _SMALL = 2**26
@@ -343,15 +339,6 @@ def on_host(state: Any) -> Any:
 
 def _json_digest(meta: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(meta, sort_keys=True, default=list).encode()).hexdigest()
-
-
-def reason(cause: object) -> str:
-    """What a library said, in a line."""
-    said = " ".join(str(cause).split()).partition(_DETAILS)[0].rstrip(" .") or type(cause).__name__
-    for known in ("No space left on device", "Read-only file system", "Permission denied", "Disk quota exceeded"):
-        if known in said:  # tensorstore says so much around it
-            return known
-    return said if len(said) <= _LONGEST else f"{said[: _LONGEST - 1]}…"
 
 
 def _listed(epochs: list[int]) -> str:

@@ -15,8 +15,8 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 from topojax.data.mesh import of_all
-from topojax.errors import Stopped
-from topojax.storage.checkpoint import Checkpoints, described, folder_made, on_host, present, reason
+from topojax.errors import Stopped, reason
+from topojax.storage.checkpoint import Checkpoints, described, folder_made, on_host, present
 from topojax.storage.manager import Manager, manager_options
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from topojax.errors import tell
+from topojax.errors import reason, tell
 
 
 def number(value: Any) -> float | int | bool | None:
@@ -220,5 +220,4 @@ class Writers(Sink):
                 say(board)
             except Exception as error:  # each library has its own
                 self._boards.remove(board)
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-                tell(f"topojax: warning: {type(board).__name__} fails, the run goes on without it: {reason}")
+                tell(f"topojax: warning: {type(board).__name__} fails, the run goes on without it: {reason(error)}")
