@@ -1,7 +1,7 @@
 """Long runs: thousands of epochs of one, hundreds of runs in one process: memory, logs and an epoch's time stay flat.
 
-The first is digits, with a checkpoint of every hundredth epoch and a log of every tenth; its memory after the last one
-is held against that after epoch 100, the bytes of its logs in the last third against those in the first. The others are
+The first is digits, logs and checkpoints as they come; its memory after the last epoch is held against that after epoch
+100, when a few have been saved, the bytes of its logs in the last third against those in the first. The others are
 runs of a second with another configuration each, in one process, some of them from the host, of populations or of the
 estimator: what they leave behind is held against the first few.
 """
@@ -104,12 +104,11 @@ def _epochs(folder: pathlib.Path, count: int) -> None:
 
 
 def _digits(epochs: int) -> Any:
-    """Digits as they come, with a schedule that never ends and fewer files than usual."""
+    """Digits as they come, for so many epochs."""
     import runpy
 
     config = runpy.run_path(str(pathlib.Path(__file__).parents[2] / "configs" / "digits.py"))["get_config"]()
-    config.train.epochs, config.checkpoint.every_epochs, config.log.every_epochs = epochs, BASE, 10
-    config.log.progress = False
+    config.train.epochs, config.log.progress = epochs, False
     return config
 
 
