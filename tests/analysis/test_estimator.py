@@ -114,6 +114,7 @@ def test_an_interrupt_keeps_what_was_trained(fitted, monkeypatch):
         (lambda: small().fit(X[:3]), "minimum of 8 is required"),
         (lambda: small().fit(X, np.linspace(0, 1, 48)), "labels hold .*, which names no class"),
         (lambda: small(settings={"model.no": 1}).fit(X), "model.no = 1"),
+        (lambda: small(settings=[1]).fit(X), r"settings = \[1\]: must map dotted fields to values"),
         (lambda: short_of_memory(), r"this run needs \d+ bytes of memory at least, and there are 330000"),
         (lambda: small(charts=1).fit(X), r"config.model.num_charts = 1: must lie in \[2, inf\)"),
     ],

@@ -51,6 +51,18 @@ def test_parquet_without_pyarrow_is_one_line_before_any_work(tmp_path, monkeypat
     assert error.count("\n") == 1
 
 
+def test_an_export_that_fails_leaves_what_was_there(digits_run, tmp_path, monkeypatch, capsys):
+    def full(file, **_):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "rows.npz").write_text("old")
+    monkeypatch.setattr(export.np, "savez_compressed", full)
+    assert main(["export", f"--workdir={digits_run}", f"--out={tmp_path / 'rows.npz'}"]) == 2
+    assert capsys.readouterr().err.endswith("rows.npz cannot be written: No space left on device\n")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"rows.npz": "old"}
+
+
 def test_the_projector_s_files(digits_run, evaluation, tmp_path):
     folder = export.export(digits_run, tmp_path / "projector")
     vectors = np.loadtxt(folder / "vectors.tsv", delimiter="\t", dtype=np.float32)

@@ -105,6 +105,32 @@ def test_a_folder_of_somebody_else_is_refused_and_left_as_it_is(files, tmp_path)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == files
 
 
+def test_of_a_run_whose_configuration_is_damaged_the_way_out_is_named(tmp_path):
+    (tmp_path / "config.json").write_text("[]")
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match=r"name another folder, or remove config\.json, which is then written again"):
+        workdir.own(tmp_path)
+
+
+def test_an_output_is_no_file_of_a_run(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("config.json", "result.json"):
+        assert workdir.output(tmp_path / name) == tmp_path / name
+    workdir.write_config(tmp_path, default_config())
+    with pytest.raises(UserError, match=r"--out=\S*config\.json is a file of a run: name another"):
+        workdir.output("~/config.json")
+    assert workdir.output("~/scores.json") == tmp_path / "scores.json"
+    with pytest.raises(UserError, match=r"--out .a.x00b.: no name holds a zero byte"):
+        workdir.output("a\0b")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"fields": []}', '{"fields": {"seed": 5}}', "null"])
+def test_what_was_found_is_left_where_it_cannot_be_read(text, tmp_path):
+    (tmp_path / "found.json").write_text(text)
+    config = default_config()
+    assert dict(flat(workdir.adopted(tmp_path, config))) == dict(flat(config))
+
+
 def test_an_empty_folder_and_a_run_are_ones_own(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     workdir.own(tmp_path)

@@ -158,3 +158,34 @@ def test_a_disk_that_takes_a_part_of_a_line_is_an_error_with_the_file_s_name(tmp
     with pytest.raises(OSError, match=r"No space left on device: .*metrics\.jsonl"):
         lines.write({"epoch": 1})
     lines.close()
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "there").write_text("old")
+    (tmp_path / "link").symlink_to("there")
+    logs.write_json(tmp_path / "link", [1])
+    assert (tmp_path / "link").is_symlink()
+    assert json.loads((tmp_path / "there").read_text()) == [1]
+
+
+def test_a_pipe_is_written_into_and_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    logs.write_json(tmp_path / "pipe", [1])
+    assert json.loads(os.read(reader, 100)) == [1]
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+@pytest.mark.parametrize("failure", [OSError, KeyboardInterrupt])
+def test_a_file_that_cannot_be_written_whole_stays_as_it_was(tmp_path, failure):
+    def write():
+        with logs.whole(tmp_path / "rows") as part:
+            part.write_text("ne")
+            raise failure
+
+    (tmp_path / "rows").write_text("old")
+    with pytest.raises(failure):
+        write()
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"rows": "old"}

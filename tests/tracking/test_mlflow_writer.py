@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from topojax.commands import main
 from topojax.config.defaults import default_config
 from topojax.config.io import telling
 from topojax.errors import UserError
@@ -359,3 +360,20 @@ def test_the_limits_are_mlflows():
 
     assert mlflow_run.METRICS_A_REQUEST <= MAX_METRICS_PER_BATCH
     assert mlflow_run.PARAMS_A_REQUEST <= MAX_PARAMS_TAGS_PER_BATCH
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"run_id": 5, "tracking_uri": "x"}', "[" * 100_000])
+def test_a_damaged_mlflow_json_is_named_and_begins_no_other_run(uri, tmp_path, text):
+    write_config(tmp_path, config(uri))
+    (tmp_path / "mlflow.json").write_text(text)
+    with pytest.raises(UserError, match=r"mlflow\.json cannot be read: put it back, or remove it"):
+        MlflowRun(tmp_path)
+    assert (tmp_path / "mlflow.json").read_text() == text
+
+
+def test_a_population_is_not_sent_as_one_run(uri, tmp_path, capsys):
+    write_config(tmp_path, config(uri))
+    (tmp_path / "member_000").mkdir()
+    assert main(["mlflow", f"--workdir={tmp_path}"]) == 2
+    assert "is a population: --workdir=" in capsys.readouterr().err
+    assert not (tmp_path / "mlflow.json").exists()

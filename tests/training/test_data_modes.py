@@ -80,6 +80,26 @@ def test_a_run_goes_on_within_an_epoch_bit_for_bit(tmp_path, monkeypatch, mode):
 
 
 @pytest.mark.slow
+def test_a_run_that_is_made_shorter_ends_before_the_epoch_that_it_had_begun(tmp_path, monkeypatch):
+    monkeypatch.setattr(feed, "BYTES", 2 * 32 * 64 * 2)
+    short = trained(tmp_path / "short", "host", train__epochs=2)
+    leave = iter([False] * 4 + [True] * 9)  # chunks of 2, 2 and 1 steps, asked between: within the third epoch
+    monkeypatch.setattr(loop.Training, "_leave_if_interrupted", lambda *_: None)
+    monkeypatch.setattr(loop, "interrupted", lambda: next(leave))
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "left", "host")
+    assert [path.name for path in (tmp_path / "left" / "within" / "checkpoints").iterdir()] == ["12"]
+    monkeypatch.setattr(loop, "interrupted", lambda: False)
+    assert trained(tmp_path / "left", "host", train__epochs=2) == short
+
+
+def test_a_folder_of_states_within_an_epoch_that_holds_none_is_passed_over(tmp_path):
+    """A kill may come between the two folders that are made for the first of them."""
+    (tmp_path / "within").mkdir()
+    assert Within(tmp_path).newest(None, None) is None
+
+
+@pytest.mark.slow
 def test_a_damaged_state_within_an_epoch_is_a_line_and_the_epoch_begins_anew(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(feed, "BYTES", 2 * 32 * 64 * 2)
     fields = {"checkpoint__every_steps": 2, "train__epochs": 2}

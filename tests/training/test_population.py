@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -15,9 +16,10 @@ from topojax.config import sweep as of_sweep
 from topojax.config.defaults import default_config
 from topojax.data import sets
 from topojax.errors import UserError
+from topojax.report.members import page_of
 from topojax.scoring.split import evaluate
 from topojax.storage.checkpoint import Checkpoints, digest
-from topojax.training import population
+from topojax.training import population, population_file
 from topojax.training.population import train_population
 
 SWEEP = "losses.recon_weight=1.0,3e38; seed=0,1"  # the second weight overflows: no step is finite
@@ -137,6 +139,56 @@ def test_what_is_finished_is_not_trained_again_and_another_sweep_is_refused(whol
     assert train_population(config(), workdir) == found
     with pytest.raises(UserError, match=r"another configuration \(population.sweep"):
         train_population(config("seed=0,1"), workdir)
+
+
+DAMAGES = {
+    "epochs": lambda found: found.pop("epochs"),
+    "swept": lambda found: found["swept"].clear(),
+    "members": lambda found: found["members"].insert(0, 7),
+    "state": lambda found: found["members"][0].pop("state"),
+    "folder": lambda found: found["members"][0].update(folder="../elsewhere"),
+    "numbers": lambda found: found["members"][0]["numbers"].clear(),
+    "best": lambda found: found.update(best=9),
+    "score": lambda found: found["members"][0].update(score="low"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", [*DAMAGES, "null", "[1]", "[" * 100_000])
+def test_a_damaged_population_json_is_a_line_and_no_traceback(whole, damage, tmp_path, capsys):
+    workdir, found = whole
+    assert population_file.read(workdir) == found
+    if damage in DAMAGES:
+        DAMAGES[damage](found := copy.deepcopy(found))
+        damage = json.dumps(found)
+    shutil.copy(workdir / "config.json", tmp_path)
+    (tmp_path / "population.json").write_text(damage)
+    assert population_file.finished(tmp_path, config()) is None
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "population.json cannot be read: it is written again" in line
+    with pytest.raises(UserError, match=r"population\.json cannot be read: it is damaged"):
+        page_of(tmp_path)
+
+
+@pytest.mark.slow
+def test_fewer_epochs_than_were_trained_are_refused(whole):
+    workdir, found = whole
+    with pytest.raises(UserError, match=r"train\.epochs = 2, but members of \S+ have trained 4"):
+        train_population(config(train__epochs=2), workdir)
+    assert json.loads((workdir / "population.json").read_text()) == found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gone", ["member_001", "population.json"])
+def test_what_is_gone_of_a_population_is_no_reason_to_train_the_rest_anew(whole, gone, tmp_path):
+    """Of a member, or of the file that names those that have stopped."""
+    workdir = shutil.copytree(whole[0], tmp_path / "run")
+    shutil.rmtree(workdir / gone) if (workdir / gone).is_dir() else (workdir / gone).unlink()
+    before = (workdir / "member_000" / "metrics.jsonl").read_text()
+    with pytest.raises(UserError, match=r"no checkpoint of the same epoch \(member_000: 3, 4; member_001: "):
+        train_population(config(train__epochs=5), workdir)
+    assert Checkpoints(workdir / "member_000", read_only=True).epochs() == [3, 4]
+    assert (workdir / "member_000" / "metrics.jsonl").read_text() == before
 
 
 @pytest.mark.campaign

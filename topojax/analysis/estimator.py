@@ -203,6 +203,8 @@ class Atlas(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def _config(self) -> tuple[Any, set[str]]:
         """The configuration that the arguments make, and the fields that they set."""
+        if self.settings is not None and not isinstance(self.settings, Mapping):
+            raise UserError(f"settings = {self.settings!r}: must map dotted fields to values")
         seed = self.random_state
         if not isinstance(seed, int | np.integer):
             seed = check_random_state(seed).randint(2**31 - 1)

@@ -21,6 +21,8 @@ from topojax.errors import UserError
 from topojax.scoring.run import Run, restore
 from topojax.scoring.split import load_splits
 from topojax.step.predict import compile_evaluate, predict
+from topojax.storage.logs import whole
+from topojax.storage.workdir import output
 from topojax.types import Batch
 
 SPRITE_LIMIT = 8192
@@ -79,7 +81,7 @@ def export(
     Raises:
       UserError: nothing to restore, another suffix, a path that cannot be written, or a package is missing.
     """
-    path = pathlib.Path(out)
+    path = output(out)
     if format not in (None, *FORMATS):
         raise UserError(f"--format={format}: choose one of {', '.join(FORMATS)}")
     if format == "stablehlo":
@@ -99,14 +101,16 @@ def export(
     about = {"split": split, "epoch": str(run.epoch), "name": run.config.name}
 
     def write() -> None:
-        if path.suffix == ".npz":
-            _write_npz(path, columns, run, about)
-        elif path.suffix == ".parquet":
-            columnar.write(path, columns, run, image, about)
-        elif path.suffix == ".h5ad":
-            annotated.write(path, columns, run, image, about)
-        else:
+        if not path.suffix:
             write_projector(path, columns, image, run.image_shape)
+            return
+        with whole(path) as file:
+            if path.suffix == ".npz":
+                _write_npz(file, columns, run, about)
+            elif path.suffix == ".parquet":
+                columnar.write(file, columns, run, image, about)
+            else:
+                annotated.write(file, columns, run, image, about)
 
     return _written(path, write)
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from topojax.errors import UserError
 from topojax.scoring.run import Run
-from topojax.storage.logs import write_text
+from topojax.storage.logs import whole, write_text
 from topojax.types import Array
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -67,7 +67,8 @@ def write(folder: pathlib.Path, run: Run) -> None:
         except Exception as error:  # what a platform lacks has no class of its own
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"the {name} of this model cannot be exported: {reason}") from error
-        (folder / f"{name}.stablehlo").write_bytes(exported.serialize())
+        with whole(folder / f"{name}.stablehlo") as file:
+            file.write_bytes(exported.serialize())
         about[name] = {"in": [str(a) for a in exported.in_avals], "out": _outputs(function, given)}
     write_text(folder / "about.json", json.dumps(about, indent=2) + "\n")
 

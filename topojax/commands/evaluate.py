@@ -25,12 +25,13 @@ def main(argv: Sequence[str]) -> None:
     from topojax.scoring.told import as_json, text
     from topojax.storage.logs import write_json
     from topojax.storage.runtime import use_compilation_cache
-    from topojax.storage.workdir import located
+    from topojax.storage.workdir import located, output
 
     use_compilation_cache()
     workdir = located(arguments.workdir)
+    out = None if arguments.out is None else output(arguments.out)  # before the work
     evaluation = evaluate(workdir, step=arguments.step, split=arguments.split, data=arguments.data)
-    path = arguments.out or _default_path(workdir, arguments.step, arguments.split)
+    path = out or _default_path(workdir, arguments.step, arguments.split)
     try:
         write_json(path, as_json(evaluation))
     except OSError as error:

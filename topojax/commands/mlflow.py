@@ -16,10 +16,11 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--workdir", required=True, help="where the run lives")
     parser.add_argument("--follow", action="store_true", help="send at each line on stdin, until it ends")
     arguments = parser.parse_args(argv)
-    from topojax.storage.workdir import located
+    from topojax.storage.workdir import located, require_single
     from topojax.tracking.mlflow_writer import follow, sync
 
     workdir = located(arguments.workdir)
+    require_single(workdir)
     if arguments.follow:
         follow(workdir)
     else:

@@ -25,13 +25,13 @@ def main(argv: Sequence[str]) -> None:
     from topojax.scoring.run import restore
     from topojax.scoring.split import load_splits
     from topojax.storage.logs import write_json
-    from topojax.storage.workdir import located
+    from topojax.storage.workdir import located, output
 
     workdir = located(arguments.workdir)
+    path = workdir / "topology.json" if arguments.out is None else output(arguments.out)
     run = restore(workdir)
     train, test = load_splits(run, arguments.data)
     found = topology(run, np.concatenate([np.asarray(train.image), np.asarray(test.image)]))
-    path = arguments.out or workdir / "topology.json"
     try:
         write_json(path, found.as_json())
     except OSError as error:

@@ -1,6 +1,5 @@
 """The page of a population: curves of all its members, and who came out where."""
 
-import json
 import pathlib
 from typing import Any
 
@@ -13,6 +12,7 @@ from topojax.report.history import History, read
 from topojax.report.page import Section
 from topojax.report.style import INK, QUIET, colour, line, own_legends, panels
 from topojax.storage import workdir as workdirs
+from topojax.storage.population import FILE, read_population
 from topojax.tracking.console import number
 
 CURVES = (
@@ -36,10 +36,12 @@ def page_of(workdir: pathlib.Path) -> tuple[str, str, list[Section]]:
       UserError: no population.json there, or no configuration.
     """
     config = workdirs.read_config(workdir)
-    try:
-        found = json.loads((workdir / "population.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{workdir / 'population.json'} cannot be read: nothing has been logged there yet") from error
+    found = read_population(workdir)
+    if found is None:
+        why = (
+            "it is damaged, and training on writes it again" if (workdir / FILE).exists() else "nothing has been logged"
+        )
+        raise UserError(f"{workdir / FILE} cannot be read: {why}")
     histories = [read(workdir / line["folder"]) for line in found["members"]]
     used = "labels trained the charts" if config.supervised.enabled else "labels did not train the charts"
     lead = f"{config.data.name}, {len(histories)} members, epoch {found['epochs']} of {config.train.epochs}; {used}."

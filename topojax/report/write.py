@@ -119,7 +119,7 @@ def _audited(path: pathlib.Path, config: Any, meta: dict[str, Any] | None) -> li
 
 
 def _save(folder: pathlib.Path, text: str, files: dict[str, bytes]) -> pathlib.Path:
-    from topojax.storage.logs import write_text
+    from topojax.storage.logs import whole, write_text
 
     try:
         folder.mkdir(exist_ok=True)
@@ -127,7 +127,8 @@ def _save(folder: pathlib.Path, text: str, files: dict[str, bytes]) -> pathlib.P
             if stale.name not in files:
                 stale.unlink()
         for name, data in files.items():
-            (folder / name).write_bytes(data)
+            with whole(folder / name) as file:
+                file.write_bytes(data)
         write_text(folder / "index.html", text)
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror}") from error

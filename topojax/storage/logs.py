@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pathlib
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -29,22 +30,42 @@ def numbers(metrics: Mapping[str, Any]) -> dict[str, float | int | bool | None]:
     return {name: number(value) for name, value in metrics.items()}
 
 
+@contextlib.contextmanager
+def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Where to write what is to stand at `path` whole or not at all: another name in its folder, renamed at the end.
+
+    A link stays one, and a device or a pipe, as /dev/stdout, is written into: a rename would put a file in its place.
+
+    Args:
+      path: of the file; what is there stays until the new one is whole.
+    """
+    if path.is_symlink() and path.exists():
+        path = path.resolve()
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        yield path
+        return
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Write a file whole or not at all: another name in the same folder first, then a rename.
+    """Write a file `whole`, and have the system keep it.
 
     Raises:
       OSError: where the folder cannot be written.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("w", encoding="utf-8") as file:
+        with whole(path) as part, part.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # devices and pipes refuse
+                os.fsync(file.fileno())
     except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 

@@ -68,31 +68,49 @@ def own(workdir: pathlib.Path) -> None:
     try:
         read_config(workdir)
     except UserError as error:
+        again = (workdir / "checkpoints").is_dir() and (workdir / "config.json").is_file()
+        advice = ", or remove config.json, which is then written again from the last checkpoint" if again else ""
         raise UserError(
             f"--workdir={workdir} holds {bearing[0]}, but no configuration of a run of topojax ({error}): "
-            "name another folder"
+            f"name another folder{advice}"
         ) from error
 
 
-def located(workdir: str | pathlib.Path) -> pathlib.Path:
+def located(workdir: str | pathlib.Path, what: str = "workdir") -> pathlib.Path:
     """A workdir as it was typed: ~ is the home, and what is no folder of this machine is refused at once.
+
+    Args:
+      workdir: or another path.
+      what: it is, for the message.
 
     Raises:
       UserError: a URL, a name that is not text, or a home that is not there.
     """
     text = os.fspath(workdir)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text) and not re.match(r"[A-Za-z]:[/\\]", text):
-        raise UserError(f"workdir {text}: runs live on file systems, choose a folder (a mounted one for {text[:2]}…)")
+        raise UserError(f"{what} {text}: runs live on file systems, choose a folder (a mounted one for {text[:2]}…)")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise UserError(f"workdir {text!r}: its name is not UTF-8, choose another") from error
+        raise UserError(f"{what} {text!r}: its name is not UTF-8, choose another") from error
     if "\0" in text:
-        raise UserError(f"workdir {text!r}: no name holds a zero byte, choose another")
+        raise UserError(f"{what} {text!r}: no name holds a zero byte, choose another")
     try:
         return pathlib.Path(text).expanduser()
     except RuntimeError as error:
-        raise UserError(f"workdir {text}: there is no such home") from error
+        raise UserError(f"{what} {text}: there is no such home") from error
+
+
+def output(path: str | pathlib.Path) -> pathlib.Path:
+    """A path to write to as it was typed, `located`; what a run has written is not written over.
+
+    Raises:
+      UserError: as of `located`, or a file of a run.
+    """
+    out = located(path, "--out")
+    if out.name in _NAMES and out.exists() and (out.parent / "config.json").exists():
+        raise UserError(f"--out={out} is a file of a run: name another")
+    return out
 
 
 def same_config(workdir: pathlib.Path, config: Any, *, allow_change: bool = False) -> None:
@@ -139,7 +157,7 @@ def _found(workdir: pathlib.Path, config: Any) -> dict[str, tuple[Any, Any]]:
         found = json.loads((workdir / "found.json").read_text(encoding="utf-8"))["fields"]
         fields = dict(flat(config))
         return {name: (asked, value) for name, (asked, value) in found.items() if fields[name] in (asked, value)}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
 
@@ -245,7 +263,7 @@ def member(workdir: pathlib.Path, which: int | str) -> pathlib.Path:
     if which == "best":
         try:
             which = json.loads((workdir / "population.json").read_text(encoding="utf-8"))["best"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"{workdir / 'population.json'} cannot be read: ask for a member by its number") from error
         if which is None:
             raise UserError(f"no member of {workdir} is the best yet: ask for one by its number")

@@ -45,6 +45,8 @@ class MlflowRun:
         self._client, self._artifacts = _client(config.mlflow.tracking_uri, workdir.absolute())
         try:
             self._run, self._sent = self._open(config)
+        except UserError:
+            raise
         except Exception as error:  # MLflow raises its own, SQLAlchemy's and requests'
             where = self._client.tracking_uri
             raise UserError(f"config.mlflow.tracking_uri = {where}: MLflow refuses: {_line(error)}") from error
@@ -107,7 +109,7 @@ class MlflowRun:
         kept = self._workdir / "mlflow.json"
         client = self._client
         if kept.exists():
-            known = json.loads(kept.read_text(encoding="utf-8"))
+            known = _known(kept)
             try:
                 run = client.get_run(known["run_id"]) if known["tracking_uri"] == client.tracking_uri else None
             except MlflowException:  # deleted for good, or another server at the same address
@@ -147,6 +149,21 @@ class MlflowRun:
         if not self._failed:
             self._failed = True
             tell(f"topojax: warning: MLflow does not answer, training goes on: {_line(error)}")
+
+
+def _known(kept: pathlib.Path) -> dict[str, str]:
+    """mlflow.json: the run on MLflow and where that is.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    try:
+        known = json.loads(kept.read_text(encoding="utf-8"))
+        if all(isinstance(known[name], str) for name in ("run_id", "tracking_uri")):
+            return known
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise UserError(f"{kept} cannot be read: put it back, or remove it to begin another run on MLflow")
 
 
 def ends(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:

@@ -319,6 +319,8 @@ class Training(Books):
         if found is None:
             return None
         state, meta, rows = found
+        if meta["epoch"] >= self.config.train.epochs:  # a run that is shorter than it was does not enter that epoch
+            return None
         if meta["epoch"] < max(self.checkpoints.epochs(), default=0) or contents(meta["data"]) != contents(
             self.dataset.manifest
         ):

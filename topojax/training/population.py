@@ -257,14 +257,14 @@ class _Population:
     def _restore_or_init(self) -> tuple[TrainState, int]:
         start = compile_program(jax.jit(self.program.init).lower(self._place(self.numbers, 0)))
         state = start(self._place(self.numbers, 0))
-        told = read(self.path)
-        for i, line in enumerate(told.get("members", [])):
+        for i, line in enumerate(read(self.path).get("members", [])):
             if i < len(self.members) and line["state"] == "stopped":
                 self.members[i].reason = line["reason"]
         states: list[Any] | None = None
         while states is None:
             done = self._common_epoch()
             if not done:
+                self._require_no_losses()
                 for member in self.members:
                     member.reason = None
                     member.first_row()
@@ -312,6 +312,25 @@ class _Population:
         """The last epoch, before another, that every member that goes on has a checkpoint of; 0: there is none."""
         known = [set(member.checkpoints.epochs()) for member in self.members if member.reason is None]
         return max((e for e in set.intersection(*known) if e < before), default=0) if known else 0
+
+    def _require_no_losses(self) -> None:
+        """Where members have no epoch in common though they had: what is there is not trained over.
+
+        A kill before all have saved for the first time leaves one checkpoint each at most.
+
+        Raises:
+          UserError: naming what there is.
+        """
+        going = [member for member in self.members if member.reason is None]
+        epochs = {member.path.name: member.checkpoints.epochs() for member in going}
+        trained = any(len(known) > 1 for known in epochs.values())
+        if trained or any((workdirs.read_result(member.path) or {}).get("epochs") for member in going):
+            there_are = "; ".join(f"{name}: {', '.join(map(str, known)) or 'none'}" for name, known in epochs.items())
+            raise UserError(
+                f"the members of {self.path} have no checkpoint of the same epoch ({there_are}): put back what is "
+                f"gone, checkpoints or {FILE}, which names members that have stopped; remove the folder to train anew, "
+                "or name another --workdir"
+            )
 
     def _gathered(self, state: TrainState) -> TrainState:
         """A state on one device."""

@@ -1,15 +1,15 @@
 """population.json: what is known of the members of a population, and what is the mean of them."""
 
-import json
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from topojax.errors import UserError, tell_once
 from topojax.storage import workdir as workdirs
-
-FILE = "population.json"
+from topojax.storage.checkpoint import last_epoch
+from topojax.storage.population import FILE, read_population
 
 
 def folder(index: int) -> str:
@@ -34,19 +34,27 @@ def means(rows: Sequence[dict[str, Any]], names: Any, of: Callable[..., Any] = n
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
-    """What population.json in a folder holds; nothing where there is none that can be read."""
-    try:
-        return json.loads((path / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+    """What population.json in a folder holds; nothing where there is none, or with a line where it is damaged."""
+    found = read_population(path)
+    if found is None and (path / FILE).exists():
+        tell_once(f"topojax: warning: {path / FILE} cannot be read: it is written again from the members")
+    return found or {}
 
 
 def finished(path: pathlib.Path, config: Any) -> dict[str, Any] | None:
-    """population.json of a population that has trained all its epochs; None if there is more to do."""
+    """population.json of a population that has trained all its epochs; None if there is more to do.
+
+    Raises:
+      UserError: another configuration, or fewer epochs than a member has trained.
+    """
+    if (path / "config.json").exists():
+        workdirs.same_config(path, config)
+    trained = max((last_epoch(member) for member in workdirs.members(path)), default=0)
+    if trained > config.train.epochs:
+        raise UserError(f"config.train.epochs = {config.train.epochs}, but members of {path} have trained {trained}")
     found = read(path)
     if not found:
         return None
-    workdirs.same_config(path, config)
     full = found["epochs"] == config.train.epochs
 
     def over(member: pathlib.Path, state: str) -> bool:

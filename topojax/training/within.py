@@ -59,7 +59,7 @@ class Within:
           abstract: the state's structure.
           config: that the run goes on with: where another one was saved, the epoch begins anew.
         """
-        if not self.folder.is_dir():
+        if not (self.folder / "checkpoints").is_dir():  # a kill may come between the two folders
             return None
         with contextlib.closing(Checkpoints(self.folder, read_only=True)) as held:
             try:
