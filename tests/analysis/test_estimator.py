@@ -1,8 +1,10 @@
 """The estimator: what scikit-learn asks of one, and that labels, missing labels and no labels all train it."""
 
+import gc
 import pickle
 import signal
 
+import jax
 import numpy as np
 import pytest
 from sklearn.base import clone
@@ -81,6 +83,17 @@ def test_another_fit_of_a_warm_start_goes_on(fitted):
     steps = int(fitted.run_.state.step)
     warm.fit(X, Y)
     assert int(warm.run_.state.step) == steps * 21 // 20
+
+
+@pytest.mark.slow
+def test_a_fit_that_is_forgotten_leaves_no_program_behind():
+    def programs():
+        small(epochs=1).fit(X, Y)
+        gc.collect()
+        return len(jax.devices()[0].client.live_executables())
+
+    programs()
+    assert programs() == programs()
 
 
 @pytest.mark.slow

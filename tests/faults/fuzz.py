@@ -9,6 +9,7 @@ or nothing with a line; numbers of a log line whose digits have changed are the 
 
 import contextlib
 import functools
+import gc
 import io
 import json
 import os
@@ -248,6 +249,10 @@ class _Steps:
         try:
             if of not in self._compiled:
                 counts["programs"] += 1
+                # The first and the latest stay: kernels are mapped one by one, and a process has so many mappings.
+                for name in list(self._compiled)[1:]:
+                    del self._compiled[name]
+                gc.collect()
                 self._compiled[of] = _programs(config, model, dataset.sizes())
             init, step, probe = self._compiled[of]
             numbers = jax.tree.map(jnp.asarray, pack(config))

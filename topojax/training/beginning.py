@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,12 +17,17 @@ from topojax.training.inherited import begun
 from topojax.types import Array, Batch
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _centred(model: Model, state: TrainState, images: Array) -> TrainState:
+@functools.lru_cache(1)  # members of a population share it; that of a former run is let go
+def _centring(model: Model) -> Callable[[TrainState, Array | np.ndarray], TrainState]:
     """The state with centred parameters, and their average with them: one program, not a copy of each leaf."""
-    params = {**state.params, "atlas": centred(model, state.params["atlas"], state.spectral, images)}
-    average = jax.tree.map(jnp.copy, params) if state.average else state.average
-    return dataclasses.replace(state, params=params, average=average)
+
+    @jax.jit
+    def centring(state: TrainState, images: Array | np.ndarray) -> TrainState:
+        params = {**state.params, "atlas": centred(model, state.params["atlas"], state.spectral, jnp.asarray(images))}
+        average = jax.tree.map(jnp.copy, params) if state.average else state.average
+        return dataclasses.replace(state, params=params, average=average)
+
+    return centring
 
 
 def looked_at(config: Any, split: Batch) -> np.ndarray:
@@ -46,7 +52,7 @@ def beginning(config: Any, model: Model, state: TrainState, images: np.ndarray) 
       UserError: see `begun`.
     """
     if config.model.discs:
-        state = _centred(model, state, images)
+        state = _centring(model)(state, images)
     if config.init_from is None:
         return state, None
     state, words = begun(state, config.init_from, control=config.init_control)
