@@ -11,6 +11,7 @@ from topojax.analysis import export
 from topojax.commands import main
 from topojax.errors import UserError
 from topojax.scoring.split import evaluate_run, load_splits
+from topojax.storage import logs
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,25 @@ def test_an_export_that_fails_leaves_what_was_there(digits_run, tmp_path, monkey
     assert main(["export", f"--workdir={digits_run}", f"--out={tmp_path / 'rows.npz'}"]) == 2
     assert capsys.readouterr().err.endswith("rows.npz cannot be written: No space left on device\n")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"rows.npz": "old"}
+
+
+@pytest.mark.parametrize("format", [[], ["--format=stablehlo"]])
+def test_a_folder_that_is_exported_is_replaced_whole_or_stays(digits_run, tmp_path, monkeypatch, capsys, format):
+    command = ["export", f"--workdir={digits_run}", f"--out={tmp_path / 'folder'}", *format]
+    assert main(command) == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "folder").iterdir()}
+    kept, calls = logs._kept, []
+
+    def full(file):
+        calls.append(file)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        kept(file)
+
+    monkeypatch.setattr(logs, "_kept", full)
+    assert main([*command, "--step=2"]) == 2
+    assert capsys.readouterr().err.endswith("folder cannot be written: No space left on device\n")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "folder").iterdir()} == before
 
 
 def test_the_projector_s_files(digits_run, evaluation, tmp_path):

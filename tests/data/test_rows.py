@@ -56,6 +56,16 @@ def test_rows_are_those_of_memory(shape):
     assert np.array_equal(np.asarray(rows), memory)
 
 
+@pytest.mark.parametrize("at", [slice(None), np.array([7, 3])])
+def test_a_mapped_file_that_becomes_shorter_is_one_line(tmp_path, at):
+    train = loaded(folder(tmp_path), "host").train
+    assert train.image[at].any()
+    with (tmp_path / "x_train.npy").open("r+b") as file:
+        file.truncate(file.seek(0, 2) - 1)
+    with pytest.raises(UserError, match=r"x_train\.npy has become shorter while it was read"):
+        train.image[at]
+
+
 def test_a_folder_of_arrays_is_the_same_data_in_every_mode(tmp_path):
     memory, host = (loaded(folder(tmp_path), mode, neighbours=3) for mode in ("memory", "host"))
     assert (memory.mode, host.mode) == ("memory", "host")

@@ -159,6 +159,28 @@ def test_the_report_goes_back_where_the_last_checkpoint_is_damaged(digits_run, t
     assert "epoch 2 of 4" in (run / "report" / "index.html").read_text()
 
 
+def test_a_report_that_cannot_be_written_leaves_the_one_before(digits_run, tmp_path, capsys, monkeypatch):
+    run = tmp_path / "run"
+    shutil.copytree(digits_run, run, ignore=shutil.ignore_patterns("checkpoints"))
+    monkeypatch.setattr("topojax.report.page.pictures", lambda sections: {"loss.png": b"new"})
+    (run / "report").mkdir()
+    before = {"loss.png": b"old", "former.png": b"old", "index.html": b"old"}
+    for name, data in before.items():
+        (run / "report" / name).write_bytes(data)
+
+    def full(file):
+        if "index" in file.name:
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as failing:
+        failing.setattr("topojax.storage.logs._kept", full)
+        assert main(["report", f"--workdir={run}"]) == 2
+    assert capsys.readouterr().err.endswith("report cannot be written: No space left on device\n")
+    assert {path.name: path.read_bytes() for path in (run / "report").iterdir()} == before
+    assert main(["report", f"--workdir={run}"]) == 0
+    assert {path.name for path in (run / "report").iterdir()} == {"loss.png", "index.html"}
+
+
 def test_no_run_no_plotly_no_workdir(tmp_path, capsys, monkeypatch):
     assert main(["report", f"--workdir={tmp_path}"]) == 2
     assert "no run in" in capsys.readouterr().err

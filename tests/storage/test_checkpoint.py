@@ -262,3 +262,27 @@ def test_a_kill_while_saving_leaves_the_checkpoint_before(tmp_path, renames):
     store.save(2, {"a": jnp.full(4, 2.0)}, {}, loss=0.5)
     assert store.restore(abstract)[0]["a"].tolist() == [2.0] * 4
     store.close()
+
+
+REFUSED = """
+import pathlib, resource, sys
+import numpy as np
+from topojax.errors import Stopped
+from topojax.storage.checkpoint import Checkpoints
+
+checkpoints = Checkpoints(pathlib.Path(sys.argv[1]))
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    checkpoints.save(1, {f"leaf{i}": np.random.rand(10_000) for i in range(40)}, {}, loss=None)
+except Stopped as stopped:
+    print(stopped)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits are the system's")
+def test_a_save_that_the_system_refuses_is_one_line_and_no_words_of_libraries(tmp_path):
+    command = [sys.executable, "-c", REFUSED, str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.startswith("cannot save epoch 1 in ")
+    assert ended.stdout.count("\n") == 1

@@ -189,3 +189,25 @@ def test_a_file_that_cannot_be_written_whole_stays_as_it_was(tmp_path, failure):
     with pytest.raises(failure):
         write()
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"rows": "old"}
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_files_that_belong_together_are_replaced_together(tmp_path, monkeypatch, there):
+    folder = tmp_path / "folder"
+    if there:
+        logs.write_all(folder, {"a": b"old a", "b": b"old b"})
+    kept, calls = logs._kept, []
+
+    def full(file):
+        calls.append(file)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        kept(file)
+
+    monkeypatch.setattr(logs, "_kept", full)
+    with pytest.raises(OSError, match="No space left"):
+        logs.write_all(folder, {"a": b"new a", "b": b"new b"})
+    found = {path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else None
+    assert found == ({"a": b"old a", "b": b"old b"} if there else None)
+    logs.write_all(folder, {"a": b"new a", "b": b"new b"})
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"a": b"new a", "b": b"new b"}

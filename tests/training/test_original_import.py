@@ -76,6 +76,19 @@ def test_a_kill_leaves_no_configuration_that_trains_anew(tmp_path, monkeypatch):
     assert (tmp_path / "run" / "config.py").exists()
 
 
+def test_a_disk_that_is_full_is_one_line_that_names_the_folder(tmp_path, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    original_file.save(tmp_path / "file.pt", original_file.tree())
+    monkeypatch.setattr(original_import.np, "savez_compressed", full)
+    assert commands.main(["import-torch", str(tmp_path / "file.pt"), f"--workdir={tmp_path / 'run'}"]) == 1
+    assert capsys.readouterr().err == (
+        f"topojax: error: --workdir={tmp_path / 'run'} cannot be written: No space left on device\n"
+    )
+    assert not (tmp_path / "run").exists()
+
+
 class Killed(BaseException):
     """What no handler meets, where a process has been killed."""
 

@@ -112,8 +112,12 @@ def test_a_file_trains_with_no_other_field_set(make, charts, image, tmp_path):
     assert fields.get("model.num_charts", [10, None])[1] == charts  # None: there are ten, as the default is
     run = topojax.restore(tmp_path / "run")
     assert run.image_shape == image
-    again = evaluate(tmp_path / "run", data=place)
+    moved = place.rename(tmp_path / f"moved{place.suffix}")
+    again = evaluate(tmp_path / "run", data=moved)
     assert again.named()["test/mse"] == result["test/mse"]
+    assert topojax.restore(tmp_path / "run").epoch == run.epoch
+    with pytest.raises(UserError, match="there is no such file or folder; data that have moved"):
+        evaluate(tmp_path / "run")
 
 
 @pytest.mark.campaign

@@ -282,6 +282,30 @@ def test_a_folder_that_is_held_is_refused_by_all(tmp_path):
     assert all(len(lines) == 1 and "another process is training there" in lines[0] for _, lines in found), found
 
 
+STUCK = """
+import os, sys, threading, time
+from topojax.training import aborted
+
+aborted._PATIENCE_S = float(sys.argv[1])
+aborted.watch(lambda words: "process 1 is gone")
+aborted.leaving()
+threading.Thread(target=os.abort).start()
+if sys.argv[1] != "0":
+    print("its own line", file=sys.stderr, flush=True)
+    os._exit(1)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("patience", "said"), [("0", "topojax: error: process 1 is gone\n"), ("60", "its own line\n")])
+@pytest.mark.skipif(os.name != "posix", reason="no such signal")
+def test_whoever_is_aborted_while_it_leaves_has_one_line(patience, said):
+    ended = subprocess.run(
+        [sys.executable, "-c", STUCK, patience], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (1, said)
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [

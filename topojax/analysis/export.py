@@ -10,6 +10,7 @@ A name without a suffix is a folder: vectors.tsv (z_geo), router.tsv, metadata.t
 projector_config.pbtxt; `tensorboard --logdir=projector` opens it.
 """
 
+import io
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,7 +22,7 @@ from topojax.errors import UserError
 from topojax.scoring.run import Run, restore
 from topojax.scoring.split import load_splits
 from topojax.step.predict import compile_evaluate, predict
-from topojax.storage.logs import whole
+from topojax.storage.logs import whole, write_all
 from topojax.storage.workdir import output
 from topojax.types import Batch
 
@@ -121,6 +122,7 @@ FORMATS = ("stablehlo",)
 
 def _written(path: pathlib.Path, write: Callable[[], None]) -> pathlib.Path:
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write()
     except OSError as error:
         raise UserError(f"--out={path} cannot be written: {error.strerror or error}") from error
@@ -143,32 +145,31 @@ def write_projector(
     """Files of TensorBoard's embedding projector, in the formats it documents; no TensorFlow needed.
 
     Args:
-      folder: made if missing.
+      folder: made if missing, in one that is there.
       columns: of `rows`.
       image: [n, X] in [0, 1].
       image_shape: (H, W, C), None for points: no sprite.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     names = [name for name in _METADATA if name in columns]
     lines = ["\t".join(["index", *names])]
     lines += ["\t".join(map(_cell, row)) for row in zip(columns["index"], *(columns[n] for n in names), strict=True)]
-    (folder / "metadata.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    files = {"metadata.tsv": "\n".join(lines) + "\n"}
     sprite = None if image_shape is None else sprite_sheet(image.reshape(-1, *image_shape))
-    picture = ""
+    picture, drawn = "", io.BytesIO()
     if sprite is not None and image_shape is not None:
         from PIL import Image
 
-        Image.fromarray(sprite).save(folder / "sprite.png")
+        Image.fromarray(sprite).save(drawn, "png")
         sizes = f"single_image_dim: {image_shape[1]}\n    single_image_dim: {image_shape[0]}"
         picture = f'  sprite {{\n    image_path: "sprite.png"\n    {sizes}\n  }}\n'
     config = []
     for name, file in (("z_geo", "vectors.tsv"), ("router", "router.tsv")):
-        (folder / file).write_text(
-            "".join("\t".join(map(_cell, row)) + "\n" for row in columns[name]), encoding="utf-8"
-        )
+        files[file] = "".join("\t".join(map(_cell, row)) + "\n" for row in columns[name])
         paths = f'  tensor_name: "{name}"\n  tensor_path: "{file}"\n  metadata_path: "metadata.tsv"\n'
         config.append(f"embeddings {{\n{paths}{picture}}}\n")
-    (folder / "projector_config.pbtxt").write_text("".join(config), encoding="utf-8")
+    files["projector_config.pbtxt"] = "".join(config)
+    sprites = {"sprite.png": drawn.getvalue()} if picture else {}
+    write_all(folder, sprites | {name: text.encode() for name, text in files.items()})
 
 
 def sprite_sheet(images: np.ndarray) -> np.ndarray | None:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from topojax.errors import UserError
 from topojax.scoring.run import Run
-from topojax.storage.logs import whole, write_text
+from topojax.storage.logs import write_all
 from topojax.types import Array
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -28,13 +28,12 @@ def write(folder: pathlib.Path, run: Run) -> None:
     """Write encoder.stablehlo, decoder.stablehlo and about.json.
 
     Args:
-      folder: made if missing.
+      folder: made if missing, in one that is there.
       run: restored.
 
     Raises:
       UserError: the programs cannot be exported.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     weights, units, latent = run.weights, run.units, run.config.model.latent_dim
     shape = (units.size,) if units.columns else units.shape
     temperature = run.program.temperature(run.state)
@@ -61,16 +60,16 @@ def write(folder: pathlib.Path, run: Run) -> None:
     about: dict[str, Any] = {"classes": list(units.classes), "image_shape": run.image_shape, "epoch": run.epoch}
     if units.columns:
         about["columns"] = [{"name": column.name, "levels": list(column.levels)} for column in units.columns]
+    files = dict[str, bytes]()
     for name, (function, given) in programs.items():
         try:
             exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(*given)
         except Exception as error:  # what a platform lacks has no class of its own
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"the {name} of this model cannot be exported: {reason}") from error
-        with whole(folder / f"{name}.stablehlo") as file:
-            file.write_bytes(exported.serialize())
+        files[f"{name}.stablehlo"] = bytes(exported.serialize())
         about[name] = {"in": [str(a) for a in exported.in_avals], "out": _outputs(function, given)}
-    write_text(folder / "about.json", json.dumps(about, indent=2) + "\n")
+    write_all(folder, {**files, "about.json": (json.dumps(about, indent=2) + "\n").encode()})
 
 
 def _outputs(function: Any, given: tuple) -> dict[str, str]:

@@ -197,11 +197,12 @@ LARGEST_FLOAT = 3.4028235e38
 """Of float32."""
 
 
-def validate(config: Any) -> None:
+def validate(config: Any, *, trained: bool = False) -> None:
     """Refuse a configuration that cannot train, or would train to nonsense.
 
     Args:
       config: a whole configuration (`config.default_config`).
+      trained: it is that of a run, whose data may lie elsewhere by now, or be gone.
 
     Raises:
       UserError: for the first field found wrong, with its value and what it may be.
@@ -214,7 +215,8 @@ def validate(config: Any) -> None:
             raise UserError(f"config.{name} = {value}: must be a finite number, of float32 (up to {LARGEST_FLOAT:.1e})")
     for name, known in CHOICES.items():
         _choose(name, fields[name], known)
-    sets.locate(config.data.name, config.data.data_dir)
+    if not trained:
+        sets.locate(config.data.name, config.data.data_dir)
     for interval, names in INTERVALS.items():
         for name in names:
             if fields[name] is not None and not _inside(fields[name], interval):

@@ -13,6 +13,7 @@ import numpy as np
 
 from topojax.data.source import Mapped, Source
 from topojax.data.units import Units
+from topojax.errors import UserError
 
 BLOCK = 2**24
 """Bytes, as float32, that are read at a time where all rows are."""
@@ -38,7 +39,7 @@ class Given:
         if isinstance(source, Given):
             before = source._index
             source, index = source._source, before if index is None else index if before is None else before[index]
-        self._map = _mapped(source)
+        self._map, self._file = _mapped(source)
         self._source, self._index = source if isinstance(source, Source) else np.asarray(source), index
         self.dtype = source.dtype
         self.shape = (len(source) if index is None else len(index), *source.shape[1:])
@@ -53,6 +54,7 @@ class Given:
             at = self._index[at]
         if isinstance(self._source, Source):
             return self._source[at]
+        self._require_whole()
         if isinstance(at, slice):
             rows = self._source[at].copy()
         elif self._map is None:
@@ -60,6 +62,7 @@ class Given:
         else:
             rows = np.empty((len(at), *self.shape[1:]), self.dtype)
             for start in range(0, len(at), TOGETHER):
+                self._require_whole()
                 rows[start : start + TOGETHER] = self._source[at[start : start + TOGETHER]]
                 self.let_go()
         self.let_go()
@@ -108,6 +111,19 @@ class Given:
         if self._map is not None:
             with contextlib.suppress(OSError, ValueError, AttributeError):  # not everywhere, and only for memory
                 self._map.madvise(mmap.MADV_DONTNEED)
+
+    def _require_whole(self) -> None:
+        """Refuse a mapped file that has become shorter: reading beyond its end would end the process without a word."""
+        if self._map is None:
+            return
+        try:
+            there = self._map.size()
+        except (OSError, ValueError):  # what cannot be asked is read
+            return
+        if there < len(self._map):
+            raise UserError(
+                f"{self._file} has become shorter while it was read: bring it back as it was, and start this again"
+            )
 
 
 class Rows:
@@ -166,10 +182,12 @@ def blocks(rows: Any) -> Iterator[np.ndarray]:
     return rows.blocks() if isinstance(rows, Rows | Given) else iter((rows,))
 
 
-def _mapped(array: Any) -> mmap.mmap | None:
-    """The map of a file that an array is a view of."""
+def _mapped(array: Any) -> tuple[mmap.mmap | None, str]:
+    """The map of a file that an array is a view of, and the name of the file where it is known."""
+    name = ""
     while array is not None:
         if isinstance(array, mmap.mmap):
-            return array
+            return array, name
+        name = str(getattr(array, "filename", None) or name)
         array = getattr(array, "base", None)
-    return None
+    return None, ""

@@ -119,17 +119,13 @@ def _audited(path: pathlib.Path, config: Any, meta: dict[str, Any] | None) -> li
 
 
 def _save(folder: pathlib.Path, text: str, files: dict[str, bytes]) -> pathlib.Path:
-    from topojax.storage.logs import whole, write_text
+    from topojax.storage.logs import write_all
 
     try:
-        folder.mkdir(exist_ok=True)
+        write_all(folder, {**files, "index.html": text.encode()})
         for stale in folder.glob("*.png"):  # of an earlier report, which may have had other figures
             if stale.name not in files:
                 stale.unlink()
-        for name, data in files.items():
-            with whole(folder / name) as file:
-                file.write_bytes(data)
-        write_text(folder / "index.html", text)
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror}") from error
     return folder / "index.html"

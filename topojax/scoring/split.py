@@ -143,6 +143,11 @@ def load_splits(run: Run, data: Any = None) -> tuple[Batch, Batch]:
     if isinstance(data, str | pathlib.Path):
         config = config.copy_and_resolve_references()
         config.name, data = str(data), None
+    elif data is None:
+        try:
+            sets.locate(config.name, config.data_dir)
+        except UserError as error:
+            raise UserError(f"{error}; data that have moved are found by --data=PATH, data= in Python") from error
     found = sets.load(config, seed=run.config.seed, data=data, on_host=True)
     if contents(found.manifest) != contents(run.manifest):
         raise UserError(f"the data of {found.name} are not those the run was trained on")

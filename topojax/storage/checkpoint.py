@@ -93,11 +93,12 @@ class Checkpoints:
         state = on_host(state)
         meta = described(state, meta)
         try:
-            self._manager.save(
-                epoch,
-                args=ocp.args.Composite(state=ocp.args.StandardSave(present(state)), meta=ocp.args.JsonSave(meta)),
-                metrics={"loss": float("inf") if loss is None else loss},
-            )
+            with uncomplaining():
+                self._manager.save(
+                    epoch,
+                    args=ocp.args.Composite(state=ocp.args.StandardSave(present(state)), meta=ocp.args.JsonSave(meta)),
+                    metrics={"loss": float("inf") if loss is None else loss},
+                )
         except Exception as error:  # tensorstore's are ValueErrors, orbax has its own
             raise Stopped(f"cannot save epoch {epoch} in {self.directory}: {reason(error)}") from error
 

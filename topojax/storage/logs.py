@@ -8,7 +8,7 @@ import os
 import pathlib
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -62,11 +62,41 @@ def write_text(path: pathlib.Path, text: str) -> None:
     try:
         with whole(path) as part, part.open("w", encoding="utf-8") as file:
             file.write(text)
-            file.flush()
-            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # devices and pipes refuse
-                os.fsync(file.fileno())
+            _kept(file)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def write_all(folder: pathlib.Path, files: Mapping[str, bytes]) -> None:
+    """Write files that belong together: none takes its place before all are written.
+
+    Args:
+      folder: made if missing, in one that is there; gone again where nothing can be written.
+      files: name → what is in it.
+
+    Raises:
+      OSError: where the folder cannot be written; what was there stays.
+    """
+    there = folder.exists()
+    folder.mkdir(exist_ok=True)
+    try:
+        with contextlib.ExitStack() as parts:
+            for name, data in files.items():
+                with parts.enter_context(whole(folder / name)).open("wb") as file:
+                    file.write(data)
+                    _kept(file)
+    except OSError:
+        if not there:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _kept(file: IO[Any]) -> None:
+    """Have the system keep what was written."""
+    file.flush()
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # devices and pipes refuse
+        os.fsync(file.fileno())
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

@@ -15,10 +15,11 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 @contextlib.contextmanager
 def uncomplaining() -> Iterator[None]:
-    """What orbax has to say of damaged files is said here, in a line.
+    """What orbax has to say of damaged files, or of a disk that refuses, is said here, in a line.
 
-    Reads that are under way when the first of them fails find orbax's event loop closed, and say so at their end, which
-    may come whenever it likes: after a failure nothing more is heard of closed loops in this process.
+    Reads and writes that are under way when the first of them fails find orbax's event loop closed, and say so at their
+    end, which may come whenever it likes: after a failure this process hears no more of closed loops, nor of orbax's
+    log.
     """
     log = logging.getLogger("absl")
     level = log.level
@@ -33,8 +34,16 @@ def uncomplaining() -> Iterator[None]:
     try:
         yield
         sys.unraisablehook = before
+    except BaseException:
+        log.addFilter(_of_others)
+        raise
     finally:
         log.setLevel(level)
+
+
+def _of_others(record: logging.LogRecord) -> bool:
+    """Whether orbax has not logged it: its threads tell of a failure when they please."""
+    return "orbax" not in record.pathname
 
 
 class _Step(ocp.path.step.Metadata):

@@ -232,7 +232,7 @@ def valid(config: Any, where: str) -> Any:
       UserError: it cannot; what is said begins with `where`.
     """
     try:
-        validate(config)
+        validate(config, trained=True)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     return config

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-_PATIENCE_S = 20.0
+_PATIENCE_S = 10.0
 """For a process that has begun to leave by itself."""
 _KEPT: list[Any] = []
 """What must live as long as the process: the handler, and where the words go."""
@@ -23,7 +23,7 @@ _LEAVING: list[bool] = []
 
 
 def leaving() -> None:
-    """Say nothing any more at an abort: the process has begun to leave, with a line of its own."""
+    """Let the process say its own line before an abort does: it has begun to leave."""
     _LEAVING.append(True)
 
 
@@ -41,9 +41,9 @@ def watch(line: Callable[[str], str]) -> None:
     def on_abort(_: int) -> None:
         if _LEAVING:
             time.sleep(_PATIENCE_S)
-        else:
-            leaving()
-            os.write(ours, f"topojax: error: {line(_tail(noise.fileno()))}\n".encode())
+        # Whoever has begun to leave and is still here waits for a service that is gone: its line never comes.
+        leaving()
+        os.write(ours, f"topojax: error: {line(_tail(noise.fileno()))}\n".encode())
         os._exit(1)
 
     # Not Python's own handlers: they wait for the interpreter to come round, and abort() does not.

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from ml_collections import ConfigDict
 from topojax.atlas.controllers import make_control
 from topojax.config.original_checkpoint import Saved, config_of, weights_of
 from topojax.data import sets
-from topojax.errors import UserError, shown
+from topojax.errors import Stopped, UserError, shown
 from topojax.scoring.run import build
 from topojax.step.original_state import imported
 from topojax.step.state import TrainState
@@ -163,10 +164,12 @@ def _written(workdir: pathlib.Path) -> Iterator[None]:
                 _cleared(workdir)
                 (workdir / _LOCK).unlink(missing_ok=True)
                 raise
-    except BaseException:
+    except BaseException as error:
         if not there:
             with contextlib.suppress(OSError):  # not empty: another process is in it
                 workdir.rmdir()
+        if isinstance(error, OSError):
+            raise Stopped(f"--workdir={workdir} cannot be written: {error.strerror or error}") from error
         raise
 
 
@@ -174,9 +177,18 @@ def _cleared(workdir: pathlib.Path) -> None:
     """Remove what an import has written; the lock is held."""
     for item in workdir.iterdir():
         if item.name in _WRITTEN and item.is_dir():
-            shutil.rmtree(item, ignore_errors=True)
+            _removed(item)
         elif item.name in _WRITTEN or _is_part(item):
             item.unlink()
+
+
+def _removed(folder: pathlib.Path) -> None:
+    """Remove a folder in which threads of a save that has failed may still be writing."""
+    for _ in range(20):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.1)
 
 
 def _is_part(item: pathlib.Path) -> bool:
