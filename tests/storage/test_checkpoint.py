@@ -1,5 +1,6 @@
 """Checkpoints: bit for bit, whole or not at all, and clear about what is wrong with one."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -45,6 +46,17 @@ def store(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
     yield checkpoints
     checkpoints.close()
+
+
+def test_saves_leave_nothing_in_memory(store):
+    def saved(epochs):
+        for epoch in epochs:
+            store.save(epoch, toy(1), {}, loss=0.5)
+        gc.collect()
+        return sum(type(found) is list for found in gc.get_objects())
+
+    before = saved(range(1, 6))
+    assert saved(range(6, 26)) <= before + 60  # it was 24 a save
 
 
 def test_the_whole_state_comes_back_bit_for_bit(store, tmp_path):

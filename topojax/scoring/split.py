@@ -150,7 +150,7 @@ def load_splits(run: Run, data: Any = None) -> tuple[Batch, Batch]:
             raise UserError(f"{error}; data that have moved are found by --data=PATH, data= in Python") from error
     found = sets.load(config, seed=run.config.seed, data=data, on_host=True)
     if contents(found.manifest) != contents(run.manifest):
-        raise UserError(f"the data of {found.name} are not those the run was trained on")
+        raise UserError(f"the data of {found.name} are not those the run was trained on: --data=PATH names them")
     return found.train, found.test
 
 

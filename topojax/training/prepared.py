@@ -100,7 +100,10 @@ class Prepared:
             with contextlib.closing(Checkpoints(self.path, read_only=True)) as checkpoints:
                 meta = checkpoints.newest(checkpoints.meta)
             if contents(meta["data"]) != contents(self.dataset.manifest):
-                raise UserError(f"the data of {self.dataset.name} are not those {self.path} was trained on")
+                raise UserError(
+                    f"the data of {self.dataset.name} are not those {self.path} was trained on: bring them back, or "
+                    "name another --workdir"
+                )
 
     def opened(self) -> Checkpoints:
         """The run's checkpoints; several processes write them together, once process 0 has the folder."""
