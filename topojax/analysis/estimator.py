@@ -26,7 +26,7 @@ from topojax.data.padding import in_batches
 from topojax.errors import UserError, interrupted, interrupts_deferred, interrupts_noted, raise_if_interrupted
 from topojax.scoring.run import Run, build, numbered_of
 from topojax.storage.program_cache import compile_epoch
-from topojax.storage.runtime import compile_program, use_compilation_cache
+from topojax.storage.runtime import use_compilation_cache
 from topojax.training.beginning import beginning, looked_at
 
 ROWS = 128
@@ -115,9 +115,7 @@ class Atlas(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         model, program = build(config, about)
         numbers, numbered = pack(config), numbered_of(config, about)
         require_memory(jax.eval_shape(numbered.init, numbers), dataset.train)
-        # Compiled ahead of time: what jax.jit keeps of a call outlives the fit.
-        init = compile_program(jax.jit(numbered.init).lower(numbers))
-        state, _ = beginning(config, model, init(numbers), looked_at(config, dataset.train))
+        state, _ = beginning(config, model, jax.jit(numbered.init)(numbers), looked_at(config, dataset.train))
         old = getattr(self, "run_", None)
         if self.warm_start and old is not None and _shapes(old.state) == _shapes(state):
             state = jax.tree.map(jnp.copy, old.state)
