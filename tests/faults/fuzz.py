@@ -3,8 +3,8 @@
 Four of six are command lines of `topojax train`: fields of every kind at values of every kind, unknown ones, junk. Some
 of the valid ones make a step. One is a line of another command, about a run that is there, or something else that is.
 The others damage a file of a run and read it: its configuration, logs, checkpoints, a kept program, a checkpoint of the
-original. What is read then is what was written, or an earlier checkpoint with a line, or nothing with a line; numbers of
-a log line whose digits have changed are the exception (docs/reliability.md).
+original. What is read then is what was written, or an earlier checkpoint with a line, or nothing with a line; numbers
+of a log line whose digits have changed are the exception (docs/reliability.md).
 """
 
 import contextlib
